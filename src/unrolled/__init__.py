@@ -1,0 +1,3 @@
+"""Recurrent networks for PyTorch."""
+
+__version__ = "0.1.0"
