@@ -1,3 +1,27 @@
-"""Recurrent networks for PyTorch."""
+"""The recurrent-network toolkit for PyTorch.
+
+Names are loaded when first used, so that the command line starts without waiting for torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from unrolled.layers import GRU, LSTM, RNN
 
 __version__ = "0.1.0"
+__all__ = ["GRU", "LSTM", "RNN", "__version__"]
+
+_HOME = {"RNN": "unrolled.layers", "LSTM": "unrolled.layers", "GRU": "unrolled.layers"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(importlib.import_module(_HOME[name]), name)
+    raise AttributeError(f"module 'unrolled' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOME])

@@ -1,0 +1,38 @@
+"""The errors that are the user's to mend. The command line prints their one line and exits with code 2, no traceback."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UnrolledError(Exception):
+    """Something the user gave cannot be used. The text says what, what was expected, what was received, what to do."""
+
+
+class DataError(UnrolledError):
+    """Text, images or another input that cannot be read or is too little to learn from."""
+
+
+class ConfigError(UnrolledError):
+    """Settings that are unknown, of the wrong kind or at odds with each other; all problems are in one text."""
+
+
+class RunError(UnrolledError):
+    """A run folder that is missing, damaged, of another format or does not fit what is asked of it."""
+
+
+class DivergenceError(UnrolledError):
+    """Training met a loss or a gradient that is not a number; the last good checkpoint is kept."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """`" Did you mean 'hidden_size'?"` when one of the known names is close to the one received, else nothing.
+
+    >>> nearest("hiden_size", ["hidden_size", "num_layers"])
+    " Did you mean 'hidden_size'?"
+    >>> nearest("zzz", ["hidden_size"])
+    ''
+    """
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f" Did you mean '{close[0]}'?" if close else ""

@@ -1,0 +1,521 @@
+"""Whole sequences: RNN, LSTM and GRU, drop-in for torch.nn's, and able to take lengths, resets and single steps.
+
+`recurrence` at the end of the file is the one place that picks how a sequence is computed. State comes in and goes out;
+a layer remembers nothing between calls.
+"""
+
+from __future__ import annotations
+
+import math
+import numbers
+import warnings
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import dropout, linear
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+
+from unrolled import cells
+from unrolled.cells import Weights
+
+GATES = {"RNN_TANH": 1, "RNN_RELU": 1, "GRU": 3, "LSTM": 4}
+
+
+class State(NamedTuple):
+    """The state of one layer and direction: h (B, H or proj_size), and for the LSTM c (B, H)."""
+
+    h: Tensor
+    c: Tensor | None = None
+
+
+class Recurrent(nn.Module):
+    """What RNN, LSTM and GRU share; use those. Parameter names, shapes and initialisation are torch.nn.RNNBase's."""
+
+    def __init__(
+        self,
+        mode: str,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        proj_size: int = 0,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        _check_sizes(mode, input_size, hidden_size, num_layers, bias, batch_first, dropout, proj_size)
+        self.mode, self.input_size, self.hidden_size = mode, input_size, hidden_size
+        self.num_layers, self.bias, self.batch_first = num_layers, bias, batch_first
+        self.dropout, self.bidirectional, self.proj_size = float(dropout), bidirectional, proj_size
+        output_size = proj_size or hidden_size
+        gates = GATES[mode] * hidden_size
+        for layer in range(num_layers):
+            width = input_size if layer == 0 else output_size * self.num_directions
+            shapes = {"weight_ih": (gates, width), "weight_hh": (gates, output_size)}
+            if bias:
+                shapes |= {"bias_ih": (gates,), "bias_hh": (gates,)}
+            if proj_size:
+                shapes["weight_hr"] = (proj_size, hidden_size)
+            for suffix in self._suffixes(layer):
+                for name, shape in shapes.items():
+                    setattr(self, name + suffix, nn.Parameter(torch.empty(shape, device=device, dtype=dtype)))
+        self.reset_parameters()
+
+    @property
+    def num_directions(self) -> int:
+        return 2 if self.bidirectional else 1
+
+    @property
+    def all_weights(self) -> list[list[nn.Parameter]]:
+        """The parameters of each layer and direction, in torch.nn's order."""
+        names = ["weight_ih", "weight_hh", *(["bias_ih", "bias_hh"] if self.bias else [])]
+        names += ["weight_hr"] if self.proj_size else []
+        return [
+            [getattr(self, name + suffix) for name in names]
+            for layer in range(self.num_layers)
+            for suffix in self._suffixes(layer)
+        ]
+
+    def reset_parameters(self) -> None:
+        """Draw every parameter from U(-1/sqrt(H), 1/sqrt(H)), as torch.nn does."""
+        bound = 1 / math.sqrt(self.hidden_size)
+        for parameter in self.parameters():
+            nn.init.uniform_(parameter, -bound, bound)
+
+    def flatten_parameters(self) -> None:
+        """Nothing to do; here because code written for torch.nn calls it."""
+
+    def extra_repr(self) -> str:
+        unlike_default = {
+            "proj_size": self.proj_size != 0,
+            "num_layers": self.num_layers != 1,
+            "bias": not self.bias,
+            "batch_first": self.batch_first,
+            "dropout": self.dropout != 0,
+            "bidirectional": self.bidirectional,
+        }
+        shown = [f"{name}={getattr(self, name)}" for name, differs in unlike_default.items() if differs]
+        return ", ".join([str(self.input_size), str(self.hidden_size), *shown])
+
+    def forward(
+        self,
+        input: Tensor | PackedSequence,
+        hx: Any = None,
+        *,
+        lengths: Tensor | None = None,
+        resets: Tensor | None = None,
+    ) -> tuple[Any, Any]:
+        """Run the whole sequence; return `(output, state)` as torch.nn does.
+
+        Args:
+            input: (T, B, I), or (B, T, I) with `batch_first`, or (T, I) unbatched, or a `PackedSequence`.
+            hx: the state before the first step, (L*D, B, H); for the LSTM a pair of such; zeros when left out.
+            lengths: (B,) integers from 0 to T, in any order: sequence b ends after `lengths[b]` steps. Its output is zero
+                from there on and its final state is that of its own last step. Takes the place of packing.
+            resets: booleans laid out as the input's first two axes, (T, B), or (B, T) with `batch_first`: where true, the
+                state, and the gradient through it, is cut to zero just before that step (in the order in which a direction
+                reads). For episodes or documents laid end to end.
+
+        Raises:
+            RuntimeError: a width, state or number of axes that does not fit (ValueError for an input that is neither
+                2-D nor 3-D, or of another dtype than the weights), as torch.nn raises.
+            ValueError: lengths or resets of a wrong shape, dtype or range.
+        """
+        if isinstance(input, PackedSequence):
+            return self._forward_packed(input, hx, lengths, resets)
+        self._check_input(input)
+        batched = input.dim() == 3
+        x = input if batched else input.unsqueeze(1)
+        if batched and self.batch_first:
+            x = x.transpose(0, 1)
+            resets = resets.transpose(0, 1) if resets is not None and resets.dim() == 2 else resets
+        elif not batched and resets is not None and resets.dim() == 1:
+            resets = resets.unsqueeze(1)
+        lengths, resets = _check_masks(lengths, resets, *x.shape[:2])
+        output, state = self._run_layers(x, self._initial_state(x, hx, batched), lengths, resets)
+        if not batched:
+            return output.squeeze(1), self._join([State(*(s.squeeze(0) for s in one if s is not None)) for one in state])
+        return output.transpose(0, 1) if self.batch_first else output, self._join(state)
+
+    def step(self, x_t: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+        """One time step, for streaming: x_t (B, I) or (I,) -> `(h_t, state)`, h_t being the last layer's output (B, H).
+
+        Feed the state back in with the next x_t; `None` starts from zeros. Steps give what `forward` gives on the sequence.
+
+        Raises:
+            RuntimeError: the layer is bidirectional: its second direction begins at the end, which a stream has not.
+
+        >>> import torch, unrolled
+        >>> gru, state = unrolled.GRU(3, 4), None
+        >>> for x_t in torch.randn(5, 2, 3):  # 5 steps of a batch of 2
+        ...     h_t, state = gru.step(x_t, state)
+        >>> h_t.shape
+        torch.Size([2, 4])
+        """
+        if self.bidirectional:
+            raise RuntimeError(
+                f"{self._name}.step expected a layer of one direction, got bidirectional=True, whose second direction "
+                "starts at the end of the sequence. Collect the sequence and call the layer on it."
+            )
+        x = x_t.unsqueeze(0)  # one step more in front: (1, B, I), or unbatched (1, I)
+        if x_t.dim() == 2 and self.batch_first:
+            x = x.transpose(0, 1)
+        output, state = self(x, state)
+        return output.squeeze(1 if x_t.dim() == 2 and self.batch_first else 0), state
+
+    def _run_layers(
+        self, x: Tensor, state: list[State], lengths: Tensor | None, resets: Tensor | None
+    ) -> tuple[Tensor, list[State]]:
+        final = []
+        for layer in range(self.num_layers):
+            outputs = []
+            for direction, suffix in enumerate(self._suffixes(layer)):
+                initial = state[layer * self.num_directions + direction]
+                output, last = recurrence(
+                    self.mode, x, initial, *self._weights(suffix), lengths=lengths, resets=resets, reverse=direction == 1
+                )
+                outputs.append(output)
+                final.append(last)
+            x = torch.cat(outputs, dim=-1) if len(outputs) > 1 else outputs[0]  # (T, B, D*H)
+            if self.dropout and layer < self.num_layers - 1:
+                x = dropout(x, self.dropout, self.training)
+        return x, final
+
+    def _forward_packed(
+        self, packed: PackedSequence, hx: Any, lengths: Tensor | None, resets: Tensor | None
+    ) -> tuple[PackedSequence, Any]:
+        """Pad, run with lengths, and pack again exactly as it came, sorted or not."""
+        if lengths is not None or resets is not None:
+            raise ValueError(f"{self._name} takes lengths and resets with a padded tensor, got them with a PackedSequence.")
+        if packed.data.dim() != 2:
+            raise RuntimeError(f"input must have 2 dimensions, got {packed.data.dim()}")
+        in_order = PackedSequence(packed.data, packed.batch_sizes)  # longest first, whatever order it came from
+        x, lengths = pad_packed_sequence(in_order)  # (T, B, I), (B,)
+        self._check_input(x)
+        state = self._initial_state(x, hx, batched=True)
+        if packed.sorted_indices is not None:
+            state = [State(*(s.index_select(0, packed.sorted_indices) for s in one if s is not None)) for one in state]
+        output, state = self._run_layers(x, state, lengths, None)
+        if packed.unsorted_indices is not None:
+            state = [State(*(s.index_select(0, packed.unsorted_indices) for s in one if s is not None)) for one in state]
+        data = pack_padded_sequence(output, lengths).data
+        return PackedSequence(data, packed.batch_sizes, packed.sorted_indices, packed.unsorted_indices), self._join(state)
+
+    def _initial_state(self, x: Tensor, hx: Any, batched: bool) -> list[State]:
+        """Check the given state, or make zeros; one `State` per layer and direction."""
+        count, batch = self.num_layers * self.num_directions, x.shape[1]
+        widths = [self.proj_size or self.hidden_size, self.hidden_size][: self._parts]
+        if hx is None:
+            zeros = [x.new_zeros(batch, width) for width in widths]
+            return [State(*zeros)] * count
+        parts = hx if isinstance(hx, (tuple, list)) else (hx,)
+        if len(parts) != self._parts or not all(isinstance(part, Tensor) for part in parts):
+            expected = "a pair (h_0, c_0)" if self._parts == 2 else "one tensor h_0"
+            raise RuntimeError(f"{self._name} expected hx to be {expected}, got {_describe(hx)}.")
+        checked = []
+        for part, width, name in zip(parts, widths, ("h_0", "c_0"), strict=False):
+            expected = (count, batch, width) if batched else (count, width)
+            if tuple(part.shape) != expected:
+                raise RuntimeError(
+                    f"{self._name} expected {name} of shape {expected} "
+                    f"(num_layers * num_directions{', batch' if batched else ''}, width), got {tuple(part.shape)}."
+                )
+            checked.append(part if batched else part.unsqueeze(1))
+        return [State(*(part[k] for part in checked)) for k in range(count)]
+
+    def _join(self, state: list[State]) -> Any:
+        """h alone, or for the LSTM (h, c), each stacked to (L*D, B, H)."""
+        joined = tuple(torch.stack([one[part] for one in state]) for part in range(self._parts))  # type: ignore[arg-type]
+        return joined if self._parts == 2 else joined[0]
+
+    def _check_input(self, x: Tensor) -> None:
+        if x.dim() not in (2, 3):
+            raise ValueError(f"{self._name}: Expected input to be 2D or 3D, got {x.dim()}D instead")
+        if x.shape[-1] != self.input_size:
+            axes = ("B, T, I" if self.batch_first else "T, B, I") if x.dim() == 3 else "T, I"
+            sizes = ", ".join(f"{axis}={size}" for axis, size in zip(axes.split(", "), x.shape, strict=True))
+            hint = ""
+            if x.dim() == 3 and self.input_size in x.shape[:2]:
+                hint = f" Is it laid out ({axes})? The last axis must be the features."
+            raise RuntimeError(f"{self._name} expected input of width {self.input_size} (input_size), got ({sizes}).{hint}")
+        dtype = self.weight_ih_l0.dtype
+        if x.dtype != dtype and not torch.is_autocast_enabled(x.device.type):
+            raise ValueError(
+                f"{self._name} expected input of dtype {dtype}, that of its weights, got {x.dtype}. "
+                f"Convert the input with input.to({dtype}), or the layer with layer.to({x.dtype})."
+            )
+
+    def _weights(self, suffix: str) -> tuple[Weights, Tensor | None]:
+        bias = (getattr(self, "bias_ih" + suffix), getattr(self, "bias_hh" + suffix)) if self.bias else (None, None)
+        weights = Weights(getattr(self, "weight_ih" + suffix), getattr(self, "weight_hh" + suffix), *bias)
+        return weights, getattr(self, "weight_hr" + suffix) if self.proj_size else None
+
+    def _suffixes(self, layer: int) -> list[str]:
+        return [f"_l{layer}", f"_l{layer}_reverse"][: self.num_directions]
+
+    @property
+    def _parts(self) -> int:
+        return 2 if self.mode == "LSTM" else 1
+
+    @property
+    def _name(self) -> str:
+        return type(self).__name__
+
+
+class RNN(Recurrent):
+    """The vanilla RNN over a sequence, h_t = tanh(W_ih x_t + b_ih + W_hh h_{t-1} + b_hh) (Elman 1990).
+
+    Takes the arguments of `torch.nn.RNN` in its order; `nonlinearity` is `"tanh"` or `"relu"`. See `Recurrent.forward`.
+
+    >>> import torch, unrolled
+    >>> output, h_n = unrolled.RNN(3, 4)(torch.randn(5, 2, 3))
+    >>> output.shape, h_n.shape
+    (torch.Size([5, 2, 4]), torch.Size([1, 2, 4]))
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        nonlinearity: str = "tanh",
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        if nonlinearity not in ("tanh", "relu"):
+            raise ValueError(f"RNN expected nonlinearity 'tanh' or 'relu', got {nonlinearity!r}.")
+        self.nonlinearity = nonlinearity
+        mode = f"RNN_{nonlinearity.upper()}"
+        super().__init__(
+            mode, input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, 0, device, dtype
+        )
+
+
+class LSTM(Recurrent):
+    """The LSTM over a sequence (Hochreiter and Schmidhuber 1997); equations in `unrolled.cells.lstm_cell`.
+
+    Takes the arguments of `torch.nn.LSTM` in its order. With `proj_size` P the output is W_hr h_t (Sak et al. 2014).
+
+    >>> import torch, unrolled
+    >>> lstm = unrolled.LSTM(3, 4, num_layers=2, bidirectional=True)
+    >>> output, (h_n, c_n) = lstm(torch.randn(5, 2, 3), lengths=torch.tensor([5, 2]))
+    >>> output.shape, h_n.shape, bool((output[2:, 1] == 0).all())
+    (torch.Size([5, 2, 8]), torch.Size([4, 2, 4]), True)
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        proj_size: int = 0,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(
+            "LSTM", input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size, device, dtype
+        )
+
+
+class GRU(Recurrent):
+    """The GRU over a sequence (Cho et al. 2014); equations in `unrolled.cells.gru_cell`.
+
+    Takes the arguments of `torch.nn.GRU` in its order.
+
+    >>> import torch, unrolled
+    >>> gru = unrolled.GRU(3, 4, batch_first=True)
+    >>> gru(torch.randn(2, 5, 3))[0].shape
+    torch.Size([2, 5, 4])
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(
+            "GRU", input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, 0, device, dtype
+        )
+
+
+def recurrence(
+    mode: str,
+    x: Tensor,
+    state: State,
+    w: Weights,
+    w_hr: Tensor | None = None,
+    *,
+    lengths: Tensor | None = None,
+    resets: Tensor | None = None,
+    reverse: bool = False,
+) -> tuple[Tensor, State]:
+    """One layer in one direction over x (T, B, I): `(output (T, B, H), final state)`. Here fused or plain is chosen.
+
+    Torch's fused operators serve whole sequences, and on the CPU also lengths (through packing, which needs them there
+    anyway); resets, lengths on an accelerator and empty sequences take the plain loop.
+    """
+    empty = x.shape[0] == 0 or x.shape[1] == 0
+    if resets is None and not empty and (lengths is None or lengths.device.type == "cpu"):
+        return _torch_recurrence(mode, x, state, w, w_hr, lengths, reverse)
+    return plain_recurrence(mode, x, state, w, w_hr, lengths=lengths, resets=resets, reverse=reverse)
+
+
+def plain_recurrence(
+    mode: str,
+    x: Tensor,
+    state: State,
+    w: Weights,
+    w_hr: Tensor | None = None,
+    *,
+    lengths: Tensor | None = None,
+    resets: Tensor | None = None,
+    reverse: bool = False,
+) -> tuple[Tensor, State]:
+    """The same by its definition: the cell's step in a loop, for every device, dtype and order of derivative."""
+    if lengths is not None:
+        x = _without_padding(x, lengths)
+    x_gates = linear(x, w.w_ih, w.b_ih)  # (T, B, G*H): the whole sequence in one product
+    h, c = state
+    outputs: list[Tensor] = [h] * x.shape[0]
+    for t in reversed(range(x.shape[0])) if reverse else range(x.shape[0]):
+        if resets is not None:
+            cut = resets[t].unsqueeze(-1)  # (B, 1)
+            h, c = h.masked_fill(cut, 0), None if c is None else c.masked_fill(cut, 0)
+        h_t, c_t = _plain_step(mode, x_gates[t], h, c, w)
+        if w_hr is not None:
+            h_t = linear(h_t, w_hr)
+        outputs[t] = h_t
+        if lengths is not None:
+            alive = (t < lengths).unsqueeze(-1)  # (B, 1)
+            outputs[t] = h_t.masked_fill(~alive, 0)
+            h_t = torch.where(alive, h_t, h)
+            c_t = None if c_t is None or c is None else torch.where(alive, c_t, c)
+        h, c = h_t, c_t
+    return torch.stack(outputs) if outputs else h.new_empty(0, *h.shape), State(h, c)
+
+
+def _plain_step(mode: str, x_gates: Tensor, h: Tensor, c: Tensor | None, w: Weights) -> tuple[Tensor, Tensor | None]:
+    if mode == "LSTM":
+        assert c is not None
+        return cells.lstm_step(x_gates, h, c, w)
+    step = {"RNN_TANH": cells.rnn_tanh_step, "RNN_RELU": cells.rnn_relu_step, "GRU": cells.gru_step}[mode]
+    return step(x_gates, h, w), None
+
+
+def _torch_recurrence(
+    mode: str, x: Tensor, state: State, w: Weights, w_hr: Tensor | None, lengths: Tensor | None, reverse: bool
+) -> tuple[Tensor, State]:
+    """Through torch's own fused operators, which read forwards: the second direction turns the sequence around."""
+    operator = getattr(torch._VF, mode.lower())  # type: ignore[attr-defined]
+    weights = [weight for weight in (*w, w_hr) if weight is not None]
+    h0 = [part.unsqueeze(0) for part in state if part is not None]
+    if reverse:
+        x = _reversed(x, lengths)
+    options = (w.b_ih is not None, 1, 0.0, torch.is_grad_enabled(), False)  # biases, layers, dropout, train, directions
+    if lengths is None:
+        hx = h0 if mode == "LSTM" else h0[0]
+        output, *last = operator(x, hx, weights, *options, False)
+    else:
+        x, started = _without_padding(x, lengths), lengths > 0
+        packed = pack_padded_sequence(x, lengths.clamp(min=1), enforce_sorted=False)  # which refuses lengths of 0
+        assert packed.sorted_indices is not None
+        sorted_h0 = [part.index_select(1, packed.sorted_indices) for part in h0]
+        hx = sorted_h0 if mode == "LSTM" else sorted_h0[0]
+        data, *last = operator(packed.data, packed.batch_sizes, hx, weights, *options)
+        output, _ = pad_packed_sequence(packed._replace(data=data), total_length=x.shape[0])
+        output = output.masked_fill(~started[:, None], 0)
+        last = [part.index_select(1, packed.unsorted_indices) for part in last]
+        last = [torch.where(started[:, None], new, old) for new, old in zip(last, h0, strict=True)]
+    if reverse:
+        output = _reversed(output, lengths)
+    return output, State(*(part.squeeze(0) for part in last))
+
+
+def _without_padding(x: Tensor, lengths: Tensor) -> Tensor:
+    """Zeros for what lies behind each sequence's end: a NaN there must not reach the weights' gradients as 0 * NaN."""
+    steps = torch.arange(x.shape[0], device=x.device).unsqueeze(1)  # (T, 1)
+    return x.masked_fill((steps >= lengths).unsqueeze(-1), 0)
+
+
+def _reversed(x: Tensor, lengths: Tensor | None) -> Tensor:
+    """Each sequence of x (T, B, ...) read from its own end; padding stays behind it."""
+    if lengths is None:
+        return x.flip(0)
+    steps = torch.arange(x.shape[0], device=x.device).unsqueeze(1)  # (T, 1)
+    source = torch.where(steps < lengths, lengths - 1 - steps, steps)  # (T, B)
+    return x.gather(0, source.unsqueeze(-1).expand_as(x))
+
+
+def _check_sizes(
+    mode: str,
+    input_size: int,
+    hidden_size: int,
+    num_layers: int,
+    bias: bool,
+    batch_first: bool,
+    dropout: float,
+    proj_size: int,
+) -> None:
+    """Refuse what torch.nn refuses, with the same types of error."""
+    name = mode.split("_")[0]
+    for label, value in {"bias": bias, "batch_first": batch_first}.items():
+        if not isinstance(value, bool):
+            raise TypeError(f"{name} expected {label} of type bool, got {_describe(value)}.")
+    for label, value in {"input_size": input_size, "hidden_size": hidden_size, "num_layers": num_layers}.items():
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise TypeError(f"{name} expected {label} of type int, got {_describe(value)}.")
+        if value <= 0:
+            raise ValueError(f"{name} expected {label} greater than zero, got {value}.")
+    if not isinstance(dropout, numbers.Number) or isinstance(dropout, bool) or not 0 <= dropout <= 1:  # type: ignore[operator]
+        raise ValueError(f"{name} expected dropout to be a probability from 0 to 1, got {dropout!r}.")
+    if not 0 <= proj_size < hidden_size:
+        raise ValueError(f"{name} expected proj_size from 0 (none) to hidden_size - 1 = {hidden_size - 1}, got {proj_size}.")
+    if dropout > 0 and num_layers == 1:
+        warnings.warn(
+            f"{name}: dropout acts between layers, so dropout={dropout} does nothing with num_layers=1.", stacklevel=4
+        )
+
+
+def _check_masks(
+    lengths: Tensor | None, resets: Tensor | None, steps: int, batch: int
+) -> tuple[Tensor | None, Tensor | None]:
+    if lengths is not None:
+        if lengths.is_floating_point() or lengths.dtype == torch.bool or tuple(lengths.shape) != (batch,):
+            raise ValueError(f"lengths expected integers of shape (B={batch},), got {_describe(lengths)}.")
+        # Reading values from an accelerator would wait for it; there the kernels treat lengths over T as T.
+        if lengths.device.type == "cpu" and not torch.compiler.is_compiling() and batch:
+            low, high = int(lengths.min()), int(lengths.max())
+            if low < 0 or high > steps:
+                raise ValueError(f"lengths expected values from 0 to T={steps}, got values from {low} to {high}.")
+    if resets is not None and (resets.dtype != torch.bool or tuple(resets.shape) != (steps, batch)):
+        raise ValueError(
+            f"resets expected booleans for every step and sequence, (T={steps}, B={batch}), got {_describe(resets)}."
+        )
+    return lengths, resets
+
+
+def _describe(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"a tensor of shape {tuple(value.shape)} and dtype {value.dtype}"
+    if isinstance(value, (tuple, list)):
+        return f"a {type(value).__name__} of {len(value)}"
+    return f"{value!r} of type {type(value).__name__}"

@@ -1,0 +1,331 @@
+"""The layers against torch.nn's, against the cells, and in what torch.nn's cannot do."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from tolerance import assert_same
+from torch import nn
+from torch.nn.utils.rnn import pack_padded_sequence, pack_sequence, pad_packed_sequence
+
+import unrolled
+from unrolled.layers import State, plain_recurrence, recurrence
+
+T, B, I, H = 5, 3, 4, 7
+KINDS = {
+    "rnn": (unrolled.RNN, nn.RNN, {}),
+    "relu": (unrolled.RNN, nn.RNN, {"nonlinearity": "relu"}),
+    "lstm": (unrolled.LSTM, nn.LSTM, {}),
+    "projected": (unrolled.LSTM, nn.LSTM, {"proj_size": 3}),
+    "gru": (unrolled.GRU, nn.GRU, {}),
+}
+VARIANTS = [
+    {},
+    {"bidirectional": True},
+    {"num_layers": 2, "batch_first": True},
+    {"num_layers": 2, "bidirectional": True, "bias": False},
+]
+
+
+def twins(kind: str, dtype: torch.dtype = torch.float64, **variant):
+    """One of our layers and torch's with the same weights."""
+    ours, theirs, extra = KINDS[kind]
+    theirs = theirs(I, H, **extra, **variant).to(dtype)
+    ours = ours(I, H, **extra, **variant).to(dtype)
+    ours.load_state_dict(theirs.state_dict())
+    theirs.load_state_dict(ours.state_dict())
+    return ours, theirs
+
+
+def flat(result) -> list[torch.Tensor]:
+    output, state = result
+    return [output, *(state if isinstance(state, tuple) else (state,))]
+
+
+def assert_all_same(got, want) -> None:
+    for one, other in zip(got, want, strict=True):
+        assert_same(one, other)
+
+
+def initial_state(layer) -> torch.Tensor | tuple[torch.Tensor, ...]:
+    count = layer.num_layers * (2 if layer.bidirectional else 1)
+    h = torch.randn(count, B, layer.proj_size or H, dtype=torch.float64)
+    return (h, torch.randn(count, B, H, dtype=torch.float64)) if layer.mode == "LSTM" else h
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+class TestAgainstTorch:
+    def test_answers_and_gradients(self, kind: str, variant: dict) -> None:
+        ours, theirs = twins(kind, **variant)
+        x = torch.randn(*((B, T, I) if ours.batch_first else (T, B, I)), dtype=torch.float64, requires_grad=True)
+        for hx in (None, initial_state(ours)):
+            got, want = flat(ours(x, hx)), flat(theirs(x, hx))
+            assert_all_same(got, want)
+            ours_inputs, their_inputs = [x, *ours.parameters()], [x, *theirs.parameters()]
+            scale = [torch.randn_like(part) for part in want]
+            assert_all_same(torch.autograd.grad(got, ours_inputs, scale), torch.autograd.grad(want, their_inputs, scale))
+
+    def test_packed_sequences(self, kind: str, variant: dict) -> None:
+        ours, theirs = twins(kind, **variant)
+        pieces = [torch.randn(length, I, dtype=torch.float64) for length in (2, 5, 3)]
+        for packed in (pack_sequence(pieces, enforce_sorted=False), pack_sequence(sorted(pieces, key=len, reverse=True))):
+            got, want = ours(packed, initial := initial_state(ours)), theirs(packed, initial)
+            assert_same(got[0].data, want[0].data)
+            assert_all_same(flat(got)[1:], flat(want)[1:])
+            assert_same(pad_packed_sequence(got[0])[0], pad_packed_sequence(want[0])[0])
+
+    def test_lengths_are_packing(self, kind: str, variant: dict) -> None:
+        ours, theirs = twins(kind, **variant)
+        x = torch.randn(*((B, T, I) if ours.batch_first else (T, B, I)), dtype=torch.float64)
+        lengths, hx = torch.tensor([2, 5, 3]), initial_state(ours)
+        packed = pack_padded_sequence(x, lengths, batch_first=ours.batch_first, enforce_sorted=False)
+        output, state = theirs(packed, hx)
+        output, _ = pad_packed_sequence(output, batch_first=ours.batch_first)
+        assert_all_same(flat(ours(x, hx, lengths=lengths)), flat((output, state)))
+
+    def test_unbatched_input(self, kind: str, variant: dict) -> None:
+        ours, theirs = twins(kind, **variant)
+        x = torch.randn(T, I, dtype=torch.float64)
+        assert_all_same(flat(ours(x)), flat(theirs(x)))
+
+    def test_same_seed_same_initial_weights(self, kind: str, variant: dict) -> None:
+        made = []
+        for maker in KINDS[kind][:2]:
+            torch.manual_seed(7)
+            made.append(maker(I, H, **KINDS[kind][2], **variant))
+        ours, theirs = made
+        assert list(ours.state_dict()) == list(theirs.state_dict())
+        assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), theirs.parameters(), strict=True))
+        assert repr(ours) == repr(theirs)
+        assert [[tuple(w.shape) for w in one] for one in ours.all_weights] == [
+            [tuple(w.shape) for w in one] for one in theirs.all_weights
+        ]
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+class TestFusedAgainstDefinition:
+    """`recurrence` (what layers run) against `plain_recurrence` (the cells in a loop)."""
+
+    def run(self, kind: str, reverse: bool, lengths, resets=None) -> None:
+        layer, _ = twins(kind)
+        weights, w_hr = layer._weights("_l0")
+        x = torch.randn(T, B, I, dtype=torch.float64, requires_grad=True)
+        hx = initial_state(layer)
+        state = State(*(part[0] for part in (hx if isinstance(hx, tuple) else (hx,))))
+        results = []
+        for compute in (recurrence, plain_recurrence):
+            output, last = compute(
+                layer.mode, x, state, weights, w_hr, lengths=lengths, resets=resets, reverse=reverse
+            )
+            values = [output, *(part for part in last if part is not None)]
+            loss = sum((value * (1 + k)).square().sum() for k, value in enumerate(values))
+            results.append([*values, *torch.autograd.grad(loss, [x, *layer.parameters()])])
+        assert_all_same(*results)
+
+    def test_whole_sequences(self, kind: str, reverse: bool) -> None:
+        self.run(kind, reverse, None)
+
+    def test_lengths_with_zero(self, kind: str, reverse: bool) -> None:
+        self.run(kind, reverse, torch.tensor([0, 5, 3]))
+
+    def test_resets(self, kind: str, reverse: bool) -> None:
+        self.run(kind, reverse, torch.tensor([4, 5, 0]), torch.rand(T, B) < 0.4)
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+class TestBeyondTorch:
+    def test_padding_does_not_change_the_result(self, kind: str, variant: dict) -> None:
+        layer, _ = twins(kind, **variant)
+        x = torch.randn(B, T, I, dtype=torch.float64)
+        lengths = torch.tensor([0, 5, 2])
+        time_first = (lambda z: z) if layer.batch_first else (lambda z: z.transpose(0, 1))
+        one, two = x.clone(), x.clone()
+        for b, length in enumerate(lengths):
+            two[b, length:] = float("nan")
+        results = [flat(layer(time_first(x), lengths=lengths)) for x in (one, two)]
+        assert_all_same(*results)
+        gradients = [torch.autograd.grad(sum(r.square().sum() for r in result), layer.parameters()) for result in results]
+        assert_all_same(*gradients)
+
+    def test_a_sequence_of_length_zero_leaves_the_state(self, kind: str, variant: dict) -> None:
+        layer, _ = twins(kind, **variant)
+        hx = initial_state(layer)
+        x = torch.randn(*((B, T, I) if layer.batch_first else (T, B, I)), dtype=torch.float64)
+        output, state = layer(x, hx, lengths=torch.zeros(B, dtype=torch.int64))
+        assert not output.any()
+        assert_all_same(flat((output, state))[1:], flat((output, hx))[1:])
+
+    def test_resets_equal_running_the_pieces_apart(self, kind: str, variant: dict) -> None:
+        layer, _ = twins(kind, **{**variant, "num_layers": 1})
+        x = torch.randn(*((B, T, I) if layer.batch_first else (T, B, I)), dtype=torch.float64)
+        time = 1 if layer.batch_first else 0
+        resets = torch.zeros(T, B, dtype=torch.bool)
+        if layer.bidirectional:  # the second direction reads from the end: its cut before step 1 is the first's before 2
+            return
+        resets[2] = True
+        whole, _ = layer(x, resets=resets.T if layer.batch_first else resets)
+        first, _ = layer(x.narrow(time, 0, 2))
+        second, _ = layer(x.narrow(time, 2, T - 2))
+        assert_same(whole, torch.cat([first, second], dim=time))
+
+    def test_steps_give_the_sequence(self, kind: str, variant: dict) -> None:
+        layer, _ = twins(kind, **{**variant, "bidirectional": False})
+        x = torch.randn(T, B, I, dtype=torch.float64)
+        expected = layer(x.transpose(0, 1) if layer.batch_first else x)
+        state, outputs = None, []
+        for x_t in x:
+            output, state = layer.step(x_t, state)
+            outputs.append(output)
+        stacked = torch.stack(outputs, dim=1 if layer.batch_first else 0)
+        assert_all_same(flat((stacked, state)), flat(expected))
+        output, state = layer.step(x[0, 0])
+        assert_same(output, outputs[0][0])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_other_precisions_follow_torch(kind: str, dtype: torch.dtype) -> None:
+    ours, theirs = twins(kind, dtype)
+    x = torch.randn(T, B, I).to(dtype)
+    assert_all_same(flat(ours(x)), flat(theirs(x)))
+    assert ours(x)[0].dtype == dtype
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_empty_batch_and_single_step(kind: str) -> None:
+    ours, theirs = twins(kind)
+    one = torch.randn(1, B, I, dtype=torch.float64)
+    assert_all_same(flat(ours(one)), flat(theirs(one)))
+    output, state = ours(torch.empty(T, 0, I, dtype=torch.float64))
+    assert output.shape == (T, 0, ours.proj_size or H)
+    assert flat((output, state))[1].shape == (1, 0, ours.proj_size or H)
+    output, state = ours(torch.empty(0, B, I, dtype=torch.float64))
+    assert output.shape == (0, B, ours.proj_size or H)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_copy_and_pickle_keep_the_layer(kind: str) -> None:
+    ours, _ = twins(kind, num_layers=2)
+    x = torch.randn(T, B, I, dtype=torch.float64)
+    for copied in (copy.deepcopy(ours), pickle.loads(pickle.dumps(ours))):
+        assert_all_same(flat(copied(x)), flat(ours(x)))
+
+
+def test_dropout_acts_between_layers_in_training_only() -> None:
+    layer = unrolled.LSTM(I, H, num_layers=2, dropout=0.5)
+    x = torch.randn(T, B, I)
+    assert not torch.equal(layer(x)[0], layer(x)[0])
+    torch.manual_seed(3)
+    first = layer(x)[0]
+    torch.manual_seed(3)
+    assert torch.equal(layer(x)[0], first)
+    layer.eval()
+    assert torch.equal(layer(x)[0], layer(x)[0])
+    layer.dropout = 1.0
+    layer.train()
+    silent, _ = unrolled.LSTM(H, H)(torch.zeros(T, B, H))
+    assert layer(x)[0].shape == silent.shape
+
+
+def test_positional_arguments_follow_torch() -> None:
+    for ours, theirs, arguments in [
+        (unrolled.RNN, nn.RNN, (I, H, 2, "relu", False, True, 0.1, True)),
+        (unrolled.LSTM, nn.LSTM, (I, H, 2, False, True, 0.1, True, 3)),
+        (unrolled.GRU, nn.GRU, (I, H, 2, False, True, 0.1, True)),
+    ]:
+        ours, theirs = ours(*arguments), theirs(*arguments)
+        assert {name: w.shape for name, w in ours.named_parameters()} == {
+            name: w.shape for name, w in theirs.named_parameters()
+        }
+        assert (ours.batch_first, ours.dropout, ours.mode) == (theirs.batch_first, theirs.dropout, theirs.mode)
+
+
+def test_autocast_gives_bfloat16() -> None:
+    layer, x = unrolled.GRU(I, H), torch.randn(T, B, I)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert_same(layer(x)[0].float().to(torch.bfloat16), layer(x)[0].to(torch.bfloat16))
+    assert layer(x)[0].dtype == torch.float32
+
+
+class TestErrors:
+    """Each wrong call raises what torch.nn raises, and says what, expected, received."""
+
+    def same_error(self, kind: str, text: str, *arguments, **variant) -> None:
+        ours, theirs = twins(kind, torch.float32, **variant)
+        with pytest.raises((RuntimeError, ValueError)) as their_error:
+            theirs(*arguments)
+        with pytest.raises(their_error.type, match=text):
+            ours(*arguments)
+
+    def test_width(self) -> None:
+        self.same_error("lstm", r"LSTM expected input of width 4 \(input_size\), got \(T=5, B=3, I=9\)", torch.zeros(T, B, 9))
+
+    def test_width_with_a_layout_hint(self) -> None:
+        self.same_error("gru", r"got \(B=4, T=5, I=3\)\. Is it laid out", torch.zeros(I, T, B), batch_first=True)
+
+    def test_axes(self) -> None:
+        self.same_error("rnn", "2D or 3D, got 4D", torch.zeros(1, 1, 1, I))
+
+    def test_dtype(self) -> None:
+        self.same_error("lstm", "dtype torch.float32.*got torch.float64", torch.zeros(T, B, I, dtype=torch.float64))
+
+    def test_state_shape(self) -> None:
+        text = r"h_0 of shape \(1, 3, 7\).*got \(1, 2, 7\)"
+        self.same_error("gru", text, torch.zeros(T, B, I), torch.zeros(1, 2, H))
+
+    def test_state_axes_of_unbatched_input(self) -> None:
+        self.same_error("gru", r"shape \(1, 7\)", torch.zeros(T, I), torch.zeros(1, 1, H))
+
+    def test_lstm_wants_a_pair(self) -> None:
+        with pytest.raises(RuntimeError, match=r"pair \(h_0, c_0\), got a tensor"):
+            unrolled.LSTM(I, H)(torch.zeros(T, B, I), torch.zeros(1, B, H))
+
+    @pytest.mark.parametrize(
+        ("lengths", "text"),
+        [
+            (torch.tensor([1.0, 2.0, float("nan")]), "integers of shape"),
+            (torch.tensor([1, 2]), r"shape \(B=3,\), got a tensor of shape \(2,\)"),
+            (torch.tensor([1, 2, 6]), "from 0 to T=5, got values from 1 to 6"),
+            (torch.tensor([1, -2, 5]), "got values from -2 to 5"),
+        ],
+    )
+    def test_lengths(self, lengths: torch.Tensor, text: str) -> None:
+        with pytest.raises(ValueError, match=text):
+            unrolled.LSTM(I, H)(torch.zeros(T, B, I), lengths=lengths)
+
+    @pytest.mark.parametrize("resets", [torch.zeros(T, B), torch.zeros(T, B + 1, dtype=torch.bool)])
+    def test_resets(self, resets: torch.Tensor) -> None:
+        with pytest.raises(ValueError, match=r"booleans for every step and sequence, \(T=5, B=3\), got a tensor"):
+            unrolled.GRU(I, H)(torch.zeros(T, B, I), resets=resets)
+
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            {"input_size": 0},
+            {"hidden_size": -1},
+            {"hidden_size": 2.5},
+            {"num_layers": 0},
+            {"dropout": 1.5},
+            {"bias": 1},
+            {"proj_size": 9},
+        ],
+        ids=str,
+    )
+    def test_constructor(self, arguments: dict) -> None:
+        given = {"input_size": I, "hidden_size": H, **arguments}
+        with pytest.raises((TypeError, ValueError)) as theirs:
+            nn.LSTM(**given)
+        with pytest.raises(theirs.type, match=next(iter(arguments))):
+            unrolled.LSTM(**given)
+
+    def test_dropout_with_one_layer_warns(self) -> None:
+        with pytest.warns(UserWarning, match="num_layers=1"):
+            unrolled.LSTM(I, H, dropout=0.5)
+
+    def test_a_stream_has_no_end_to_start_from(self) -> None:
+        with pytest.raises(RuntimeError, match="bidirectional=True"):
+            unrolled.LSTM(I, H, bidirectional=True).step(torch.zeros(B, I))
