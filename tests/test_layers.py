@@ -5,11 +5,11 @@ import pickle
 
 import pytest
 import torch
-from tolerance import assert_same
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pack_sequence, pad_packed_sequence
 
 import unrolled
+from tolerance import assert_same
 from unrolled.layers import State, plain_recurrence, recurrence
 
 T, B, I, H = 5, 3, 4, 7
@@ -70,7 +70,10 @@ class TestAgainstTorch:
     def test_packed_sequences(self, kind: str, variant: dict) -> None:
         ours, theirs = twins(kind, **variant)
         pieces = [torch.randn(length, I, dtype=torch.float64) for length in (2, 5, 3)]
-        for packed in (pack_sequence(pieces, enforce_sorted=False), pack_sequence(sorted(pieces, key=len, reverse=True))):
+        for packed in (
+            pack_sequence(pieces, enforce_sorted=False),
+            pack_sequence(sorted(pieces, key=len, reverse=True)),
+        ):
             got, want = ours(packed, initial := initial_state(ours)), theirs(packed, initial)
             assert_same(got[0].data, want[0].data)
             assert_all_same(flat(got)[1:], flat(want)[1:])
@@ -117,9 +120,7 @@ class TestFusedAgainstDefinition:
         state = State(*(part[0] for part in (hx if isinstance(hx, tuple) else (hx,))))
         results = []
         for compute in (recurrence, plain_recurrence):
-            output, last = compute(
-                layer.mode, x, state, weights, w_hr, lengths=lengths, resets=resets, reverse=reverse
-            )
+            output, last = compute(layer.mode, x, state, weights, w_hr, lengths=lengths, resets=resets, reverse=reverse)
             values = [output, *(part for part in last if part is not None)]
             loss = sum((value * (1 + k)).square().sum() for k, value in enumerate(values))
             results.append([*values, *torch.autograd.grad(loss, [x, *layer.parameters()])])

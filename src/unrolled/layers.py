@@ -176,7 +176,13 @@ class Recurrent(nn.Module):
             for direction, suffix in enumerate(self._suffixes(layer)):
                 initial = state[layer * self.num_directions + direction]
                 output, last = recurrence(
-                    self.mode, x, initial, *self._weights(suffix), lengths=lengths, resets=resets, reverse=direction == 1
+                    self.mode,
+                    x,
+                    initial,
+                    *self._weights(suffix),
+                    lengths=lengths,
+                    resets=resets,
+                    reverse=direction == 1,
                 )
                 outputs.append(output)
                 final.append(last)
@@ -294,9 +300,7 @@ class RNN(Recurrent):
             raise ValueError(f"RNN expected nonlinearity 'tanh' or 'relu', got {nonlinearity!r}.")
         self.nonlinearity = nonlinearity
         mode = f"RNN_{nonlinearity.upper()}"
-        super().__init__(
-            mode, input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, 0, device, dtype
-        )
+        super().__init__(mode, input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, 0, device, dtype)
 
 
 class LSTM(Recurrent):
@@ -325,7 +329,17 @@ class LSTM(Recurrent):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(
-            "LSTM", input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size, device, dtype
+            "LSTM",
+            input_size,
+            hidden_size,
+            num_layers,
+            bias,
+            batch_first,
+            dropout,
+            bidirectional,
+            proj_size,
+            device,
+            dtype,
         )
 
 
@@ -495,9 +509,7 @@ def _check_sizes(
         )
 
 
-def _check_masks(
-    lengths: Tensor | None, resets: Tensor | None, steps: int, batch: int
-) -> tuple[Tensor | None, Tensor | None]:
+def _check_masks(lengths: Tensor | None, resets: Tensor | None, steps: int, batch: int) -> tuple[Tensor | None, Tensor | None]:
     if lengths is not None:
         if lengths.is_floating_point() or lengths.dtype == torch.bool or tuple(lengths.shape) != (batch,):
             raise ValueError(f"lengths expected integers of shape (B={batch},), got {_describe(lengths)}.")

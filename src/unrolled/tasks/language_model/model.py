@@ -1,0 +1,59 @@
+"""Tokens in, scores of the next token out: embedding (or one-hot), recurrent layers, linear."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import one_hot
+
+from unrolled.layers import GRU, LSTM, RNN
+from unrolled.tasks.language_model.config import Config
+
+LAYERS = {"rnn": RNN, "lstm": LSTM, "gru": GRU}
+
+
+class OneHot(nn.Module):
+    """Token ids (...) as unit vectors (..., V): the embedding whose table is the identity."""
+
+    def __init__(self, vocabulary_size: int) -> None:
+        super().__init__()
+        self.vocabulary_size = vocabulary_size
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return one_hot(tokens, self.vocabulary_size).to(torch.get_default_dtype())
+
+
+class LanguageModel(nn.Module):
+    """A recurrent language model.
+
+    >>> config = Config(hidden_size=8, num_layers=2)
+    >>> logits, state = LanguageModel(config, vocabulary_size=20)(torch.zeros(3, 5, dtype=torch.int64))
+    >>> logits.shape
+    torch.Size([3, 5, 20])
+    """
+
+    def __init__(self, config: Config, vocabulary_size: int) -> None:
+        super().__init__()
+        width = config.embedding_size or config.hidden_size
+        self.encoder: nn.Module = (
+            nn.Embedding(vocabulary_size, width) if config.input == "embedding" else OneHot(vocabulary_size)
+        )
+        self.layers = LAYERS[config.cell](
+            width if config.input == "embedding" else vocabulary_size,
+            config.hidden_size,
+            config.num_layers,
+            batch_first=True,
+            dropout=config.dropout if config.num_layers > 1 else 0.0,
+        )
+        self.dropout = nn.Dropout(config.dropout)
+        self.decoder = nn.Linear(config.hidden_size, vocabulary_size)
+        if config.tied and isinstance(self.encoder, nn.Embedding):
+            nn.init.normal_(self.encoder.weight, std=config.hidden_size**-0.5)  # the scale that suits an output layer
+            self.decoder.weight = self.encoder.weight
+
+    def forward(self, tokens: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+        """tokens (B, T) and the state before them -> logits (B, T, V) of the token after each, and the state after all."""
+        hidden, state = self.layers(self.encoder(tokens), state)  # (B, T, H)
+        return self.decoder(self.dropout(hidden)), state
