@@ -6,13 +6,13 @@ Data goes to stdout, progress and errors to stderr; the exit code is 2 for somet
 from __future__ import annotations
 
 import json
-import os
 import sys
 import typing
 from pathlib import Path
 from typing import Any
 
 import rich_click as click
+from click.exceptions import NoArgsIsHelpError
 
 from unrolled import __version__
 
@@ -69,8 +69,9 @@ def sample(run: Path, prompt: str, **how: Any) -> None:
     """
     from unrolled.tasks import load
 
+    pieces = load(run).sample(prompt, **how)
     sys.stdout.write(prompt)
-    for piece in load(run).sample(prompt, **how):
+    for piece in pieces:
         sys.stdout.write(piece)
         if sys.stdout.isatty():
             sys.stdout.flush()
@@ -108,7 +109,7 @@ def main() -> None:
     try:
         cli.main(standalone_mode=False)
         sys.stdout.flush()
-    except click.exceptions.NoArgsIsHelpError as error:
+    except NoArgsIsHelpError as error:
         click.echo(error.format_message())
         sys.exit(0)
     except click.ClickException as error:
@@ -117,9 +118,6 @@ def main() -> None:
         _fail(str(error), 1 if isinstance(error, DivergenceError) else 2)
     except (KeyboardInterrupt, click.Abort):
         _fail("interrupted", 130)
-    except BrokenPipeError:  # the reader, such as head, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
 
 
 def _train_command(task: str) -> click.Command:

@@ -34,11 +34,7 @@ class Progress:
 
     @contextmanager
     def preparing(self, what: str) -> Iterator[None]:
-        """Show that something of unknown length is going on."""
-        if not self.console.is_terminal:
-            self.say(f"{what} ...")
-            yield
-            return
+        """Show, on a terminal, that something of unknown length is going on."""
         with self.console.status(escape(what)):
             yield
 

@@ -39,6 +39,8 @@ class Task(Protocol):
     unit: str
     """What `Step.count` counts, for the rate on the screen: tokens, captions, frames."""
     config: TrainingConfig
+    summary: str
+    """One line about the data, for the screen."""
 
     def build(self) -> nn.Module:
         """The model, with fresh weights drawn from torch's generator."""
@@ -54,8 +56,8 @@ class Task(Protocol):
         """Metrics on the validation part, by standard name; `loss` among them. Empty when there is no such part."""
         ...
 
-    def show(self, model: nn.Module, long: bool) -> str:
-        """A sample of what the model makes now, for the screen."""
+    def show(self, model: nn.Module, seed: int) -> str:
+        """A short sample of what the model makes now, for the screen."""
         ...
 
 
@@ -95,7 +97,14 @@ class Outcome:
     """The last evaluation's."""
 
 
-def train(task: Task, folder: Path, *, resume: bool = False, progress: Progress | None = None) -> Outcome:
+def train(
+    task: Task,
+    folder: Path,
+    *,
+    resume: bool = False,
+    engine: Engine | None = None,
+    progress: Progress | None = None,
+) -> Outcome:
     """Train until the steps or seconds are used up, the validation loss stops falling, or Ctrl-C.
 
     Raises:
@@ -103,7 +112,7 @@ def train(task: Task, folder: Path, *, resume: bool = False, progress: Progress 
         RunError: the run cannot be written, or not resumed.
     """
     config, progress = task.config, progress or Progress(quiet=True)
-    engine = Engine(config.device, config.precision)
+    engine = engine or Engine(config.device, config.precision)
     torch.manual_seed(config.seed)
     model = task.build()
     optimizer = _optimizer(model, config)
@@ -137,14 +146,15 @@ def train(task: Task, folder: Path, *, resume: bool = False, progress: Progress 
             progress.step(counters, config, step.count, report)
             if counters.step % 10 == 0 or reason:
                 log(counters, "train", report)
-            if counters.step % config.evaluate_every == 0 or reason in ("finished",):
+            if counters.step % config.evaluate_every == 0 or reason == "finished":
                 metrics = _evaluate(task, engine.unwrap(model), run, counters)
                 log(counters, "validation", metrics)
                 progress.evaluated(counters, metrics)
                 if config.patience and counters.evaluations_without_gain >= config.patience:
                     reason = reason or "early stopping"
             if config.sample_every and counters.step % config.sample_every == 0 and not reason:
-                progress.sample(counters.step, _aside(lambda: task.show(engine.unwrap(model), long=False)))
+                progress.sample(counters.step, _aside(lambda: task.show(engine.unwrap(model), counters.step)))
+                model.train()
             if counters.step % config.save_every == 0 or reason:
                 run.save(counters, carry)
     return Outcome(folder, counters, reason, metrics)

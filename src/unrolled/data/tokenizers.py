@@ -159,7 +159,6 @@ class LibraryTokenizer(Tokenizer):
         if unit == "word":
             library = Library(models.WordLevel(unk_token=UNKNOWN))
             library.pre_tokenizer = pre_tokenizers.Split(Regex(WORDS), "removed", invert=True)  # type: ignore[assignment]
-            library.decoder = decoders.WordPiece(prefix="", cleanup=True)  # type: ignore[assignment]
             trainer = trainers.WordLevelTrainer(vocab_size=size, special_tokens=specials, show_progress=False)
         else:
             library = Library(models.BPE())
@@ -176,6 +175,9 @@ class LibraryTokenizer(Tokenizer):
         return np.array(self._library.encode(text, add_special_tokens=False).ids, np.int64)
 
     def pieces(self, ids: Iterable[int]) -> Iterator[str]:
+        if self.unit == "word":
+            yield from _spaced(self._library.id_to_token(int(i)) for i in ids if i != self.end)
+            return
         from tokenizers.decoders import DecodeStream
 
         stream = DecodeStream(skip_special_tokens=False)
@@ -226,6 +228,14 @@ def load(folder: Path) -> Tokenizer:
         return LibraryTokenizer(unit, Library.from_str(json.dumps(content["library"])), documents)
     except Exception as error:  # the library raises bare Exception for text that is not a tokenizer
         raise RunError(f"{path}: missing or damaged ({type(error).__name__}: {error}). Restore it or train again.") from None
+
+
+def _spaced(words: Iterable[str]) -> Iterator[str]:
+    """Words with the spaces that writing puts between them: none before a comma, after a bracket or around a newline."""
+    closed = False  # whether a word may need a space before it
+    for word in words:
+        yield f" {word}" if closed and word not in list(".,;:!?)]}%…\n") else word
+        closed = word not in list("([{\n")
 
 
 def _byte_of_bpe_letter() -> dict[str, int]:

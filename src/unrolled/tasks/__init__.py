@@ -16,6 +16,7 @@ from unrolled.config import TrainingConfig
 from unrolled.errors import RunError, nearest
 
 if TYPE_CHECKING:
+    from unrolled.engine import Engine
     from unrolled.progress import Progress
     from unrolled.training import Outcome
 
@@ -51,18 +52,20 @@ def train(
         DivergenceError: training met a NaN.
     """
     from unrolled import checkpoint
+    from unrolled.engine import Engine
     from unrolled.progress import Progress
 
     given = {**settings, **({"data": data} if data else {})}
     config = settings_of.load(config_class(task), Path(recipe) if recipe else None, given)
     folder = Path(run) if run else _default_folder(task)
     module = importlib.import_module(_package(task) + ".task")
+    engine = Engine(config.device, config.precision)  # before anything is written: the device may not be there
     progress = progress or Progress(quiet=True)
     with checkpoint.new_folder(folder) as unfinished:
         with progress.preparing("preparing the data"):
             module.Task.prepare(config, unfinished)
         checkpoint.write_config(unfinished, task, config)
-    return _run(module, config, folder, progress, resume=False)
+    return _run(module, config, folder, engine, progress, resume=False)
 
 
 def resume(run: str | Path, *, task: str | None = None, progress: Progress | None = None, **settings: Any) -> Outcome:
@@ -72,6 +75,7 @@ def resume(run: str | Path, *, task: str | None = None, progress: Progress | Non
         RunError: the run is missing or damaged, or `settings` differ from those it was begun with.
     """
     from unrolled import checkpoint
+    from unrolled.engine import Engine
     from unrolled.progress import Progress
 
     folder = Path(run)
@@ -85,10 +89,11 @@ def resume(run: str | Path, *, task: str | None = None, progress: Progress | Non
             "Leave those flags out, or begin a new run with --run."
         )
     module = importlib.import_module(_package(saved.task) + ".task")
+    engine, progress = Engine(config.device, config.precision), progress or Progress(quiet=True)
     if not (folder / checkpoint.TRAINING).exists():  # stopped before its first checkpoint: begin again
         checkpoint.cut_metrics(folder, 0)
-        return _run(module, config, folder, progress or Progress(quiet=True), resume=False)
-    return _run(module, config, folder, progress or Progress(quiet=True), resume=True)
+        return _run(module, config, folder, engine, progress, resume=False)
+    return _run(module, config, folder, engine, progress, resume=True)
 
 
 def load(run: str | Path) -> Any:
@@ -104,11 +109,13 @@ def load(run: str | Path) -> Any:
     return module.Run(folder)
 
 
-def _run(module: Any, config: TrainingConfig, folder: Path, progress: Progress, *, resume: bool) -> Outcome:
+def _run(module: Any, config: Any, folder: Path, engine: Engine, progress: Progress, *, resume: bool) -> Outcome:
     from unrolled import training
     from unrolled.inspection import loss_curve
 
-    outcome = training.train(module.Task(config, folder), folder, resume=resume, progress=progress)
+    task = module.Task(config, folder)
+    progress.say(task.summary)
+    outcome = training.train(task, folder, resume=resume, engine=engine, progress=progress)
     loss_curve.draw(folder)
     return outcome
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ def training_loss(model: nn.Module, batch: dict[str, Any], carry: Carry, charact
     logits, state = bptt.window(model, inputs, state, advance=batch["advance"], dim=1)
     new = min(batch["new"], inputs.shape[1])
     loss = token_loss(logits[:, -new:], targets[:, -new:])
-    bits = loss.item() / math.log(2) * _tokens_per_character(targets, characters)
+    bits = float(loss.detach()) / math.log(2) * _tokens_per_character(targets, characters)
     return Step(loss, targets[:, -new:].numel(), to_carry(state), {} if characters is None else {"bits_per_character": bits})
 
 
@@ -47,8 +48,8 @@ def measure(model: nn.Module, tokens: np.ndarray, tokenizer: Tokenizer, *, strea
     length = math.ceil(total / streams)
     starts = np.minimum(np.arange(streams) * length, total)  # the first input of each piece
     state, nats = None, 0.0
-    for begin in range(-WARM_UP if streams > 1 else 0, length, 256):
-        steps = np.arange(begin, min(begin + 256, length)) if begin >= 0 else np.arange(begin, min(begin + 256, 0))
+    for begin, end in [*([(-WARM_UP, 0)] if streams > 1 else []), *pairwise([*range(0, length, 256), length])]:
+        steps = np.arange(begin, end)
         positions = starts[:, None] + steps
         counted = (positions < np.minimum(starts + length, total)[:, None]) & (steps >= 0)
         inputs = torch.from_numpy(tokens[positions.clip(0, total - 1)].astype(np.int64)).to(device)

@@ -33,6 +33,10 @@ class Task:
         self.unit = {"char": "chars", "byte": "bytes"}.get(config.unit, "tokens")
         training, self.validation = data.split(config, text.open_tokens(folder / data.FOLDER))
         self.streams = data.streams(config, training)
+        self.summary = (
+            f"{len(training):,} {self.unit} to learn from, {max(0, len(self.validation) - 1):,} to measure on, "
+            f"vocabulary of {self.tokenizer.size:,}"
+        )
         self.characters = self.tokenizer.characters()
 
     def build(self) -> nn.Module:
@@ -54,8 +58,8 @@ class Task:
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         return measure(model, self.validation, self.tokenizer) if len(self.validation) > 1 else {}
 
-    def show(self, model: nn.Module, long: bool) -> str:
-        return "".join(generate(model, self.tokenizer, length=1000 if long else 200, seed=0)).strip("\n")
+    def show(self, model: nn.Module, seed: int) -> str:
+        return "".join(generate(model, self.tokenizer, length=200, seed=seed)).strip("\n")
 
 
 class Run:
@@ -79,7 +83,7 @@ class Run:
         progress.panel(text, "a longer sample")
         progress.table(
             {
-                "ended": f"{outcome.reason} after {outcome.counters.step:,} steps, {outcome.counters.seconds:.0f} s of training",
+                "ended": f"{outcome.reason} after {outcome.counters.step:,} steps, {outcome.counters.seconds:.0f} s",
                 **{name.replace("_", " "): f"{value:.4f}" for name, value in outcome.metrics.items()},
                 "loss curve": self.folder / "loss.png",
                 "run folder": self.folder,
