@@ -10,11 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from unrolled.layers import GRU, LSTM, RNN
+    from unrolled.tasks import load, resume, train
 
 __version__ = "0.1.0"
-__all__ = ["GRU", "LSTM", "RNN", "__version__"]
+__all__ = ["GRU", "LSTM", "RNN", "__version__", "load", "resume", "train"]
 
-_HOME = {"RNN": "unrolled.layers", "LSTM": "unrolled.layers", "GRU": "unrolled.layers"}
+_HOME = {
+    "RNN": "unrolled.layers",
+    "LSTM": "unrolled.layers",
+    "GRU": "unrolled.layers",
+    "train": "unrolled.tasks",
+    "resume": "unrolled.tasks",
+    "load": "unrolled.tasks",
+}
 
 
 def __getattr__(name: str) -> Any:

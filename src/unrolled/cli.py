@@ -152,7 +152,7 @@ def _train_command(task: str) -> click.Command:
         how: dict[str, Any] = {"is_flag": True, "default": None} if kind is bool else {"metavar": _metavar(kind)}
         parameters.append(click.RichOption(names, help=text, panel=panel, **how))
     about = f"{TASKS[task]}\n\nDATA: {settings.model_fields['data'].description}"
-    return click.RichCommand(task, callback=run_it, params=parameters, help=about)
+    return click.RichCommand(name=task, callback=run_it, params=parameters, help=about)
 
 
 def _train(

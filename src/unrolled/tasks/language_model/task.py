@@ -59,7 +59,7 @@ class Task:
         return measure(model, self.validation, self.tokenizer) if len(self.validation) > 1 else {}
 
     def show(self, model: nn.Module, seed: int) -> str:
-        return "".join(generate(model, self.tokenizer, length=200, seed=seed)).strip("\n")
+        return "".join(generate(model, self.tokenizer, length=200, temperature=0.7, seed=seed)).strip("\n")
 
 
 class Run:
@@ -79,7 +79,7 @@ class Run:
 
     def farewell(self, outcome: Outcome, progress: Progress) -> None:
         """What a person sees when training is over: a longer sample, the figures, and what to try next."""
-        text = "".join(self.sample(length=1000, seed=0)).strip("\n")
+        text = "".join(self.sample(length=1000, temperature=0.7, seed=0)).strip("\n")
         progress.panel(text, "a longer sample")
         progress.table(
             {
