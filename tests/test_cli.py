@@ -98,7 +98,7 @@ MISTAKES = {
     "folder without text": (["train", "language-model", "binaries"], "a folder without text"),
     "binary file": (["train", "language-model", "binaries/program"], "--unit byte"),
     "invalid UTF-8": (["train", "language-model", "latin1.txt"], "got an invalid byte at offset 3"),
-    "unknown task": (["train", "languag-model", "short.txt"], "languag-model"),
+    "unknown task": (["train", "languag-model", "short.txt"], "Did you mean 'language-model'?"),
     "unknown flag": (["train", "language-model", "short.txt", "--hiden-size", "3"], "--hidden-size"),
     "unknown cell": (["train", "language-model", "short.txt", "--cell", "ltsm"], "Did you mean 'lstm'?"),
     "unknown key": (["train", "language-model", "short.txt", "--recipe", "bad.toml"], "Did you mean 'learning_rate'?"),

@@ -29,6 +29,13 @@ class Tasks(click.RichGroup):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         return _train_command(cmd_name) if cmd_name in TASKS else None
 
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        if args[0] not in TASKS and not args[0].startswith("-"):
+            from unrolled.errors import nearest
+
+            raise click.UsageError(f"no task {args[0]!r}; there is: {', '.join(TASKS)}.{nearest(args[0], TASKS)}")
+        return super().resolve_command(ctx, args)
+
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]}, no_args_is_help=True)
 @click.version_option(__version__, prog_name="unrolled")
