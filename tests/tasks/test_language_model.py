@@ -113,6 +113,27 @@ def test_without_validation_the_last_weights_are_the_run(real_text: Path, tmp_pa
     assert "".join(tasks.load(outcome.folder).sample(length=5, seed=0))
 
 
+@pytest.mark.parametrize("cell", ["rnn", "lstm", "gru"])
+def test_with_documents_nothing_leaks_from_one_file_into_the_next(cell: str) -> None:
+    model = LanguageModel(Config(cell=cell, hidden_size=7, num_layers=2, documents=True), V)
+    first, second = torch.randint(2, V, (2, 1, 6))
+    end = torch.tensor([[tokenizers.Tokenizer.end]])
+    whole, state = model(torch.cat([first, end, second], dim=1))
+    apart, apart_state = model(torch.cat([end, second], dim=1))
+    assert_same(whole[:, 6:], apart)
+    for one, other in zip(*((s if isinstance(s, tuple) else (s,)) for s in (state, apart_state)), strict=True):
+        assert_same(one, other)
+    leaky = LanguageModel(Config(cell=cell, hidden_size=7, num_layers=2), V)
+    leaky.load_state_dict(model.state_dict())
+    assert not torch.allclose(leaky(torch.cat([first, end, second], dim=1))[0][:, 6:], apart)
+
+
+def test_documents_wants_several_files(real_text: Path, tmp_path: Path, tiny: dict) -> None:
+    with pytest.raises(DataError, match="--documents expected several files to keep apart, got one"):
+        tasks.train("language-model", [str(real_text)], run=tmp_path / "run", **tiny, documents=True)
+    assert list(tmp_path.iterdir()) == []
+
+
 class TestSampling:
     @pytest.fixture
     def run(self, trained: Path) -> Run:

@@ -20,6 +20,8 @@ class Config(TrainingConfig):
     """Tokens to keep with --unit word or bpe; the rarer are left to smaller pieces (bpe) or unknown (word)."""
     validation_fraction: float = Field(0.1, ge=0, lt=1)
     """Share of the text, taken from its end, that is not learned but measured on; 0 measures nothing."""
+    documents: bool = False
+    """Keep files apart: the state is cleared where one ends, so that nothing leaks from one file into the next."""
     cell: Literal["rnn", "lstm", "gru"] = "lstm"
     """The recurrence: vanilla RNN, LSTM or GRU."""
     hidden_size: PositiveInt = 512

@@ -21,6 +21,8 @@ def prepare(config: Config, folder: Path) -> None:
         DataError: no text, unreadable text, or too little of it.
     """
     sources = text.find(config.data, binary=config.unit == "byte")
+    if config.documents and len(sources) < 2:
+        raise DataError(f"--documents expected several files to keep apart, got one ({sources[0].path}). Leave it out.")
     tokenizer = tokenizers.learn(config.unit, sources, config.vocabulary_size)
     (folder / FOLDER).mkdir()
     text.write_tokens(sources, tokenizer, folder / FOLDER)

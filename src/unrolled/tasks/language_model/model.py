@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
+from unrolled.data.tokenizers import Tokenizer
 from unrolled.layers import GRU, LSTM, RNN
 from unrolled.tasks.language_model.config import Config
 
@@ -37,6 +38,7 @@ class LanguageModel(nn.Module):
     def __init__(self, config: Config, vocabulary_size: int) -> None:
         super().__init__()
         width = config.embedding_size or config.hidden_size
+        self.cut_at_end = config.documents
         self.encoder: nn.Module = (
             nn.Embedding(vocabulary_size, width) if config.input == "embedding" else OneHot(vocabulary_size)
         )
@@ -55,5 +57,6 @@ class LanguageModel(nn.Module):
 
     def forward(self, tokens: Tensor, state: Any = None) -> tuple[Tensor, Any]:
         """tokens (B, T) and the state before them -> logits (B, T, V) of the token after each, and the state after all."""
-        hidden, state = self.layers(self.encoder(tokens), state)  # (B, T, H)
+        resets = tokens == Tokenizer.end if self.cut_at_end else None  # END opens a document as much as it closes one
+        hidden, state = self.layers(self.encoder(tokens), state, resets=resets)  # (B, T, H)
         return self.decoder(self.dropout(hidden)), state
