@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch.nn.functional import one_hot
 
 from unrolled.data.tokenizers import Tokenizer
 from unrolled.layers import GRU, LSTM, RNN
@@ -15,20 +13,13 @@ from unrolled.tasks.language_model.config import Config
 LAYERS = {"rnn": RNN, "lstm": LSTM, "gru": GRU}
 
 
-class OneHot(nn.Module):
-    """Token ids (...) as unit vectors (..., V): the embedding whose table is the identity."""
-
-    def __init__(self, vocabulary_size: int) -> None:
-        super().__init__()
-        self.vocabulary_size = vocabulary_size
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        return one_hot(tokens, self.vocabulary_size).to(torch.get_default_dtype())
-
-
 class LanguageModel(nn.Module):
     """A recurrent language model.
 
+    A token enters as a row of the embedding, or as a one-hot vector, which is the same with the identity for a table; the
+    layers take ids for both, so neither vector is ever made.
+
+    >>> import torch
     >>> config = Config(hidden_size=8, num_layers=2)
     >>> logits, state = LanguageModel(config, vocabulary_size=20)(torch.zeros(3, 5, dtype=torch.int64))
     >>> logits.shape
@@ -39,9 +30,7 @@ class LanguageModel(nn.Module):
         super().__init__()
         width = config.embedding_size or config.hidden_size
         self.cut_at_end = config.documents
-        self.encoder: nn.Module = (
-            nn.Embedding(vocabulary_size, width) if config.input == "embedding" else OneHot(vocabulary_size)
-        )
+        self.encoder = nn.Embedding(vocabulary_size, width) if config.input == "embedding" else None
         self.layers = LAYERS[config.cell](
             width if config.input == "embedding" else vocabulary_size,
             config.hidden_size,
@@ -51,12 +40,13 @@ class LanguageModel(nn.Module):
         )
         self.dropout = nn.Dropout(config.dropout)
         self.decoder = nn.Linear(config.hidden_size, vocabulary_size)
-        if config.tied and isinstance(self.encoder, nn.Embedding):
+        if config.tied and self.encoder:
             nn.init.normal_(self.encoder.weight, std=config.hidden_size**-0.5)  # the scale that suits an output layer
             self.decoder.weight = self.encoder.weight
 
     def forward(self, tokens: Tensor, state: Any = None) -> tuple[Tensor, Any]:
         """tokens (B, T) and the state before them -> logits (B, T, V) of the token after each, and the state after all."""
         resets = tokens == Tokenizer.end if self.cut_at_end else None  # END opens a document as much as it closes one
-        hidden, state = self.layers(self.encoder(tokens), state, resets=resets)  # (B, T, H)
+        table = self.encoder.weight if self.encoder else None
+        hidden, state = self.layers(tokens, state, resets=resets, embedding=table)  # (B, T, H)
         return self.decoder(self.dropout(hidden)), state
