@@ -52,24 +52,30 @@ UNROLLED_INLINE void tiles(index rows, F &&f) {
     }
 }
 
-template <class A, int R, int NV, int S>
-UNROLLED_INLINE void one_k(typename A::V (&acc)[R][S], int first, const typename A::Operand (&a)[R],
-                           const typename A::elem *w) {
+// One k (or pair). `broadcast(r)` gives row r's factor. The smaller operand is held, the other made where it is used:
+// holding both is two registers too many for a full tile, and gcc spills accumulators.
+template <class A, int R, int NV, int S, class F>
+UNROLLED_INLINE void one_k(typename A::V (&acc)[R][S], int first, const typename A::elem *w, F &&broadcast) {
     constexpr int step = A::Simd::N * A::kPair;
-    if constexpr (A::Simd::kRegisters == 32) {
+    if constexpr (NV <= R) {
         typename A::Operand wv[NV];
 #pragma GCC unroll 16
         for (int v = 0; v < NV; ++v) wv[v] = A::weights(w + v * step);
 #pragma GCC unroll 16
-        for (int r = 0; r < R; ++r)
+        for (int r = 0; r < R; ++r) {
+            const typename A::Operand av = broadcast(r);
 #pragma GCC unroll 16
-            for (int v = 0; v < NV; ++v) acc[r][first + v] = A::dot(acc[r][first + v], a[r], wv[v]);
+            for (int v = 0; v < NV; ++v) acc[r][first + v] = A::dot(acc[r][first + v], av, wv[v]);
+        }
     } else {
+        typename A::Operand av[R];
+#pragma GCC unroll 16
+        for (int r = 0; r < R; ++r) av[r] = broadcast(r);
 #pragma GCC unroll 16
         for (int v = 0; v < NV; ++v) {
             const typename A::Operand wv = A::weights(w + v * step);
 #pragma GCC unroll 16
-            for (int r = 0; r < R; ++r) acc[r][first + v] = A::dot(acc[r][first + v], a[r], wv);
+            for (int r = 0; r < R; ++r) acc[r][first + v] = A::dot(acc[r][first + v], av[r], wv);
         }
     }
 }
@@ -96,10 +102,8 @@ UNROLLED_INLINE void accumulate(typename A::V (&acc)[R][S], const typename A::el
         for (; k + 4 <= whole; k += 4) {
 #pragma GCC unroll 16
             for (int i = 0; i < 4; ++i) {
-                typename A::Operand av[R];
-#pragma GCC unroll 16
-                for (int r = 0; r < R; ++r) av[r] = A::broadcast(a[r] + (k + i) * P);
-                one_k<A, R, NV>(i ? more[i ? i - 1 : 0] : acc, FIRST, av, w);
+                one_k<A, R, NV>(i ? more[i ? i - 1 : 0] : acc, FIRST, w,
+                                [&](int r) UNROLLED_LAMBDA_INLINE { return A::broadcast(a[r] + (k + i) * P); });
                 w += step;
             }
         }
@@ -110,19 +114,12 @@ UNROLLED_INLINE void accumulate(typename A::V (&acc)[R][S], const typename A::el
                 acc[r][v] = A::Simd::add(A::Simd::add(acc[r][v], more[0][r][v]), A::Simd::add(more[1][r][v], more[2][r][v]));
     }
     for (; k < whole; ++k) {
-        typename A::Operand av[R];
-#pragma GCC unroll 16
-        for (int r = 0; r < R; ++r) av[r] = A::broadcast(a[r] + k * P);
-        one_k<A, R, NV>(acc, FIRST, av, w);
+        one_k<A, R, NV>(acc, FIRST, w, [&](int r) UNROLLED_LAMBDA_INLINE { return A::broadcast(a[r] + k * P); });
         w += step;
     }
     if constexpr (P > 1) {
-        if (whole * P < K) {
-            typename A::Operand av[R];
-#pragma GCC unroll 16
-            for (int r = 0; r < R; ++r) av[r] = A::broadcast_last(a[r] + whole * P);
-            one_k<A, R, NV>(acc, FIRST, av, w);
-        }
+        if (whole * P < K)
+            one_k<A, R, NV>(acc, FIRST, w, [&](int r) UNROLLED_LAMBDA_INLINE { return A::broadcast_last(a[r] + whole * P); });
     }
 }
 
@@ -216,10 +213,7 @@ inline void outer_tile(const typename A::elem *a, const typename A::elem *b, ind
 #pragma GCC unroll 16
         for (int v = 0; v < NV; ++v) acc[r][v] = Simd::zero();
     for (index k = 0; k < steps; ++k) {
-        typename A::Operand av[R];
-#pragma GCC unroll 16
-        for (int r = 0; r < R; ++r) av[r] = A::broadcast(a + r * P);
-        one_k<A, R, NV>(acc, 0, av, b);
+        one_k<A, R, NV>(acc, 0, b, [&](int r) UNROLLED_LAMBDA_INLINE { return A::broadcast(a + r * P); });
         a += R * P;
         b += b_step;
     }
