@@ -57,6 +57,7 @@ struct Portable {
 #else
     static constexpr int kRegisters = 16;
 #endif
+    static constexpr bool kSplitsNumbers = false;
     struct Lanes {
         int n;
         explicit Lanes(index count) : n(count >= N ? N : count < 0 ? 0 : int(count)) {}
@@ -137,6 +138,7 @@ struct Avx512 {
     using V = __m512;
     static constexpr int N = 16;
     static constexpr int kRegisters = 32;
+    static constexpr bool kSplitsNumbers = true;
     struct Lanes {
         __mmask16 m;
         explicit Lanes(index count) : m(count >= N ? 0xffff : count <= 0 ? 0 : __mmask16((1u << count) - 1)) {}
@@ -185,6 +187,9 @@ struct Avx512 {
         return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(test, zero(), _CMP_NLE_UQ), v);
     }
     static UNROLLED_INLINE V round(V v) { return _mm512_roundscale_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+    static UNROLLED_INLINE V distance_to_nearest(V v) {
+        return _mm512_reduce_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    }
     static UNROLLED_INLINE V scale_by_power_of_two(V v, V n) { return _mm512_scalef_ps(v, n); }
     static UNROLLED_INLINE float sum(V v) { return _mm512_reduce_add_ps(v); }
 };
@@ -197,6 +202,7 @@ struct Avx2 {
     using V = __m256;
     static constexpr int N = 8;
     static constexpr int kRegisters = 16;
+    static constexpr bool kSplitsNumbers = false;
     struct Lanes {
         int n;
         explicit Lanes(index count) : n(count >= N ? N : count < 0 ? 0 : int(count)) {}
