@@ -124,13 +124,21 @@ def use_isa(name: str) -> None:
     """Switch instruction sets, for tests and comparisons. Never between a forward and its backward."""
     if _library().unrolled_use_isa(name.encode()) != 0:
         raise ValueError(f"expected one of {isas()}, got {name!r}")
-    has_dtype.cache_clear()
+    lanes.cache_clear()
+    global dtypes
+    dtypes = _compiled_dtypes()
+
+
+def _compiled_dtypes() -> frozenset[torch.dtype]:
+    if not available():
+        return frozenset()
+    return frozenset(d for i, d in enumerate(DTYPES) if _library().unrolled_has_dtype(i))
 
 
 @functools.cache
-def has_dtype(dtype: torch.dtype) -> bool:
-    """Whether tensors of this dtype have compiled kernels (bf16 needs avx512_bf16)."""
-    return available() and dtype in DTYPES and bool(_library().unrolled_has_dtype(DTYPES.index(dtype)))
+def lanes(dtype: torch.dtype) -> int:
+    """Numbers per vector under the instruction set in use: hidden units are padded to a multiple of it."""
+    return _library().unrolled_gates_size(MODES.index("LSTM"), DTYPES.index(dtype), 1, 1, 1) // 4
 
 
 def gates_size(mode: str, dtype: torch.dtype, steps: int, batch: int, hidden: int) -> int:
@@ -162,3 +170,8 @@ def call(which: str, mode: str, dtype: torch.dtype, sizes: tuple[int, int, int, 
     code = function(ctypes.byref(args))
     if code:
         raise RuntimeError(f"{mode} {which}: {_ERRORS.get(code, code)}")
+
+
+# The dtypes that have compiled kernels here (bf16 needs avx512_bf16). Found when the module is imported, so that
+# torch.compile sees a constant.
+dtypes = _compiled_dtypes()

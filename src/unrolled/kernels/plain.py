@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor
 
@@ -21,7 +23,18 @@ def _cell(mode: str, gates_x: Tensor, h: Tensor, c: Tensor | None, w_hh: Tensor,
     return (a.tanh() if mode == "RNN_TANH" else a.relu()), None
 
 
-def run_plain_gates(mode, gates_x, h0, c0, w_hh, b_hh, lengths=None, resets=None, reverse=False):
+def _write_norm(to: Tensor, gradient: Tensor) -> None:
+    to.copy_(gradient.detach().norm(dim=1))
+
+
+def _note_norms(grad_norms: Tensor | None, t: int, h: Tensor, c: Tensor | None) -> None:
+    """Let backward write the norm of all that arrives at h_t and c_t into grad_norms (2, T, B)."""
+    for row, state in enumerate((h, c)):
+        if grad_norms is not None and state is not None and state.requires_grad:
+            state.register_hook(functools.partial(_write_norm, grad_norms[row, t]))
+
+
+def run_plain_gates(mode, gates_x, h0, c0, w_hh, b_hh, lengths=None, resets=None, reverse=False, grad_norms=None):
     """From gates_x = W_ih x + b_ih, (T, B, G*H): (output, cs, h_n, c_n); cs and c_n are None except for LSTM."""
     T, B = gates_x.shape[:2]
     H = w_hh.shape[1]
@@ -38,6 +51,7 @@ def run_plain_gates(mode, gates_x, h0, c0, w_hh, b_hh, lengths=None, resets=None
             h_in = torch.where(cut, torch.zeros_like(h), h)
             c_in = None if c is None else torch.where(cut, torch.zeros_like(c), c)
         h_new, c_new = _cell(mode, gates_x[t], h_in, c_in, w_hh, b_hh)
+        _note_norms(grad_norms, t, h_new, c_new)
         outputs[t], cells[t] = h_new, c_new
         if lengths is not None:
             alive = (t < lengths)[:, None]
