@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import dropout, linear, one_hot
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from unrolled import cells
+from unrolled import cells, kernels
 from unrolled.cells import Weights
 
 GATES = {"RNN_TANH": 1, "RNN_RELU": 1, "GRU": 3, "LSTM": 4}
@@ -477,30 +477,25 @@ def recurrence(
 ) -> Unrolled:
     """One layer in one direction over x (T, B, I), or token ids (T, B). Here fused or plain is chosen.
 
-    Torch's fused operators serve whole sequences, and on the CPU also lengths (through packing, which needs them there
-    anyway); resets, lengths on an accelerator, empty sequences and looks inside take the plain loop.
+    Our own kernels serve everything on the CPU but projections. Where they were not built, and on accelerators, torch's
+    fused operators serve whole sequences, and on the CPU also lengths (through packing, which needs them there anyway).
+    The plain loop serves the rest.
     """
-    plain = (
-        x.shape[0] == 0
-        or x.shape[1] == 0
-        or resets is not None
-        or (lengths is not None and lengths.device.type != "cpu")
-        or gradient_norms is not None
-        or (every_step and mode == "LSTM")
-    )
-    if plain:
-        return plain_recurrence(
-            mode,
-            x,
-            state,
-            w,
-            w_hr,
-            lengths=lengths,
-            resets=resets,
-            reverse=reverse,
-            embedding=embedding,
-            gradient_norms=gradient_norms,
-        )
+    inside = gradient_norms is not None or (every_step and mode == "LSTM")
+    if not x.is_floating_point() and embedding is not None and embedding.shape[0] > x.numel():
+        x = torch.nn.functional.embedding(x, embedding)  # fewer tokens than the table has rows: no table of products
+    dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else w.w_hh.dtype
+    if w_hr is None and kernels.supports(mode, dtype, x.device):
+        how = {"lengths": lengths, "resets": resets, "reverse": reverse, "grad_norms": gradient_norms}
+        if x.is_floating_point():
+            output, cells, h, c = kernels.run(mode, x, *state, *w, **how, every_c=every_step)
+        else:
+            output, cells, h, c = kernels.run_tokens(mode, x, embedding, *state, *w, **how, every_c=every_step)
+        return Unrolled(output, State(h, c), cells)
+    empty = x.shape[0] == 0 or x.shape[1] == 0
+    if empty or inside or resets is not None or (lengths is not None and lengths.device.type != "cpu"):
+        how = {"lengths": lengths, "resets": resets, "reverse": reverse, "gradient_norms": gradient_norms}
+        return plain_recurrence(mode, x, state, w, w_hr, embedding=embedding, **how)
     if not x.is_floating_point():
         x = one_hot(x, w.w_ih.shape[1]).to(w.w_ih.dtype) if embedding is None else torch.nn.functional.embedding(x, embedding)
     return _torch_recurrence(mode, x, state, w, w_hr, lengths, reverse)
@@ -524,8 +519,9 @@ def plain_recurrence(
     h, c = state
     outputs, cells = [h] * x.shape[0], [c] * x.shape[0]
     for t in reversed(range(x.shape[0])) if reverse else range(x.shape[0]):
+        alive = None if lengths is None else (t < lengths).unsqueeze(-1)  # (B, 1)
         if resets is not None:
-            cut = resets[t].unsqueeze(-1)  # (B, 1)
+            cut = resets[t].unsqueeze(-1) if alive is None else resets[t].unsqueeze(-1) & alive
             h, c = h.masked_fill(cut, 0), None if c is None else c.masked_fill(cut, 0)
         h_t, c_t = _plain_step(mode, x_gates[t], h, c, w)
         if w_hr is not None:
@@ -534,8 +530,7 @@ def plain_recurrence(
             _note_gradient(h_t, gradient_norms[0, t])
             _note_gradient(c_t, gradient_norms[1, t])
         outputs[t], cells[t] = h_t, c_t
-        if lengths is not None:
-            alive = (t < lengths).unsqueeze(-1)  # (B, 1)
+        if alive is not None:
             outputs[t], cells[t] = h_t.masked_fill(~alive, 0), None if c_t is None else c_t.masked_fill(~alive, 0)
             h_t = torch.where(alive, h_t, h)
             c_t = None if c_t is None or c is None else torch.where(alive, c_t, c)

@@ -158,8 +158,14 @@ def _library() -> ctypes.CDLL:
     return library
 
 
-def call(which: str, mode: str, dtype: torch.dtype, sizes: tuple[int, int, int, int, int], reverse: bool,
-         tensors: dict[str, torch.Tensor | None]) -> None:
+def call(
+    which: str,
+    mode: str,
+    dtype: torch.dtype,
+    sizes: tuple[int, int, int, int, int],
+    reverse: bool,
+    tensors: dict[str, torch.Tensor | None],
+) -> None:
     """Run `forward` or `backward` on contiguous CPU tensors; `sizes` is T, B, I, H, V. Checks nothing."""
     args = _Args(MODES.index(mode), DTYPES.index(dtype), reverse, torch.get_num_threads(), *sizes)
     for name, tensor in tensors.items():

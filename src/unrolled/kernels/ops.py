@@ -380,14 +380,14 @@ def run(mode, x, h0, c0, w_ih, w_hh, b_ih=None, b_hh=None, *, lengths=None, rese
 def run_tokens(mode, ids, embedding, h0, c0, w_ih, w_hh, b_ih=None, b_hh=None, *, lengths=None, resets=None, reverse=False,
                grad_norms=None, every_c=True):  # fmt: skip
     """`run` on x = embedding[ids], ids (T, B), without the product with W_ih at every step: it is made once per row of
-    the (V, I) embedding. Pays where V is below T * B."""
-    dtype = _autocast(w_hh.device)
-    if dtype is not None:
-        with torch.autocast(w_hh.device.type, enabled=False):
-            embedding, w_ih, b_ih = (None if t is None else t.to(dtype) for t in (embedding, w_ih, b_ih))
+    the (V, I) embedding. Pays where V is below T * B. Without an embedding, ids are one-hot vectors of width I = V."""
+    dtype = _autocast(w_hh.device) or w_hh.dtype
+    with torch.autocast(w_hh.device.type, enabled=False):
+        embedding, w_ih, b_ih = (None if t is None else t.to(dtype) for t in (embedding, w_ih, b_ih))
+        if embedding is None:
+            table = w_ih.t() if b_ih is None else w_ih.t() + b_ih
+        else:
             table = torch.nn.functional.linear(embedding, w_ih, b_ih)
-    else:
-        table = torch.nn.functional.linear(embedding, w_ih, b_ih)
     return _run(mode, None, ids, table, h0, c0, None, w_hh, None, b_hh, lengths, resets, reverse, grad_norms, every_c)
 
 
@@ -403,9 +403,7 @@ def _run(mode, x, ids, table, h0, c0, w_ih, w_hh, b_ih, b_hh, lengths, resets, r
         if not torch.compiler.is_compiling():
             check_values(mode, (x if x is not None else ids).shape[0], 0 if table is None else table.shape[0], lengths, ids)
         gates_x = torch.nn.functional.linear(x, w_ih, b_ih) if x is not None else table[ids]
-        output, cs, h_n, c_n = plain.run_plain_gates(
-            mode, gates_x, h0, c0, w_hh, b_hh, lengths, resets, reverse, grad_norms
-        )
+        output, cs, h_n, c_n = plain.run_plain_gates(mode, gates_x, h0, c0, w_hh, b_hh, lengths, resets, reverse, grad_norms)
         return output, cs if every_c else None, h_n, c_n
     save = torch.is_grad_enabled() and any(
         t is not None and t.requires_grad for t in (x, table, h0, c0, w_ih, w_hh, b_ih, b_hh)
