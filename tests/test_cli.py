@@ -167,6 +167,19 @@ def test_a_full_disk_during_a_save_keeps_the_last_good_checkpoint(real_text: Pat
     assert tasks.load(run)  # the best weights, written before, are whole
 
 
+def test_a_full_disk_during_a_report_is_one_line_too(real_text: Path, tmp_path: Path, tiny_flags) -> None:
+    long = [*tiny_flags, "--hidden-size", "2", "--max-steps", "3000", "--save-every", "3000", "--evaluate-every", "3000"]
+    done = subprocess.run(
+        [sys.executable, "-m", "unrolled", "train", "language-model", real_text, "--run", tmp_path / "run", *long],
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (22_000, 22_000)),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2, done.stderr
+    assert "could not write a report, the disk is full" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_a_full_disk_before_training_leaves_nothing(real_text: Path, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "unrolled", "train", "language-model", str(real_text), "--run", str(tmp_path / "run")],

@@ -43,6 +43,11 @@ def test_a_seed_draws_the_same_again() -> None:
     assert torch.equal(first, second)
 
 
+def test_nan_scores_are_refused() -> None:
+    with pytest.raises(ValueError, match="got NaN"):
+        choose(torch.tensor([[0.0, float("nan")]]))
+
+
 @pytest.mark.parametrize("how", [{"temperature": -1}, {"top_k": 0}, {"top_p": 0.0}, {"top_p": 1.5}], ids=str)
 def test_impossible_settings_are_refused(how: dict) -> None:
     with pytest.raises(ValueError, match="expected temperature of at least 0"):

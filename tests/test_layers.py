@@ -185,6 +185,9 @@ class TestBeyondTorch:
         assert_all_same(flat((stacked, state)), flat(expected))
         output, state = layer.step(x[0, 0])
         assert_same(output, outputs[0][0])
+        ids, table = torch.randint(9, (B,)), torch.randn(9, I, dtype=torch.float64)
+        assert_all_same(flat(layer.step(ids, embedding=table)), flat(layer.step(table[ids])))
+        assert_all_same(flat(layer.step(ids[0], embedding=table)), flat(layer.step(table[ids[0]])))
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)
@@ -368,6 +371,16 @@ class TestErrors:
     def test_resets(self, resets: torch.Tensor) -> None:
         with pytest.raises(ValueError, match=r"booleans for every step and sequence, \(T=5, B=3\), got a tensor"):
             unrolled.GRU(I, H)(torch.zeros(T, B, I), resets=resets)
+
+    def test_lengths_that_are_no_tensor(self) -> None:
+        with pytest.raises(ValueError, match=r"integers of shape .*got a list of 2"):
+            unrolled.GRU(I, H)(torch.zeros(T, B, I), lengths=[5, 2])
+
+    @pytest.mark.parametrize("name", ["lengths", "resets", "embedding", "gradient_norms"])
+    def test_packed_sequences_take_nothing_beside_them(self, name: str) -> None:
+        packed = pack_sequence([torch.zeros(2, I)])
+        with pytest.raises(ValueError, match="with a padded tensor, got one of them with a PackedSequence"):
+            unrolled.GRU(I, H)(packed, **{name: torch.zeros(1)})
 
     def test_token_ids_outside_the_table(self) -> None:
         with pytest.raises(ValueError, match="from 0 to 3, got ids from 0 to 4"):

@@ -37,7 +37,16 @@ def window(forward: Forward, inputs: Tensor, state: Any, *, advance: int, dim: i
     """Run all of `inputs` from `state`; return the outputs of every step and the state, cut, after the first `advance`.
 
     The gradient of the outputs reaches back to the window's first step and no further. The state returned is where the next
-    window begins, which overlaps this one when k2 > k1.
+    window begins, which overlaps this one when k2 > k1. Time is axis `dim` of inputs and outputs.
+
+    Raises:
+        ValueError: advance is negative or beyond the window.
+
+    >>> import torch, unrolled
+    >>> gru, x = unrolled.GRU(3, 4), torch.randn(6, 2, 3)
+    >>> outputs, state = window(gru, x, None, advance=4)  # 6 steps; the next window begins after 4
+    >>> outputs.shape, bool((state[0] == outputs[3]).all()), state.requires_grad
+    (torch.Size([6, 2, 4]), True, False)
     """
     steps = inputs.shape[dim]
     if not 0 <= advance <= steps:

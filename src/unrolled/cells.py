@@ -24,9 +24,13 @@ class Weights(NamedTuple):
     """The parameters of one cell, or, from a ``*_backward`` function, the gradients of them."""
 
     w_ih: Tensor
+    """(G*H, I), from the input."""
     w_hh: Tensor
+    """(G*H, H), from the state."""
     b_ih: Tensor | None = None
+    """(G*H,)"""
     b_hh: Tensor | None = None
+    """(G*H,)"""
 
 
 def rnn_tanh_cell(x: Tensor, h: Tensor, w: Weights) -> Tensor:
@@ -63,6 +67,10 @@ def rnn_relu_cell(x: Tensor, h: Tensor, w: Weights) -> Tensor:
     """One step of the rectified RNN (Le, Jaitly and Hinton 2015, "A simple way to initialize recurrent networks").
 
     h_t = max(0, W_ih x_t + b_ih + W_hh h_{t-1} + b_hh)
+
+    >>> import torch
+    >>> rnn_relu_cell(torch.ones(1, 1), torch.zeros(1, 2), Weights(torch.tensor([[3.0], [-3.0]]), torch.eye(2)))
+    tensor([[3., 0.]])
     """
     return rnn_relu_step(linear(x, w.w_ih, w.b_ih), h, w)
 
@@ -89,6 +97,11 @@ def lstm_cell(x: Tensor, h: Tensor, c: Tensor, w: Weights) -> tuple[Tensor, Tens
     o = sigmoid(W_io x_t + b_io + W_ho h_{t-1} + b_ho)        output gate: what is shown
     c_t = f * c_{t-1} + i * g
     h_t = o * tanh(c_t)
+
+    >>> import torch
+    >>> w = Weights(torch.zeros(4, 1), torch.zeros(4, 1))  # every gate half open, nothing to write
+    >>> lstm_cell(torch.ones(1, 1), torch.zeros(1, 1), torch.full((1, 1), 2.0), w)
+    (tensor([[0.3808]]), tensor([[1.]]))
     """
     return lstm_step(linear(x, w.w_ih, w.b_ih), h, c, w)
 
@@ -128,6 +141,10 @@ def gru_cell(x: Tensor, h: Tensor, w: Weights) -> Tensor:
     z = sigmoid(W_iz x_t + b_iz + W_hz h_{t-1} + b_hz)        update gate: how much of the past is kept
     n = tanh   (W_in x_t + b_in + r * (W_hn h_{t-1} + b_hn))  the candidate
     h_t = (1 - z) * n + z * h_{t-1}
+
+    >>> import torch
+    >>> gru_cell(torch.ones(1, 1), torch.full((1, 1), 2.0), Weights(torch.zeros(3, 1), torch.zeros(3, 1)))  # half is kept
+    tensor([[1.]])
     """
     return gru_step(linear(x, w.w_ih, w.b_ih), h, w)
 

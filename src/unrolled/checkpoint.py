@@ -48,13 +48,12 @@ def write_atomically(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-        _sync_folder(path.parent)
+        _sync(path.parent)
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
-        reason = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else error.strerror
         raise RunError(
-            f"{path}: could not write {len(content):,} bytes, {reason}. What was there before is kept; "
+            f"{path}: could not write {len(content):,} bytes, {reason(error)}. What was there before is kept; "
             "make room and go on with --resume."
         ) from None
 
@@ -69,22 +68,32 @@ def new_folder(path: Path) -> Iterator[Path]:
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise RunError(f"{path}: already there and not empty. Name another --run, or continue it with --resume {path}.")
     unfinished = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    for leftover in path.parent.glob(f".{path.name}.partial-*"):  # of a process that was killed
+        if not _is_running(leftover.name.rpartition("-")[2]):
+            shutil.rmtree(leftover, ignore_errors=True)
     try:
         unfinished.mkdir(parents=True)
     except OSError as error:
         raise RunError(f"{path}: cannot make this folder ({error.strerror}). Name another --run.") from None
     try:
         yield unfinished
+        for file in unfinished.rglob("*"):
+            if file.is_file():
+                _sync(file)
         os.replace(unfinished, path)
-        _sync_folder(path.parent)
+        _sync(path.parent)
     except OSError as error:
-        reason = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else str(error)
-        raise RunError(f"{path}: could not be written, {reason}. Nothing was left behind.") from None
+        raise RunError(f"{path}: could not be written, {reason(error)}. Nothing was left behind.") from None
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def write_config(folder: Path, task: str, config: TrainingConfig) -> None:
+    """Write config.json: the settings, the task's name, the versions of unrolled and of the format.
+
+    Raises:
+        RunError: the disk is full or refuses.
+    """
     saved = Saved.of(task, config, unrolled.__version__, FORMAT_VERSION)
     write_atomically(folder / CONFIG, saved.model_dump_json(indent=2).encode())
 
@@ -96,8 +105,8 @@ def read_config(folder: Path) -> Saved:
         RunError: no such folder, no run in it, a damaged config.json, or a format newer than this version reads.
     """
     if not folder.is_dir():
-        siblings = [entry.name for entry in folder.parent.iterdir()] if folder.parent.is_dir() else []
-        raise RunError(f"{folder}: no such run folder.{nearest(folder.name, siblings)}")
+        siblings = [str(entry) for entry in folder.parent.iterdir()] if folder.parent.is_dir() else []
+        raise RunError(f"{folder}: no such run folder.{nearest(str(folder), siblings)}")
     try:
         content = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         version = content["format_version"]
@@ -110,8 +119,8 @@ def read_config(folder: Path) -> Saved:
     except FileNotFoundError:
         raise RunError(f"{folder}: not a run folder, it has no {CONFIG}. Give a folder that `unrolled train` wrote.") from None
     except (OSError, ValueError, TypeError, KeyError, ValidationError) as error:
-        reason = str(error).splitlines()[0]
-        raise RunError(f"{folder / CONFIG}: damaged ({reason}). Restore the file or train again.") from None
+        found = str(error).splitlines()[0]
+        raise RunError(f"{folder / CONFIG}: damaged ({found}). Restore the file or train again.") from None
 
 
 def open_config(folder: Path, task: str, config_class: type[C]) -> C:
@@ -134,7 +143,11 @@ def open_config(folder: Path, task: str, config_class: type[C]) -> C:
 
 
 def save_model(folder: Path, model: nn.Module) -> None:
-    """Write the model's weights; tied ones once."""
+    """Write the model's weights; tied ones once.
+
+    Raises:
+        RunError: the disk is full or refuses; the old file stays.
+    """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in untied(model).items()}
     write_atomically(folder / MODEL, safetensors.torch.save(tensors, {"format": "pt"}))
 
@@ -189,6 +202,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def append_metrics(folder: Path, line: Mapping[str, Any]) -> None:
+    """Add a report to metrics.jsonl. Not flushed to disk: a kill may cut its last line short, which `read_metrics` skips."""
     with open(folder / METRICS, "a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")
 
@@ -224,10 +238,26 @@ def untied(model: nn.Module) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in model.state_dict(keep_vars=True).items() if name in kept}
 
 
-def _sync_folder(folder: Path) -> None:
-    """Make a rename durable; not every system lets a folder be opened."""
+def reason(error: OSError) -> str:
+    """Why a file could not be written, in a person's words."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    return "the disk is full" if full else error.strerror or str(error)
+
+
+def _is_running(pid: str) -> bool:
+    try:
+        os.kill(int(pid), 0)
+    except (ProcessLookupError, ValueError):
+        return False
+    except OSError:  # there, but not ours to ask
+        return True
+    return True
+
+
+def _sync(path: Path) -> None:
+    """Make a file's content or a folder's renames durable; not every system lets a folder be opened."""
     with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
+        descriptor = os.open(path, os.O_RDONLY)
         try:
             os.fsync(descriptor)
         finally:

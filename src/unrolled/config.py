@@ -29,7 +29,7 @@ class TrainingConfig(BaseModel):
     max_steps: PositiveInt = 5000
     """Stop after this many optimizer steps; the learning rate reaches zero there."""
     max_seconds: float | None = Field(None, gt=0)
-    """Stop after this many seconds of training (data preparation not counted), if max_steps has not come first."""
+    """Stop after this many seconds of training, evaluations and samples included, unless max_steps comes first."""
     batch_size: PositiveInt = 32
     """Sequences per step, over all processes together."""
     learning_rate: float = Field(2e-3, gt=0)
@@ -73,7 +73,11 @@ def load(config_class: type[C], recipe: Path | None = None, flags: Mapping[str, 
 
 
 def read_recipe(path: Path) -> dict[str, Any]:
-    """The keys and values of a TOML recipe."""
+    """The keys and values of a TOML recipe.
+
+    Raises:
+        ConfigError: it cannot be read, is not UTF-8 or not TOML.
+    """
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

@@ -33,6 +33,8 @@ def choose(
             "expected temperature of at least 0, top_k of at least 1 and top_p in (0, 1], "
             f"got temperature={temperature}, top_k={top_k}, top_p={top_p}."
         )
+    if logits.isnan().any():
+        raise ValueError("expected logits to choose from, got NaN: the model's weights or its input are not finite.")
     if temperature == 0:
         return logits.argmax(-1)
     probabilities = torch.softmax(logits.double() / temperature, dim=-1)  # doubles: tiny temperatures keep their order

@@ -17,7 +17,15 @@ from unrolled.errors import ConfigError
 
 
 class Engine:
-    """Where and in what precision to compute, and what this process's part of a batch is."""
+    """Where and in what precision to compute, and what this process's part of a batch is.
+
+    Args:
+        device: `auto` (an accelerator if there is one), `cpu`, `cuda`, ...
+        precision: `fp32`, or `bf16` for the forward pass in training; weights stay fp32.
+
+    Raises:
+        ConfigError: the device is not to be had here.
+    """
 
     def __init__(self, device: str = "auto", precision: str = "fp32") -> None:
         if device not in ("auto", "cpu"):

@@ -40,7 +40,24 @@ class Unrolled(NamedTuple):
 
 
 class Recurrent(nn.Module):
-    """What RNN, LSTM and GRU share; use those. Parameter names, shapes and initialisation are torch.nn.RNNBase's."""
+    """What RNN, LSTM and GRU share; use those. Parameter names, shapes and initialisation are torch.nn.RNNBase's.
+
+    Args:
+        input_size: I, the width of x_t; for token ids without an embedding, how many there are.
+        hidden_size: H, the width of h_t.
+        num_layers: L, layers on top of each other; each reads the outputs of the one below.
+        bias: whether there are b_ih and b_hh.
+        batch_first: whether input and output are (B, T, ...) instead of (T, B, ...). The state is (L*D, B, H) either way.
+        dropout: probability of dropping a unit of the output of every layer but the last, in training.
+        bidirectional: whether a second set of weights reads backwards; outputs of both stand side by side, (T, B, 2H).
+        proj_size: P > 0 projects h_t to width P (LSTM only); 0 does not.
+        device: where the parameters are made.
+        dtype: their type; torch's default when left out.
+
+    Raises:
+        TypeError: a size that is not a whole number.
+        ValueError: a size below 1, a dropout outside [0, 1], a proj_size of hidden_size or more.
+    """
 
     def __init__(
         self,
@@ -77,6 +94,7 @@ class Recurrent(nn.Module):
 
     @property
     def num_directions(self) -> int:
+        """D: 2 if bidirectional, else 1."""
         return 2 if self.bidirectional else 1
 
     @property
@@ -141,9 +159,19 @@ class Recurrent(nn.Module):
             RuntimeError: a width, state or number of axes that does not fit (ValueError for an input that is neither
                 2-D nor 3-D, or of another dtype than the weights), as torch.nn raises.
             ValueError: lengths, resets, embedding or gradient_norms of a wrong shape, dtype or range.
+
+        >>> import torch, unrolled
+        >>> output, h_n = unrolled.GRU(3, 4)(torch.randn(5, 2, 3), lengths=torch.tensor([5, 2]))
+        >>> bool((output[1, 1] == h_n[0, 1]).all())  # the second sequence ends after its 2 steps
+        True
         """
         if isinstance(input, PackedSequence):
-            return self._forward_packed(input, hx, lengths, resets)
+            if any(extra is not None for extra in (lengths, resets, embedding, gradient_norms)):
+                raise ValueError(
+                    f"{self._name} takes lengths, resets, embedding and gradient_norms with a padded tensor, "
+                    "got one of them with a PackedSequence. Unpack it with torch.nn.utils.rnn.pad_packed_sequence."
+                )
+            return self._forward_packed(input, hx)
         output, unrolled, batched = self._run(input, hx, lengths, resets, embedding, gradient_norms)
         state = [one.last for one in unrolled]
         if not batched:
@@ -177,8 +205,10 @@ class Recurrent(nn.Module):
 
         return [State(laid_out(one.output), None if one.cells is None else laid_out(one.cells)) for one in unrolled]
 
-    def step(self, x_t: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+    def step(self, x_t: Tensor, state: Any = None, *, embedding: Tensor | None = None) -> tuple[Tensor, Any]:
         """One time step, for streaming: x_t (B, I) or (I,) -> `(h_t, state)`, h_t being the last layer's output (B, H).
+
+        Token ids (B,) or () are rows of `embedding`, or one-hot vectors, as in `forward`.
 
         Feed the state back in with the next x_t; `None` starts from zeros. Steps give what `forward` gives on the sequence.
 
@@ -197,11 +227,11 @@ class Recurrent(nn.Module):
                 f"{self._name}.step expected a layer of one direction, got bidirectional=True, whose second direction "
                 "starts at the end of the sequence. Collect the sequence and call the layer on it."
             )
-        x = x_t.unsqueeze(0)  # one step more in front: (1, B, I), or unbatched (1, I)
-        if x_t.dim() == 2 and self.batch_first:
-            x = x.transpose(0, 1)
-        output, state = self(x, state)
-        return output.squeeze(1 if x_t.dim() == 2 and self.batch_first else 0), state
+        tokens = not x_t.is_floating_point()
+        batched = x_t.dim() == (1 if tokens else 2)
+        time = 1 if batched and self.batch_first else 0
+        output, state = self(x_t.unsqueeze(time), state, embedding=embedding)
+        return output.squeeze(time), state
 
     def _run(
         self,
@@ -220,8 +250,8 @@ class Recurrent(nn.Module):
         x = input if batched else input.unsqueeze(1)
         if batched and self.batch_first:
             x = x.transpose(0, 1)
-            resets = resets.transpose(0, 1) if resets is not None and resets.dim() == 2 else resets
-        elif not batched and resets is not None and resets.dim() == 1:
+            resets = resets.transpose(0, 1) if isinstance(resets, Tensor) and resets.dim() == 2 else resets
+        elif not batched and isinstance(resets, Tensor) and resets.dim() == 1:
             resets = resets.unsqueeze(1)
         lengths, resets = _check_masks(lengths, resets, *x.shape[:2])
         if gradient_norms is not None:
@@ -267,12 +297,8 @@ class Recurrent(nn.Module):
                 x = dropout(x, self.dropout, self.training)
         return x, done
 
-    def _forward_packed(
-        self, packed: PackedSequence, hx: Any, lengths: Tensor | None, resets: Tensor | None
-    ) -> tuple[PackedSequence, Any]:
+    def _forward_packed(self, packed: PackedSequence, hx: Any) -> tuple[PackedSequence, Any]:
         """Pad, run with lengths, and pack again exactly as it came, sorted or not."""
-        if lengths is not None or resets is not None:
-            raise ValueError(f"{self._name} takes lengths and resets with a padded tensor, got them with a PackedSequence.")
         if packed.data.dim() != 2:
             raise RuntimeError(f"input must have 2 dimensions, got {packed.data.dim()}")
         in_order = PackedSequence(packed.data, packed.batch_sizes)  # longest first, whatever order it came from
@@ -646,14 +672,17 @@ def _check_sizes(
 
 def _check_masks(lengths: Tensor | None, resets: Tensor | None, steps: int, batch: int) -> tuple[Tensor | None, Tensor | None]:
     if lengths is not None:
-        if lengths.is_floating_point() or lengths.dtype == torch.bool or tuple(lengths.shape) != (batch,):
+        whole_numbers = isinstance(lengths, Tensor) and not lengths.is_floating_point() and lengths.dtype != torch.bool
+        if not whole_numbers or tuple(lengths.shape) != (batch,):
             raise ValueError(f"lengths expected integers of shape (B={batch},), got {_describe(lengths)}.")
         # Reading values from an accelerator would wait for it; there the kernels treat lengths over T as T.
         if lengths.device.type == "cpu" and not torch.compiler.is_compiling() and batch:
             low, high = int(lengths.min()), int(lengths.max())
             if low < 0 or high > steps:
                 raise ValueError(f"lengths expected values from 0 to T={steps}, got values from {low} to {high}.")
-    if resets is not None and (resets.dtype != torch.bool or tuple(resets.shape) != (steps, batch)):
+    if resets is not None and not (
+        isinstance(resets, Tensor) and resets.dtype == torch.bool and tuple(resets.shape) == (steps, batch)
+    ):
         raise ValueError(
             f"resets expected booleans for every step and sequence, (T={steps}, B={batch}), got {_describe(resets)}."
         )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -36,9 +37,11 @@ class Task(Protocol):
     """What the loop needs of a task, opened on its run folder."""
 
     name: str
+    """Its name on the command line."""
     unit: str
     """What `Step.count` counts, for the rate on the screen: tokens, captions, frames."""
     config: TrainingConfig
+    """Its settings, the loop's among them."""
     summary: str
     """One line about the data, for the screen."""
 
@@ -50,7 +53,12 @@ class Task(Protocol):
         """The batch of this step, a function of the number alone; tensors have the batch in dimension 0."""
         ...
 
-    def loss(self, model: nn.Module, batch: dict[str, Any], carry: Carry) -> Step: ...
+    def loss(self, model: nn.Module, batch: dict[str, Any], carry: Carry) -> Step:
+        """The differentiable loss of a batch, from what the step before handed on (`carry`; empty at the first step).
+
+        What it returns as `Step.carry` must be cut from the graph: the next step's backward must not reach into this one.
+        """
+        ...
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         """Metrics on the validation part, by standard name; `loss` among them. Empty when there is no such part."""
@@ -70,6 +78,7 @@ class Step:
     count: int
     """How many units the batch held."""
     carry: Carry = dataclasses.field(default_factory=dict)
+    """What the next step gets, detached."""
     report: dict[str, float] = dataclasses.field(default_factory=dict)
     """More to show beside the loss."""
 
@@ -79,10 +88,15 @@ class Counters:
     """Where a run stands."""
 
     step: int = 0
+    """Optimizer steps done."""
     seconds: float = 0.0
+    """Time spent, over all resumptions; evaluations, samples and saves count, preparing the data does not."""
     best_loss: float = math.inf
+    """The lowest validation loss so far."""
     best_step: int = 0
+    """The step it was measured at; 0 when nothing has been measured."""
     evaluations_without_gain: int = 0
+    """In a row, up to now; `patience` limits them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,6 +120,14 @@ def train(
     progress: Progress | None = None,
 ) -> Outcome:
     """Train until the steps or seconds are used up, the validation loss stops falling, or Ctrl-C.
+
+    Args:
+        task: what to train; its `config` says how.
+        folder: the run folder; made if it is not there.
+        resume: go on from the folder's last checkpoint; the result is bit-identical to that of a run never stopped, given
+            the same threads and no `max_seconds`.
+        engine: where to compute; made from the config's device and precision when left out.
+        progress: where to show it; nothing is shown when left out.
 
     Raises:
         DivergenceError: the loss or the gradient is not finite; the last checkpoint stays as it is.
@@ -165,7 +187,7 @@ def learning_rate(config: TrainingConfig, counters: Counters) -> float:
 
     >>> config = TrainingConfig(max_steps=1000, warmup_steps=100, learning_rate=1.0)
     >>> [round(learning_rate(config, Counters(step=step)), 3) for step in (0, 49, 99, 500, 999)]
-    [0.01, 0.5, 0.976, 0.5, 0.0]
+    [0.01, 0.497, 0.976, 0.5, 0.0]
     """
     done = counters.step / config.max_steps
     if config.max_seconds:
@@ -230,10 +252,24 @@ class _Run:
             for name, value in values.items():
                 board.add_scalar(f"{part}/{name}", value, counters.step)
 
+        # TensorBoard writes in a thread of its own; the error it dies of is raised here again, at the next report.
+        others, threading.excepthook = threading.excepthook, _without_oserrors(threading.excepthook)
         try:
-            yield log
+            try:
+                yield log
+            finally:
+                board.close()
+        except OSError as error:
+            raise RunError(
+                f"{self.folder}: could not write a report, {checkpoint.reason(error)}. "
+                "The last checkpoint is kept; make room and go on with --resume."
+            ) from None
         finally:
-            board.close()
+            threading.excepthook = others
+
+
+def _without_oserrors(hook: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    return lambda details: None if issubclass(details.exc_type, OSError) else hook(details)
 
 
 def _optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:

@@ -172,6 +172,9 @@ class Streams:
 
     Stream b holds one contiguous B-th of the tokens. Chunk n is a function of n alone; an epoch's chunks start at an offset
     of its own (drawn from the seed), so that chunk boundaries move from epoch to epoch.
+
+    Raises:
+        DataError: the tokens are too few for one chunk in every stream.
     """
 
     def __init__(self, tokens: np.ndarray, batch_size: int, k1: int, seed: int) -> None:

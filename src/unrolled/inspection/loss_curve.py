@@ -12,8 +12,9 @@ from unrolled import checkpoint
 FILE = "loss.png"
 
 
-def draw(folder: Path) -> Path | None:
+def draw(folder: str | Path) -> Path | None:
     """Draw the training and validation loss of a run folder into its `loss.png`; None if nothing was reported yet."""
+    folder = Path(folder)
     reports = checkpoint.read_metrics(folder)
     parts = {part: [line for line in reports if line["part"] == part and "loss" in line] for part in ("train", "validation")}
     if not parts["train"]:

@@ -8,12 +8,13 @@ from typing import Any
 from unrolled import checkpoint
 
 
-def describe(folder: Path) -> dict[str, Any]:
-    """Task, settings, parameters and history of a run.
+def describe(folder: str | Path) -> dict[str, Any]:
+    """Task, settings, number and shapes of parameters, and history of a run, ready for JSON; losses in nats per token.
 
     Raises:
         RunError: no such run, or a damaged one.
     """
+    folder = Path(folder)
     saved = checkpoint.read_config(folder)
     weights, _ = checkpoint.read_tensors(folder / checkpoint.MODEL)
     reports = checkpoint.read_metrics(folder)

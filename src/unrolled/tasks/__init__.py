@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 import importlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +32,7 @@ def config_class(name: str) -> type[TrainingConfig]:
 
 def train(
     task: str,
-    data: list[str],
+    data: str | Path | Iterable[str | Path],
     *,
     run: str | Path | None = None,
     recipe: str | Path | None = None,
@@ -42,20 +43,24 @@ def train(
 
     Args:
         task: its name, such as `"language-model"`.
-        data: what the task learns from: paths, folders, patterns.
+        data: what the task learns from: one or several paths, folders, patterns.
         run: the run folder to make; `runs/<task>-<date>` when left out.
         recipe: a TOML file of settings, which `settings` override.
         progress: where to show it; nothing is shown when left out.
+        settings: the task's own and the loop's, by the names of its config's fields.
 
     Raises:
-        ConfigError, DataError, RunError: settings, data or folder cannot be used; nothing is left half-written.
+        ConfigError: a setting is unknown or cannot be; all problems are in one text.
+        DataError: the data cannot be read or is too little; nothing is left half-written.
+        RunError: the task or the folder cannot be; nothing is left half-written.
         DivergenceError: training met a NaN.
     """
     from unrolled import checkpoint
     from unrolled.engine import Engine
     from unrolled.progress import Progress
 
-    given = {**settings, **({"data": data} if data else {})}
+    paths = [str(path) for path in ([data] if isinstance(data, (str, Path)) else data)]
+    given = {**settings, **({"data": paths} if paths else {})}
     config = settings_of.load(config_class(task), Path(recipe) if recipe else None, given)
     folder = Path(run) if run else _default_folder(task)
     module = importlib.import_module(_package(task) + ".task")

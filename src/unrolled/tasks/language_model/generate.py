@@ -26,10 +26,22 @@ def generate(
 
     Without a prompt the model starts as after the end of a document, or, if it knows none, after a newline.
 
+    Args:
+        model: tokens (B, T) and a state -> logits (B, T, V) and a state.
+        tokenizer: the one it was trained with.
+        prompt: text to go on from; not repeated in the result.
+        length: tokens to write at most.
+        temperature: divides the scores; 0 is greedy. The default keeps a little closer to the likely than the model itself.
+        top_k: draw among the k likeliest only.
+        top_p: draw among the fewest likeliest whose probabilities reach p.
+        seed: draw the same again; another text each time when left out.
+
     Raises:
         DataError: the prompt has something that the model never saw.
         ValueError: an impossible temperature, top_k or top_p.
     """
+    if length < 1:
+        raise ValueError(f"expected a length of at least 1 token, got {length}.")
     device = next(model.parameters()).device
     generator = torch.Generator(device)
     if seed is None:

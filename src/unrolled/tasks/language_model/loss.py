@@ -20,7 +20,11 @@ WARM_UP = 512  # tokens read before the first one counted, where a text is measu
 
 
 def training_loss(model: nn.Module, batch: dict[str, Any], carry: Carry, characters: np.ndarray | None) -> Step:
-    """One window of truncated BPTT: tokens (B, steps + 1), from the carried state to the one where the next begins."""
+    """One window of truncated BPTT: tokens (B, steps + 1), from the carried state to the one where the next begins.
+
+    `batch` is `Task.batch`'s; `characters` (V,) says how many characters each token stands for, None where that has no
+    meaning. The loss is the mean over the window's new steps, in nats per token.
+    """
     inputs, targets = batch["tokens"][:, :-1], batch["tokens"][:, 1:]
     state = None if batch["fresh"] else from_carry(carry)
     if batch["skip"]:  # k2 < k1: these steps only move the state on
@@ -39,7 +43,8 @@ def measure(model: nn.Module, tokens: np.ndarray, tokenizer: Tokenizer, *, strea
     """Nats per token, perplexity and bits per character over a text: every token after the first is predicted once.
 
     The text is read in up to `streams` parallel pieces. Each piece but the first starts `WARM_UP` tokens early, uncounted,
-    so that its state knows what came before.
+    so that its state knows what came before. tokens (N,), N at least 2. Keys: `loss`, `perplexity`, and, where tokens can be
+    turned back into text, `bits_per_character`.
     """
     model.eval()
     device = next(model.parameters()).device
