@@ -19,7 +19,7 @@ lint: .venv/installed
 	$(BIN)/pyright
 
 docs: .venv/installed
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 .venv/installed: requirements.txt pyproject.toml
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and f'unrolled needs Python 3.11 or newer, this is {sys.version.split()[0]}; try make PYTHON=python3.12')"

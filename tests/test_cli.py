@@ -8,8 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
-from unrolled import cli, tasks
+from unrolled import cli, kernels, tasks
 
 
 def test_names_of_tasks_agree() -> None:
@@ -84,6 +85,22 @@ def test_resume_from_the_command_line(command, real_text: Path, tmp_path: Path, 
     code, _, err = command("train", "language-model", "--resume", tmp_path / "run", "--hidden-size", "99")
     assert (code, err.count("\n")) == (2, 1)
     assert "hidden_size: the run has 16, got 99" in err
+
+
+def test_doctor_says_what_there_is(command) -> None:
+    code, out, _ = command("doctor", "--json")
+    facts = json.loads(out)
+    assert code == 0
+    assert facts["torch"] == torch.__version__
+    assert facts["kernels"].startswith("built" if kernels.available() else "not available: ")
+
+
+def test_without_kernels_the_doctor_says_why_and_what_it_costs(command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "available", lambda: False)
+    monkeypatch.setattr(kernels, "why_not", lambda: "the library was not built")
+    _, out, _ = command("doctor")
+    assert "not available: the library was not built" in out
+    assert "reinstall" in out
 
 
 def write_binary(path: Path) -> None:

@@ -109,6 +109,15 @@ def info(run: Path, as_json: bool) -> None:
     _print(describe(run), as_json)
 
 
+@cli.command()
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def doctor(as_json: bool) -> None:
+    """Show what this machine has for recurrent layers, and what to mend."""
+    from unrolled.inspection.doctor import describe
+
+    _print(describe(), as_json)
+
+
 def main() -> None:
     """The `unrolled` command: run it, and turn errors into one line and an exit code."""
     from unrolled.errors import DivergenceError, UnrolledError
@@ -215,6 +224,8 @@ def _print(values: dict[str, Any], as_json: bool) -> None:
 
 
 def _short(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     return f"{value:.4f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
 
 

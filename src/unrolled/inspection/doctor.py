@@ -1,0 +1,55 @@
+"""What this machine has for recurrent layers, and what is missing and costs."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import sys
+from typing import Any
+
+import torch
+
+import unrolled
+from unrolled import kernels
+
+OPTIONAL = {"onnx": "ONNX export", "onnxruntime": "running exported models"}
+
+
+def describe() -> dict[str, Any]:
+    """Versions, processor, kernels and optional packages; `advice` lists what could be better and how."""
+    advice = []
+    facts: dict[str, Any] = {
+        "unrolled": unrolled.__version__,
+        "python": sys.version.split()[0],
+        "torch": torch.__version__,
+        "machine": f"{platform.system()} {platform.machine()}, {_processor()}",
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "cuda": torch.cuda.get_device_name(0) if torch.cuda.is_available() else "none",
+    }
+    if kernels.available():
+        facts["kernels"] = f"built; {kernels.isa()} in use, of {', '.join(kernels.isas())}"
+        facts["bf16 kernels"] = kernels.supports("LSTM", torch.bfloat16, torch.device("cpu"))
+        if not facts["bf16 kernels"]:
+            advice.append("this processor has no bf16 products (avx512_bf16): --precision bf16 runs torch's operators")
+    else:
+        facts["kernels"] = f"not available: {kernels.why_not()}"
+        advice.append(
+            "layers run torch's operators or, for resets and looks inside, a loop in Python; `unrolled bench` on a machine "
+            "with the kernels shows what that costs. Install a C++17 compiler and reinstall: pip install --force-reinstall ."
+        )
+    for package, use in OPTIONAL.items():
+        there = importlib.util.find_spec(package) is not None
+        facts[package] = importlib.metadata.version(package) if there else f"not installed (needed for {use})"
+    facts["advice"] = "; ".join(advice) or "nothing to mend"
+    return facts
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            return next(line.partition(":")[2].strip() for line in file if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or "unknown processor"
