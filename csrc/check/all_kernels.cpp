@@ -1,5 +1,5 @@
 // Calls every kernel over odd sizes with every option, on buffers of exactly the right size, for the sanitizers to watch.
-// Threads are plain std::threads here. Built and run by tests/kernels/test_sanitizers.py.
+// Threads are plain std::threads here. Built and run by tests/kernels/test_library.py.
 #include <math.h>
 #include <stdint.h>
 #include <stdio.h>
