@@ -29,9 +29,9 @@ struct Backward {
     index *rows;
     void *zeros;
     real *norms = nullptr;  // by units: one share of every squared norm per thread
-    const elem **chunk_dgates, **chunk_x, **chunk_h;
-    elem **chunk_dx;
     struct PerThread {
+        const elem **dgates, **x, **h;  // the chunk's rows that are alive, in order of time
+        elem **dx;
         const elem **from;
         real **to;
         elem *a_pack, *b_pack;
@@ -49,9 +49,11 @@ struct Backward {
         carry_row = panels * kWidth;
         division = divide(a, Cell::gates, panels, sizeof(elem));
         const index threads = division.threads;
-        // Rows per chunk: enough that reading and writing all of dW once per chunk costs little.
+        // Rows per chunk: enough that reading and writing all of dW once per chunk costs little, and that threads seldom
+        // meet; few enough that the chunk's dgates stay in the outer cache.
         const index dw_bytes = gate_row * (a.I + a.H) * index(sizeof(real));
-        chunk_steps = smaller(larger(1, ceil_div(dw_bytes > (8 << 20) ? 768 : 384, larger(1, a.B))), larger(1, a.T));
+        const index wanted = dw_bytes > (8 << 20) || gate_row * index(sizeof(elem)) <= 2048 ? 768 : 384;
+        chunk_steps = smaller(larger(1, ceil_div(wanted, larger(1, a.B))), larger(1, a.T));
         chunk_rows = chunk_steps * a.B;
         w_h.depth = blocks * Cell::h_slots * N;
         w_h.columns = a.H;
@@ -71,10 +73,9 @@ struct Backward {
         const size_t zero_bytes = size_t(larger(a.H, a.I) + 64) * sizeof(double);
         zeros = memory.get<char>(index(zero_bytes));
         if (a.grad_norms && division.by_units) norms = memory.get<real>(threads * 2 * a.T * a.B);
-        chunk_dgates = memory.get<const elem *>(3 * (chunk_rows + 2));
-        chunk_x = chunk_dgates + chunk_rows + 2;
-        chunk_h = chunk_x + chunk_rows + 2;
-        chunk_dx = memory.get<elem *>(chunk_rows);
+        const index listed = chunk_rows + 1;
+        const elem **lists = memory.get<const elem *>(threads * 3 * listed);
+        elem **dx_lists = memory.get<elem *>(threads * listed);
         const elem **from = memory.get<const elem *>(threads * a.B);
         real **to = memory.get<real *>(threads * a.B);
         const index depth = (chunk_rows + 1) / P * P;
@@ -84,7 +85,8 @@ struct Backward {
         if (memory.failed || !order_rows(a, division.by_units ? 1 : threads, memory, rows)) return false;
         memset(zeros, 0, zero_bytes);
         for (index i = 0; i < threads; ++i)
-            per_thread[i] = {from + i * a.B, to + i * a.B, a_pack + i * depth * columns * 2,
+            per_thread[i] = {lists + 3 * i * listed, lists + (3 * i + 1) * listed, lists + (3 * i + 2) * listed,
+                             dx_lists + i * listed, from + i * a.B, to + i * a.B, a_pack + i * depth * columns * 2,
                              b_pack + i * depth * Block::width};
         return true;
     }
@@ -135,8 +137,7 @@ struct Backward {
             mine.from[n] = dgates + (t * a.B + b - first_row) * gate_row + Cell::h_first * N;
             mine.to[n++] = dh + b * carry_row;
         }
-        constexpr bool adds = Cell::gate(0) == 2;  // GRU: dh z is there already
-        product(n, mine.from, gate_run<Cell::h_slots>(), w_h, my_panels.begin, my_panels.end, mine.to, adds);
+        product(n, mine.from, gate_run<Cell::h_slots>(), w_h, my_panels.begin, my_panels.end, mine.to, Cell::leaves_dh);
     }
 
     // The k of a product with dgates: one run where all slots take part, else a run per block.
@@ -157,11 +158,11 @@ struct Backward {
             }
     }
 
-    void pack_gates(index count, index blk, elem *to) const {
+    static void pack_gates(const elem *const *from, index count, index blk, elem *to) {
         constexpr index width = Block::width;
         for (index k = 0; k < count; k += P)
             for (index p = 0; p < P; ++p) {
-                const elem *row = k + p < count ? chunk_dgates[k + p] + blk * width : nullptr;
+                const elem *row = k + p < count ? from[k + p] + blk * width : nullptr;
                 elem *out = to + k * width;
                 if constexpr (P == 1) {
 #pragma GCC unroll 4
@@ -172,21 +173,16 @@ struct Backward {
             }
     }
 
-    void sum_gates(index count, index blk) {
+    void sum_gates(const elem *const *from, index count, index blk) {
         V sum[Cell::slots];
         for (int s = 0; s < Cell::slots; ++s) sum[s] = Simd::zero();
         for (index k = 0; k < count; ++k)
             for (int s = 0; s < Cell::slots; ++s)
-                sum[s] = Simd::add(sum[s], Simd::load(chunk_dgates[k] + blk * Block::width + s * N));
+                sum[s] = Simd::add(sum[s], Simd::load(from[k] + blk * Block::width + s * N));
         for (int s = 0; s < Cell::slots; ++s) {
             real *to = db + blk * Block::width + s * N;
             Simd::store(to, Simd::add(Simd::load(to), sum[s]));
         }
-    }
-
-    template <class F>
-    static void column_tiles(index columns, F &&f) {
-        tiles<kTile>(columns, f);
     }
 
     // f(tile height, first column) for the tiles [mine) of `columns`, the same tiles for any number of threads.
@@ -206,12 +202,12 @@ struct Backward {
         const Range h_mine{larger(tiles_mine.begin, x_tiles) - x_tiles, larger(tiles_mine.end, x_tiles) - x_tiles};
         const index depth = ceil_div(count, P) * P, steps = depth / P;
         elem *x_pack = mine.a_pack, *h_pack = mine.a_pack + depth * ceil_div(a.I, kTile) * kTile * (wants_x() ? 1 : 0);
-        my_tiles(a.I, x_mine, [&](auto R, index first) { pack_columns<decltype(R)::value>(chunk_x, count, first, x_pack + first * depth); });
-        my_tiles(a.H, h_mine, [&](auto R, index first) { pack_columns<decltype(R)::value>(chunk_h, count, first, h_pack + first * depth); });
+        my_tiles(a.I, x_mine, [&](auto R, index first) { pack_columns<decltype(R)::value>(mine.x, count, first, x_pack + first * depth); });
+        my_tiles(a.H, h_mine, [&](auto R, index first) { pack_columns<decltype(R)::value>(mine.h, count, first, h_pack + first * depth); });
         for (index blk = 0; blk < blocks; ++blk) {
-            if (blk % team.count == team.me) sum_gates(count, blk);
+            if (blk % team.count == team.me) sum_gates(mine.dgates, count, blk);
             if (tiles_mine.begin == tiles_mine.end) continue;
-            pack_gates(count, blk, mine.b_pack);
+            pack_gates(mine.dgates, count, blk, mine.b_pack);
             constexpr index step = Block::width * P;
             my_tiles(a.I, x_mine, [&](auto R, index first) {
                 outer_tile<A, decltype(R)::value, Cell::x_slots>(x_pack + first * depth, mine.b_pack + Cell::x_first * N * P, step,
@@ -284,12 +280,11 @@ struct Backward {
                 alive.move_to(t);
                 step(t, alive, my_blocks, my_panels, first_row, mine, team);
             }
-            team.wait();
-            const index count = list_rows(first_step, steps, first_row, team);
+            const index count = list_rows(first_step, steps, first_row, team, mine);
             team.wait();
             if (a.dx) {
                 const Range r = share(count, team.count, team.me);
-                product(r.end - r.begin, chunk_dgates + r.begin, gate_run<Cell::x_slots>(), w_x, 0, w_x.count(), chunk_dx + r.begin, false);
+                product(r.end - r.begin, mine.dgates + r.begin, gate_run<Cell::x_slots>(), w_x, 0, w_x.count(), mine.dx + r.begin, false);
             }
             if (a.d_table) scatter(first_step, first_step + steps, first_row, shared_blocks);
             if (wants_outer()) outer(count, team, mine);
@@ -298,26 +293,24 @@ struct Backward {
         finish(team, state_rows, shared_blocks);
     }
 
-    // The chunk's rows that are alive, for the products over all of them. One thread writes the lists.
-    index list_rows(index first_step, index steps, index first_row, const Team &team) {
+    // Lists the chunk's rows that are alive, for the products over all of them, and returns how many there are.
+    index list_rows(index first_step, index steps, index first_row, const Team &team, PerThread &mine) {
         index n = 0;
-        const bool write = team.me == 0;
         for (index t = first_step; t < first_step + steps; ++t)
             for (index b = 0; b < a.B; ++b) {
                 const index here = t * a.B + b;
                 if (t >= length_of(a, b)) {
-                    if (write && a.dx) memset((void *)at<elem>(a.dx, here * a.I), 0, size_t(a.I) * sizeof(elem));
+                    if (a.dx && b % team.count == team.me)
+                        memset((void *)at<elem>(a.dx, here * a.I), 0, size_t(a.I) * sizeof(elem));
                     continue;
                 }
-                if (write) {
-                    chunk_dgates[n] = dgates + (here - first_row) * gate_row;
-                    chunk_x[n] = a.ids ? nullptr : at<elem>(a.x, here * a.I);
-                    chunk_h[n] = state_before<elem>(a, a.out, a.h0, zeros, t, b);
-                    if (a.dx) chunk_dx[n] = at<elem>(a.dx, here * a.I);
-                }
+                mine.dgates[n] = dgates + (here - first_row) * gate_row;
+                mine.x[n] = a.ids ? nullptr : at<elem>(a.x, here * a.I);
+                mine.h[n] = state_before<elem>(a, a.out, a.h0, zeros, t, b);
+                if (a.dx) mine.dx[n] = at<elem>(a.dx, here * a.I);
                 ++n;
             }
-        if (write) chunk_x[n] = chunk_h[n] = at<elem>(zeros, 0);
+        mine.x[n] = mine.h[n] = at<elem>(zeros, 0);
         return n;
     }
 

@@ -202,6 +202,9 @@ struct Forward {
             for (index j = alive.alive; j < alive.count; ++j) {
                 const index here = t * a.B + alive.rows[j];
                 memset((void *)(out + here * a.H + unit), 0, size_t(units) * sizeof(elem));
+                if (r.gates)  // nobody reads these, but an operator's results must not depend on stale memory
+                    memset((void *)(at<elem>(a.gates, here * gate_row) + mine_blocks.begin * Block::width), 0,
+                           size_t(mine_blocks.end - mine_blocks.begin) * Block::width * sizeof(elem));
                 if (Cell::has_c && cs) memset(cs + here * a.H + unit, 0, size_t(units) * sizeof(real));
             }
             for (index blk = mine_blocks.begin; blk < mine_blocks.end; ++blk)

@@ -19,7 +19,7 @@ struct Gru : GruLayout {
     using Simd = typename A::Simd;
     using V = typename A::V;
     using Act = Activation<Simd>;
-    static constexpr bool has_c = false, saves_gates = true;
+    static constexpr bool has_c = false, saves_gates = true, leaves_dh = true;
 
     template <int R>
     static UNROLLED_INLINE void finish(V (&acc)[R][slots], const StepRows<A> &at, index first, index block, index H) {

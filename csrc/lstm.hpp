@@ -20,7 +20,7 @@ struct Lstm : LstmLayout {
     using Simd = typename A::Simd;
     using V = typename A::V;
     using Act = Activation<Simd>;
-    static constexpr bool has_c = true, saves_gates = true;
+    static constexpr bool has_c = true, saves_gates = true, leaves_dh = false;
 
     template <int R>
     static UNROLLED_INLINE void finish(V (&acc)[R][slots], const StepRows<A> &at, index first, index block, index H) {

@@ -17,7 +17,7 @@ struct StepRows {
 };
 
 // Backward, one row of the batch at one step. dh and dc: what arrives from the step after; left there for the step
-// before is dc, and of dh the part that does not go through W_hh.
+// before is dc and, where the cell says leaves_dh, the part of dh that does not go through W_hh.
 template <class A>
 struct BackRow {
     const typename A::elem *gates, *h, *h_before, *d_out;

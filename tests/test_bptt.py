@@ -2,9 +2,9 @@
 
 import pytest
 import torch
+from tests.tolerance import assert_same
 
 import unrolled
-from tolerance import assert_same
 from unrolled import bptt
 
 T, B, I, H = 11, 3, 4, 5

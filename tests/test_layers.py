@@ -5,11 +5,11 @@ import pickle
 
 import pytest
 import torch
+from tests.tolerance import assert_same
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pack_sequence, pad_packed_sequence
 
 import unrolled
-from tolerance import assert_same
 from unrolled.layers import State, plain_recurrence, recurrence
 
 T, B, I, H = 5, 3, 4, 7

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tests.tolerance import assert_same
 from torch import nn
 
-from tolerance import assert_same
 from unrolled import tasks
 from unrolled.data import text, tokenizers
 from unrolled.errors import DataError

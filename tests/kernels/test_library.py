@@ -1,0 +1,64 @@
+"""The C++ itself: built for other machines, watched by sanitizers, on PyTorch's own threads."""
+
+import os
+import platform
+import shutil
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+from tests.kernels import agree
+
+from unrolled.kernels import native
+
+SOURCES = Path(__file__).parents[2] / "csrc"
+AVX512 = ["-mavx2", "-mfma", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"]
+UNITS = {
+    "dispatch": [], "isa_portable": [], "isa_avx2": ["-mavx2", "-mfma"], "isa_avx512": AVX512,
+    "isa_avx512_bf16": [*AVX512, "-mavx512bf16"],
+}  # fmt: skip
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs /proc")
+def test_there_is_one_openmp_runtime_in_the_process(threads):
+    threads(2)
+    given = agree.inputs("LSTM", (20, 16, 32, 64))
+    agree.by_kernels("LSTM", given)
+    mapped = {line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines() if "/" in line}
+    assert len([p for p in mapped if any(n in Path(p).name for n in ("libgomp", "libiomp5", "libomp"))]) <= 1
+    assert native.shares_threads()
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no g++")
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="written for x86-64")
+@pytest.mark.skipif(os.environ.get("UNROLLED_SLOW_TESTS") != "1", reason="takes minutes: set UNROLLED_SLOW_TESTS=1")
+def test_sanitizers_find_nothing_in_any_kernel(tmp_path):
+    flags = ["-std=gnu++17", "-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-w", "-DUNROLLED_X86"]
+
+    def compile_unit(unit):
+        subprocess.run(["g++", *flags, *UNITS[unit], "-c", SOURCES / f"{unit}.cpp", "-o", tmp_path / f"{unit}.o"], check=True)
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(compile_unit, UNITS))
+    objects = [tmp_path / f"{unit}.o" for unit in UNITS]
+    subprocess.run(["g++", *flags, SOURCES / "check" / "all_kernels.cpp", *objects, "-o", tmp_path / "check", "-lpthread"], check=True)
+    ran = subprocess.run([tmp_path / "check"], capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert "calls" in ran.stdout
+
+
+@pytest.mark.skipif(shutil.which("aarch64-linux-gnu-g++") is None, reason="no arm64 cross compiler")
+def test_the_portable_kernels_compile_for_arm64(tmp_path):
+    for unit in ("dispatch", "isa_portable"):
+        subprocess.run(["aarch64-linux-gnu-g++", "-std=gnu++17", "-O1", "-c", SOURCES / f"{unit}.cpp", "-o", tmp_path / "o"], check=True)
+
+
+def test_an_unknown_instruction_set_is_refused():
+    with pytest.raises(ValueError, match="expected one of"):
+        native.use_isa("mmx")
+
+
+def test_the_peak_of_the_machine_is_positive():
+    assert native.fma_peak(torch.float32, 1, 0.01) > 1e8
