@@ -43,12 +43,12 @@ def rnn_tanh_cell(x: Tensor, h: Tensor, w: Weights) -> Tensor:
     >>> rnn_tanh_cell(torch.ones(1, 2), torch.zeros(1, 3), w)
     tensor([[0.0000, 0.7616, 0.9640]])
     """
-    return rnn_tanh_step(linear(x, w.w_ih, w.b_ih), h, w)
+    return rnn_tanh_step(linear(x, w.w_ih, w.b_ih), h, w.w_hh, w.b_hh)
 
 
-def rnn_tanh_step(x_gates: Tensor, h: Tensor, w: Weights) -> Tensor:
+def rnn_tanh_step(x_gates: Tensor, h: Tensor, w_hh: Tensor, b_hh: Tensor | None) -> Tensor:
     """`rnn_tanh_cell` with ``x_gates = W_ih x_t + b_ih`` (B, H) already at hand."""
-    return torch.tanh(x_gates + linear(h, w.w_hh, w.b_hh))
+    return torch.tanh(x_gates + linear(h, w_hh, b_hh))
 
 
 def rnn_tanh_backward(dh_loss: Tensor, dh_next: Tensor, x: Tensor, h: Tensor, w: Weights) -> tuple[Tensor, Tensor, Weights]:
@@ -72,12 +72,12 @@ def rnn_relu_cell(x: Tensor, h: Tensor, w: Weights) -> Tensor:
     >>> rnn_relu_cell(torch.ones(1, 1), torch.zeros(1, 2), Weights(torch.tensor([[3.0], [-3.0]]), torch.eye(2)))
     tensor([[3., 0.]])
     """
-    return rnn_relu_step(linear(x, w.w_ih, w.b_ih), h, w)
+    return rnn_relu_step(linear(x, w.w_ih, w.b_ih), h, w.w_hh, w.b_hh)
 
 
-def rnn_relu_step(x_gates: Tensor, h: Tensor, w: Weights) -> Tensor:
+def rnn_relu_step(x_gates: Tensor, h: Tensor, w_hh: Tensor, b_hh: Tensor | None) -> Tensor:
     """`rnn_relu_cell` with ``x_gates = W_ih x_t + b_ih`` (B, H) already at hand."""
-    return torch.relu(x_gates + linear(h, w.w_hh, w.b_hh))
+    return torch.relu(x_gates + linear(h, w_hh, b_hh))
 
 
 def rnn_relu_backward(dh_loss: Tensor, dh_next: Tensor, x: Tensor, h: Tensor, w: Weights) -> tuple[Tensor, Tensor, Weights]:
@@ -103,12 +103,12 @@ def lstm_cell(x: Tensor, h: Tensor, c: Tensor, w: Weights) -> tuple[Tensor, Tens
     >>> lstm_cell(torch.ones(1, 1), torch.zeros(1, 1), torch.full((1, 1), 2.0), w)
     (tensor([[0.3808]]), tensor([[1.]]))
     """
-    return lstm_step(linear(x, w.w_ih, w.b_ih), h, c, w)
+    return lstm_step(linear(x, w.w_ih, w.b_ih), h, c, w.w_hh, w.b_hh)
 
 
-def lstm_step(x_gates: Tensor, h: Tensor, c: Tensor, w: Weights) -> tuple[Tensor, Tensor]:
+def lstm_step(x_gates: Tensor, h: Tensor, c: Tensor, w_hh: Tensor, b_hh: Tensor | None) -> tuple[Tensor, Tensor]:
     """`lstm_cell` with ``x_gates = W_ih x_t + b_ih`` (B, 4H) already at hand."""
-    i, f, g, o = (x_gates + linear(h, w.w_hh, w.b_hh)).chunk(4, dim=-1)  # each (B, H)
+    i, f, g, o = (x_gates + linear(h, w_hh, b_hh)).chunk(4, dim=-1)  # each (B, H)
     c_t = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
     return torch.sigmoid(o) * torch.tanh(c_t), c_t
 
@@ -146,13 +146,13 @@ def gru_cell(x: Tensor, h: Tensor, w: Weights) -> Tensor:
     >>> gru_cell(torch.ones(1, 1), torch.full((1, 1), 2.0), Weights(torch.zeros(3, 1), torch.zeros(3, 1)))  # half is kept
     tensor([[1.]])
     """
-    return gru_step(linear(x, w.w_ih, w.b_ih), h, w)
+    return gru_step(linear(x, w.w_ih, w.b_ih), h, w.w_hh, w.b_hh)
 
 
-def gru_step(x_gates: Tensor, h: Tensor, w: Weights) -> Tensor:
+def gru_step(x_gates: Tensor, h: Tensor, w_hh: Tensor, b_hh: Tensor | None) -> Tensor:
     """`gru_cell` with ``x_gates = W_ih x_t + b_ih`` (B, 3H) already at hand."""
     x_r, x_z, x_n = x_gates.chunk(3, dim=-1)
-    h_r, h_z, h_n = linear(h, w.w_hh, w.b_hh).chunk(3, dim=-1)
+    h_r, h_z, h_n = linear(h, w_hh, b_hh).chunk(3, dim=-1)
     r, z = torch.sigmoid(x_r + h_r), torch.sigmoid(x_z + h_z)
     n = torch.tanh(x_n + r * h_n)
     return (1 - z) * n + z * h

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from torch.nn.functional import dropout, linear, one_hot
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from unrolled import cells, kernels
+from unrolled import kernels
 from unrolled.cells import Weights
+from unrolled.kernels import plain
 
 GATES = {"RNN_TANH": 1, "RNN_RELU": 1, "GRU": 3, "LSTM": 4}
 
@@ -542,26 +543,9 @@ def plain_recurrence(
 ) -> Unrolled:
     """The same by its definition: the cell's step in a loop, for every device, dtype and order of derivative."""
     x_gates = _input_gates(x, w, lengths, embedding)  # (T, B, G*H): the whole sequence in one product
-    h, c = state
-    outputs, cells = [h] * x.shape[0], [c] * x.shape[0]
-    for t in reversed(range(x.shape[0])) if reverse else range(x.shape[0]):
-        alive = None if lengths is None else (t < lengths).unsqueeze(-1)  # (B, 1)
-        if resets is not None:
-            cut = resets[t].unsqueeze(-1) if alive is None else resets[t].unsqueeze(-1) & alive
-            h, c = h.masked_fill(cut, 0), None if c is None else c.masked_fill(cut, 0)
-        h_t, c_t = _plain_step(mode, x_gates[t], h, c, w)
-        if w_hr is not None:
-            h_t = linear(h_t, w_hr)
-        if gradient_norms is not None:
-            _note_gradient(h_t, gradient_norms[0, t])
-            _note_gradient(c_t, gradient_norms[1, t])
-        outputs[t], cells[t] = h_t, c_t
-        if alive is not None:
-            outputs[t], cells[t] = h_t.masked_fill(~alive, 0), None if c_t is None else c_t.masked_fill(~alive, 0)
-            h_t = torch.where(alive, h_t, h)
-            c_t = None if c_t is None or c is None else torch.where(alive, c_t, c)
-        h, c = h_t, c_t
-    return Unrolled(_stack(outputs, state.h), State(h, c), None if c is None else _stack(cells, c))
+    how = {"lengths": lengths, "resets": resets, "reverse": reverse, "grad_norms": gradient_norms}
+    output, cs, h, c = plain.run_gates(mode, x_gates, *state, w.w_hh, w.b_hh, w_hr, **how)
+    return Unrolled(output, State(h, c), cs)
 
 
 def _input_gates(x: Tensor, w: Weights, lengths: Tensor | None, embedding: Tensor | None) -> Tensor:
@@ -571,29 +555,6 @@ def _input_gates(x: Tensor, w: Weights, lengths: Tensor | None, embedding: Tenso
     table = w.w_ih.t() if embedding is None else linear(embedding, w.w_ih)  # (V, G*H)
     gates = torch.nn.functional.embedding(x, table)
     return gates if w.b_ih is None else gates + w.b_ih
-
-
-def _stack(steps: list[Any], like: Tensor) -> Tensor:
-    return torch.stack(steps) if steps else like.new_empty(0, *like.shape)
-
-
-def _note_gradient(tensor: Tensor | None, into: Tensor) -> None:
-    """Have backward write the norm of each row's gradient into `into` (B,)."""
-
-    def note(gradient: Tensor) -> None:
-        into.copy_(gradient.norm(dim=-1))
-
-    into.zero_()
-    if tensor is not None and tensor.requires_grad:
-        tensor.register_hook(note)
-
-
-def _plain_step(mode: str, x_gates: Tensor, h: Tensor, c: Tensor | None, w: Weights) -> tuple[Tensor, Tensor | None]:
-    if mode == "LSTM":
-        assert c is not None
-        return cells.lstm_step(x_gates, h, c, w)
-    step = {"RNN_TANH": cells.rnn_tanh_step, "RNN_RELU": cells.rnn_relu_step, "GRU": cells.gru_step}[mode]
-    return step(x_gates, h, w), None
 
 
 def _torch_recurrence(

@@ -43,7 +43,9 @@ def test_sanitizers_find_nothing_in_any_kernel(tmp_path):
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(compile_unit, UNITS))
     objects = [tmp_path / f"{unit}.o" for unit in UNITS]
-    subprocess.run(["g++", *flags, SOURCES / "check" / "all_kernels.cpp", *objects, "-o", tmp_path / "check", "-lpthread"], check=True)
+    subprocess.run(
+        ["g++", *flags, SOURCES / "check" / "all_kernels.cpp", *objects, "-o", tmp_path / "check", "-lpthread"], check=True
+    )
     ran = subprocess.run([tmp_path / "check"], capture_output=True, text=True)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert "calls" in ran.stdout
@@ -52,7 +54,9 @@ def test_sanitizers_find_nothing_in_any_kernel(tmp_path):
 @pytest.mark.skipif(shutil.which("aarch64-linux-gnu-g++") is None, reason="no arm64 cross compiler")
 def test_the_portable_kernels_compile_for_arm64(tmp_path):
     for unit in ("dispatch", "isa_portable"):
-        subprocess.run(["aarch64-linux-gnu-g++", "-std=gnu++17", "-O1", "-c", SOURCES / f"{unit}.cpp", "-o", tmp_path / "o"], check=True)
+        subprocess.run(
+            ["aarch64-linux-gnu-g++", "-std=gnu++17", "-O1", "-c", SOURCES / f"{unit}.cpp", "-o", tmp_path / "o"], check=True
+        )
 
 
 def test_an_unknown_instruction_set_is_refused():

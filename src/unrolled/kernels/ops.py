@@ -5,6 +5,10 @@ Both are functional: the gates saved by forward are only read, so backward may r
 goes through the definition (`plain.py`).
 """
 
+# Operators take tensors or None by position, in the dispatcher's untyped way; `check` does at run time what types cannot.
+# pyright: reportArgumentType=false, reportOptionalMemberAccess=false, reportOptionalSubscript=false
+# pyright: reportCallIssue=false, reportAssignmentType=false
+
 from __future__ import annotations
 
 import torch
@@ -259,6 +263,14 @@ def _differentiate(ctx, d_out, d_cs, d_h_n, d_c_n, _d_gates):
 torch.library.register_autograd("unrolled::sequence", _differentiate, setup_context=_save_for_backward, lib=_library)
 
 
+def _by_definition(mode, gates_x, h0, c0, w_hh, b_hh, lengths, resets, reverse, grad_norms=None):
+    """The same from the cells, with zeros where no state is given."""
+    h = gates_x.new_zeros(gates_x.shape[1], w_hh.shape[1]) if h0 is None else h0
+    c = torch.zeros_like(h) if mode == "LSTM" and c0 is None else c0
+    masks = {"lengths": lengths, "resets": resets, "reverse": reverse}
+    return plain.run_gates(mode, gates_x, h, c, w_hh, b_hh, **masks, grad_norms=grad_norms)
+
+
 def _save_for_double_backward(ctx, inputs, output):
     ctx.set_materialize_grads(False)
     *tensors, ctx.mode, ctx.reverse, ctx.needed, _ = inputs
@@ -276,7 +288,7 @@ def _differentiate_twice(ctx, *grads_of_grads):
     x, table, h0, c0, w_ih, w_hh, b_ih, b_hh = inputs
     with torch.enable_grad():
         gates_x = torch.nn.functional.linear(x, w_ih, b_ih) if x is not None else table[ids].to(w_hh.dtype)
-        results = plain.run_plain_gates(ctx.mode, gates_x, h0, c0, w_hh, b_hh, lengths, resets, ctx.reverse)
+        results = _by_definition(ctx.mode, gates_x, h0, c0, w_hh, b_hh, lengths, resets, ctx.reverse)
         pairs = [(r, d) for r, d in zip(results, d_results, strict=True) if r is not None and d is not None]
         wanted = [(t, g) for t, need, g in zip(inputs, ctx.needed, grads_of_grads[:8], strict=True)
                   if need and g is not None]  # fmt: skip
@@ -403,7 +415,7 @@ def _run(mode, x, ids, table, h0, c0, w_ih, w_hh, b_ih, b_hh, lengths, resets, r
         if not torch.compiler.is_compiling():
             check_values(mode, (x if x is not None else ids).shape[0], 0 if table is None else table.shape[0], lengths, ids)
         gates_x = torch.nn.functional.linear(x, w_ih, b_ih) if x is not None else table[ids]
-        output, cs, h_n, c_n = plain.run_plain_gates(mode, gates_x, h0, c0, w_hh, b_hh, lengths, resets, reverse, grad_norms)
+        output, cs, h_n, c_n = _by_definition(mode, gates_x, h0, c0, w_hh, b_hh, lengths, resets, reverse, grad_norms)
         return output, cs if every_c else None, h_n, c_n
     save = torch.is_grad_enabled() and any(
         t is not None and t.requires_grad for t in (x, table, h0, c0, w_ih, w_hh, b_ih, b_hh)

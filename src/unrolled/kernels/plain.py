@@ -1,4 +1,7 @@
-"""The same sequences in differentiable PyTorch operations: any device, any dtype, differentiable any number of times."""
+"""Sequences by the definition: a cell's step in a loop, in differentiable PyTorch operations.
+
+For every device, dtype and order of derivative. Kernels are checked against this, and their second derivatives are its.
+"""
 
 from __future__ import annotations
 
@@ -6,69 +9,69 @@ import functools
 
 import torch
 from torch import Tensor
+from torch.nn.functional import linear
+
+from unrolled import cells
+
+STEP = {"RNN_TANH": cells.rnn_tanh_step, "RNN_RELU": cells.rnn_relu_step, "GRU": cells.gru_step}
 
 
-def _cell(mode: str, gates_x: Tensor, h: Tensor, c: Tensor | None, w_hh: Tensor, b_hh: Tensor | None):
-    gates_h = torch.nn.functional.linear(h, w_hh, b_hh)
-    if mode == "LSTM":
-        i, f, g, o = (gates_x + gates_h).chunk(4, 1)
-        c = f.sigmoid() * c + i.sigmoid() * g.tanh()
-        return o.sigmoid() * c.tanh(), c
-    if mode == "GRU":
-        (r, z, n), (hr, hz, hn) = gates_x.chunk(3, 1), gates_h.chunk(3, 1)
-        r, z = (r + hr).sigmoid(), (z + hz).sigmoid()
-        n = (n + r * hn).tanh()
-        return (1 - z) * n + z * h, None
-    a = gates_x + gates_h
-    return (a.tanh() if mode == "RNN_TANH" else a.relu()), None
+def run_gates(
+    mode: str,
+    x_gates: Tensor,
+    h: Tensor,
+    c: Tensor | None,
+    w_hh: Tensor,
+    b_hh: Tensor | None,
+    w_hr: Tensor | None = None,
+    *,
+    lengths: Tensor | None = None,
+    resets: Tensor | None = None,
+    reverse: bool = False,
+    grad_norms: Tensor | None = None,
+) -> tuple[Tensor, Tensor | None, Tensor, Tensor | None]:
+    """From x_gates = W_ih x + b_ih, (T, B, G*H), and the state before: (output, cs, h_n, c_n), as `kernels.run`.
 
-
-def _write_norm(to: Tensor, gradient: Tensor) -> None:
-    to.copy_(gradient.detach().norm(dim=1))
-
-
-def _note_norms(grad_norms: Tensor | None, t: int, h: Tensor, c: Tensor | None) -> None:
-    """Let backward write the norm of all that arrives at h_t and c_t into grad_norms (2, T, B)."""
-    for row, state in enumerate((h, c)):
-        if grad_norms is not None and state is not None and state.requires_grad:
-            state.register_hook(functools.partial(_write_norm, grad_norms[row, t]))
-
-
-def run_plain_gates(mode, gates_x, h0, c0, w_hh, b_hh, lengths=None, resets=None, reverse=False, grad_norms=None):
-    """From gates_x = W_ih x + b_ih, (T, B, G*H): (output, cs, h_n, c_n); cs and c_n are None except for LSTM."""
-    T, B = gates_x.shape[:2]
-    H = w_hh.shape[1]
-    h = gates_x.new_zeros(B, H) if h0 is None else h0
-    c = None
-    if mode == "LSTM":
-        c = gates_x.new_zeros(B, H) if c0 is None else c0
-    outputs: list = [None] * T
-    cells: list = [None] * T
-    for t in reversed(range(T)) if reverse else range(T):
-        h_in, c_in = h, c
+    cs and c_n are None except for the LSTM. With w_hr (P, H) the LSTM's output is W_hr h_t (Sak et al. 2014).
+    """
+    outputs: list[Tensor] = []
+    cs: list[Tensor] = []
+    steps = range(x_gates.shape[0])
+    for t in reversed(steps) if reverse else steps:
+        alive = None if lengths is None else (t < lengths).unsqueeze(-1)  # (B, 1)
+        h_before, c_before = h, c
         if resets is not None:
-            cut = resets[t].bool()[:, None]
-            h_in = torch.where(cut, torch.zeros_like(h), h)
-            c_in = None if c is None else torch.where(cut, torch.zeros_like(c), c)
-        h_new, c_new = _cell(mode, gates_x[t], h_in, c_in, w_hh, b_hh)
-        _note_norms(grad_norms, t, h_new, c_new)
-        outputs[t], cells[t] = h_new, c_new
-        if lengths is not None:
-            alive = (t < lengths)[:, None]
-            outputs[t] = torch.where(alive, h_new, torch.zeros_like(h_new))
-            h_new = torch.where(alive, h_new, h)
-            if c is not None:
-                cells[t] = torch.where(alive, c_new, torch.zeros_like(c_new))
-                c_new = torch.where(alive, c_new, c)
-        h, c = h_new, c_new
-    output = torch.stack(outputs) if T else gates_x.new_zeros(0, B, H)
-    cs = None
-    if c is not None:
-        cs = torch.stack(cells) if T else gates_x.new_zeros(0, B, H)
-    return output, cs, h, c
+            cut = resets[t].bool().unsqueeze(-1)
+            h_before = h.masked_fill(cut, 0)
+            c_before = None if c is None else c.masked_fill(cut, 0)
+        if c_before is not None:
+            h_t, c_t = cells.lstm_step(x_gates[t], h_before, c_before, w_hh, b_hh)
+        else:
+            h_t, c_t = STEP[mode](x_gates[t], h_before, w_hh, b_hh), None
+        if w_hr is not None:
+            h_t = linear(h_t, w_hr)
+        if grad_norms is not None:
+            _note_gradient(h_t, grad_norms[0, t])
+            _note_gradient(c_t, grad_norms[1, t])
+        outputs.append(h_t if alive is None else h_t.masked_fill(~alive, 0))
+        h = h_t if alive is None else torch.where(alive, h_t, h)
+        if c is not None and c_t is not None:
+            cs.append(c_t if alive is None else c_t.masked_fill(~alive, 0))
+            c = c_t if alive is None else torch.where(alive, c_t, c)
+    return _in_order(outputs, reverse, h), None if c is None else _in_order(cs, reverse, c), h, c
 
 
-def run_plain(mode, x, h0, c0, w_ih, w_hh, b_ih=None, b_hh=None, lengths=None, resets=None, reverse=False):
-    """One layer, one direction, x (T, B, I): (output, cs, h_n, c_n); cs and c_n are None except for LSTM."""
-    gates_x = torch.nn.functional.linear(x, w_ih, b_ih)
-    return run_plain_gates(mode, gates_x, h0, c0, w_hh, b_hh, lengths, resets, reverse)
+def _in_order(steps: list[Tensor], reverse: bool, like: Tensor) -> Tensor:
+    return torch.stack(steps[::-1] if reverse else steps) if steps else like.new_empty(0, *like.shape)
+
+
+def _note_gradient(state: Tensor | None, into: Tensor) -> None:
+    """Have backward write the norm of all that arrives at each row of a state into `into` (B,)."""
+    with torch.no_grad():
+        into.zero_()
+    if state is not None and state.requires_grad:
+        state.register_hook(functools.partial(_write_norm, into))
+
+
+def _write_norm(into: Tensor, gradient: Tensor) -> None:
+    into.copy_(gradient.detach().norm(dim=-1))
