@@ -9,12 +9,19 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from unrolled.conversion import convert, restore
     from unrolled.layers import GRU, LSTM, RNN
 
 __version__ = "0.1.0"
-__all__ = ["GRU", "LSTM", "RNN", "__version__"]
+__all__ = ["GRU", "LSTM", "RNN", "__version__", "convert", "restore"]
 
-_HOME = {"RNN": "unrolled.layers", "LSTM": "unrolled.layers", "GRU": "unrolled.layers"}
+_HOME = {
+    "RNN": "unrolled.layers",
+    "LSTM": "unrolled.layers",
+    "GRU": "unrolled.layers",
+    "convert": "unrolled.conversion",
+    "restore": "unrolled.conversion",
+}
 
 
 def __getattr__(name: str) -> Any:
