@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from unrolled.conversion import convert, restore
+    from unrolled.export import export_onnx
     from unrolled.layers import GRU, LSTM, RNN
 
 __version__ = "0.1.0"
-__all__ = ["GRU", "LSTM", "RNN", "__version__", "convert", "restore"]
+__all__ = ["GRU", "LSTM", "RNN", "__version__", "convert", "export_onnx", "restore"]
 
 _HOME = {
     "RNN": "unrolled.layers",
@@ -21,6 +22,7 @@ _HOME = {
     "GRU": "unrolled.layers",
     "convert": "unrolled.conversion",
     "restore": "unrolled.conversion",
+    "export_onnx": "unrolled.export",
 }
 
 
