@@ -162,6 +162,23 @@ class TestExact:
             result = run(least * budget)
         assert bytes.peak <= result.plan.memory <= least * budget
 
+    def test_a_state_that_is_part_of_the_outputs_does_not_keep_them(self) -> None:
+        wide = 40
+        layer = torch.nn.Linear(I, wide)
+
+        def forward(x, state):
+            outputs = torch.cumsum(layer(x), dim=0) + state
+            return outputs, outputs[-1]
+
+        x, start = torch.randn(400, B, I), torch.zeros(B, wide)
+        layer.weight.grad, layer.bias.grad = torch.zeros_like(layer.weight), torch.zeros_like(layer.bias)
+        for memory in (120_000, 200_000):
+            with LiveBytes() as bytes:
+                result = bptt.exact(forward, x, start, loss=lambda outputs, _: outputs.square().sum(), memory=memory)
+            assert result.plan.segment > 1
+            assert result.plan.kept > 1
+            assert bytes.peak <= memory
+
     def test_the_least_memory_named_works_and_one_byte_less_does_not(self, layer) -> None:
         x = self.inputs()
         least = self.least(layer, x)

@@ -260,7 +260,7 @@ class _Sequence:
     def _graph(self, steps: slice, state: Any) -> tuple[Any, Any, Tensor, Any]:
         piece = self._piece(steps)
         state = _each(state, lambda part: part.detach().requires_grad_(part.is_floating_point()))
-        torch.clear_autocast_cache()  # casts of weights that `advance` has left there have no graph
+        torch.clear_autocast_cache()  # a cast of weights cached while `advance` ran would have no graph
         with torch.enable_grad():
             outputs, final = self.forward(piece, state)
             value = torch.as_tensor(self.loss(outputs, steps))
