@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from tolerance import assert_same
 from torch import nn
 
+from tolerance import assert_same
 from unrolled import cells
 from unrolled.cells import Weights
 

@@ -73,9 +73,7 @@ def test_a_swapped_layer_is_like_one_made_new(kind: str) -> None:
         assert [len(weights) for weights in copied.all_weights] == [len(weights) for weights in layer.all_weights]
     unrolled.restore(layer)
     assert vars(layer).keys() == vars(LAYERS[kind]()).keys()
-    assert all(
-        one is other for one, other in zip(layer._flat_weights, dict(layer.named_parameters()).values(), strict=True)
-    )
+    assert all(one is other for one, other in zip(layer._flat_weights, dict(layer.named_parameters()).values(), strict=True))
 
 
 def test_every_layer_of_a_model_is_swapped_and_named() -> None:
@@ -155,18 +153,20 @@ def test_what_is_not_exactly_a_layer_is_named_and_left() -> None:
     class Custom(nn.LSTM):
         pass
 
-    model = nn.ModuleDict({
-        "subclass": Custom(WIDTH, H),
-        "parametrized": parametrizations.weight_norm(nn.GRU(WIDTH, H), "weight_hh_l0"),
-        "pruned": prune.random_unstructured(nn.LSTM(WIDTH, H), "weight_ih_l0", 0.5),
-        "one": nn.LSTM(WIDTH, H),
-        "other": nn.LSTM(WIDTH, H),
-        "itself": nn.RNN(H, H),
-        "patched": nn.GRU(WIDTH, H),
-        "more": nn.GRU(WIDTH, H),
-        "step": nn.LSTMCell(WIDTH, H),
-        "fine": nn.LSTM(WIDTH, H),
-    })
+    model = nn.ModuleDict(
+        {
+            "subclass": Custom(WIDTH, H),
+            "parametrized": parametrizations.weight_norm(nn.GRU(WIDTH, H), "weight_hh_l0"),
+            "pruned": prune.random_unstructured(nn.LSTM(WIDTH, H), "weight_ih_l0", 0.5),
+            "one": nn.LSTM(WIDTH, H),
+            "other": nn.LSTM(WIDTH, H),
+            "itself": nn.RNN(H, H),
+            "patched": nn.GRU(WIDTH, H),
+            "more": nn.GRU(WIDTH, H),
+            "step": nn.LSTMCell(WIDTH, H),
+            "fine": nn.LSTM(WIDTH, H),
+        }
+    )
     model["other"].weight_hh_l0 = model["one"].weight_hh_l0
     model["itself"].weight_hh_l0 = model["itself"].weight_ih_l0
     model["patched"].forward = lambda *_: None

@@ -13,6 +13,8 @@ import unrolled
 from tolerance import assert_same
 from unrolled import export
 from unrolled.errors import ExportError
+from unrolled.tasks.language_model.config import Config
+from unrolled.tasks.language_model.model import LanguageModel
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -130,39 +132,33 @@ def test_weights_computed_from_others_are_written_as_they_are(tmp_path: Path) ->
     assert_all_same(run_file(runtime, x, state), run_ours(layer, x, state))
 
 
-@pytest.mark.parametrize("tokens_as", ["embedding", "one_hot"])
-def test_a_language_model_is_built_from_the_same_parts(tokens_as: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("settings", [{"input": "embedding", "cell": "lstm"}, {"input": "one-hot", "cell": "gru"}], ids=str)
+def test_a_language_model_is_built_from_the_same_parts(settings: dict, tmp_path: Path) -> None:
     vocabulary = 11
-    table = nn.Embedding(vocabulary, WIDTH)
-    layers = unrolled.LSTM(WIDTH if tokens_as == "embedding" else vocabulary, H, num_layers=2, batch_first=True)
-    decoder = nn.Linear(H, vocabulary)
-
+    model = LanguageModel(Config(hidden_size=H, num_layers=2, **settings), vocabulary).eval()
     graph = export.Graph("language_model")
     tokens = graph.input("tokens", torch.int64, ["batch", "time"])
-    state = export.state_inputs(graph, layers)
-    if tokens_as == "embedding":
-        x = export.embedding(graph, table, tokens)
-    else:
-        x = export.one_hot(graph, tokens, vocabulary)
-    output, state = export.recurrent(graph, layers, x, state)
-    graph.output("logits", export.linear(graph, decoder, output), torch.float32, ["batch", "time", vocabulary])
-    export.state_outputs(graph, layers, state)
+    state = export.state_inputs(graph, model.layers)
+    x = export.embedding(graph, model.encoder, tokens) if model.encoder else export.one_hot(graph, tokens, vocabulary)
+    output, state = export.recurrent(graph, model.layers, x, state)
+    graph.output("logits", export.linear(graph, model.decoder, output), torch.float32, ["batch", "time", vocabulary])
+    export.state_outputs(graph, model.layers, state)
     runtime = session(graph.save(tmp_path / "model.onnx"))
 
-    text, zeros = torch.randint(vocabulary, (B, T)), torch.zeros(2, B, H)
-    with torch.no_grad():
-        x = table(text) if tokens_as == "embedding" else nn.functional.one_hot(text, vocabulary).float()
-        output, (h_n, c_n) = layers(x)
-        expected = decoder(output)
-    feed = {"tokens": text.numpy(), "h_0": zeros.numpy(), "c_0": zeros.numpy()}
-    got = [torch.from_numpy(value) for value in runtime.run(["logits", "h_n", "c_n"], feed)]
-    assert_all_same(got, [expected, h_n, c_n])
+    text = torch.randint(vocabulary, (B, T))
+    _, state = inputs_of(model.layers)
+    expected = run_ours(model, text, state)
+    names, feed = [out.name for out in runtime.get_outputs()], {"tokens": text}
+    assert names[0] == "logits"
+    feed |= dict(zip(["h_0", "c_0"], state, strict=False))
+    feed = {name: value.numpy() for name, value in feed.items()}
+    assert_all_same([torch.from_numpy(value) for value in runtime.run(names, feed)], expected)
     steps = []
     for t in range(T):
-        logits, h, c = runtime.run(["logits", "h_n", "c_n"], {**feed, "tokens": text[:, t : t + 1].numpy()})
-        feed |= {"h_0": h, "c_0": c}
+        logits, *last = runtime.run(names, {**feed, "tokens": text[:, t : t + 1].numpy()})
+        feed |= dict(zip(["h_0", "c_0"], last, strict=False))
         steps.append(logits)
-    assert_same(torch.from_numpy(np.concatenate(steps, axis=1)), expected)
+    assert_same(torch.from_numpy(np.concatenate(steps, axis=1)), expected[0])
 
 
 def test_half_and_double_are_written_as_they_are(tmp_path: Path) -> None:

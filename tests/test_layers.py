@@ -5,11 +5,11 @@ import pickle
 
 import pytest
 import torch
-from tolerance import assert_same
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pack_sequence, pad_packed_sequence
 
 import unrolled
+from tolerance import assert_same
 from unrolled.layers import State, plain_recurrence, recurrence
 
 T, B, I, H = 5, 3, 4, 7
@@ -70,7 +70,10 @@ class TestAgainstTorch:
     def test_packed_sequences(self, kind: str, variant: dict) -> None:
         ours, theirs = twins(kind, **variant)
         pieces = [torch.randn(length, I, dtype=torch.float64) for length in (2, 5, 3)]
-        for packed in (pack_sequence(pieces, enforce_sorted=False), pack_sequence(sorted(pieces, key=len, reverse=True))):
+        for packed in (
+            pack_sequence(pieces, enforce_sorted=False),
+            pack_sequence(sorted(pieces, key=len, reverse=True)),
+        ):
             got, want = ours(packed, initial := initial_state(ours)), theirs(packed, initial)
             assert_same(got[0].data, want[0].data)
             assert_all_same(flat(got)[1:], flat(want)[1:])
@@ -117,10 +120,8 @@ class TestFusedAgainstDefinition:
         state = State(*(part[0] for part in (hx if isinstance(hx, tuple) else (hx,))))
         results = []
         for compute in (recurrence, plain_recurrence):
-            output, last = compute(
-                layer.mode, x, state, weights, w_hr, lengths=lengths, resets=resets, reverse=reverse
-            )
-            values = [output, *(part for part in last if part is not None)]
+            one = compute(layer.mode, x, state, weights, w_hr, lengths=lengths, resets=resets, reverse=reverse)
+            values = [one.output, *(part for part in one.last if part is not None)]
             loss = sum((value * (1 + k)).square().sum() for k, value in enumerate(values))
             results.append([*values, *torch.autograd.grad(loss, [x, *layer.parameters()])])
         assert_all_same(*results)
@@ -184,6 +185,72 @@ class TestBeyondTorch:
         assert_all_same(flat((stacked, state)), flat(expected))
         output, state = layer.step(x[0, 0])
         assert_same(output, outputs[0][0])
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+class TestTokens:
+    """Integers are rows of an embedding, or one-hot vectors."""
+
+    def test_tokens_are_their_embedding(self, kind: str, variant: dict) -> None:
+        layer, _ = twins(kind, **variant)
+        table = torch.randn(9, I, dtype=torch.float64, requires_grad=True)
+        ids = torch.randint(9, (B, T) if layer.batch_first else (T, B))
+        lengths, resets = torch.tensor([0, 5, 2]), torch.rand(ids.shape) < 0.3
+        for how in ({}, {"lengths": lengths}, {"lengths": lengths, "resets": resets}):
+            inputs = [table, *layer.parameters()]
+            got, want = flat(layer(ids, embedding=table, **how)), flat(layer(table[ids], **how))
+            assert_all_same(got, want)
+            scale = [torch.randn_like(part) for part in want]
+            assert_all_same(torch.autograd.grad(got, inputs, scale), torch.autograd.grad(want, inputs, scale))
+        assert_all_same(flat(layer(ids[0], embedding=table)), flat(layer(table[ids[0]])))
+
+    def test_tokens_without_an_embedding_are_one_hot(self, kind: str, variant: dict) -> None:
+        layer, _ = twins(kind, **variant)
+        ids = torch.randint(I, (B, T) if layer.batch_first else (T, B))
+        vectors = nn.functional.one_hot(ids, I).double()
+        assert_all_same(flat(layer(ids)), flat(layer(vectors)))
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+class TestInside:
+    def test_states_of_every_step_are_those_that_shorter_runs_end_in(self, kind: str, variant: dict) -> None:
+        layer, _ = twins(kind, **variant)
+        x = torch.randn(T, B, I, dtype=torch.float64)
+        every = layer.states(x.transpose(0, 1) if layer.batch_first else x)
+        time = 1 if layer.batch_first else 0
+        for t in range(T):
+            part = x[: t + 1]
+            _, last = layer(part.transpose(0, 1) if layer.batch_first else part)
+            for part_number, whole in enumerate(last if isinstance(last, tuple) else (last,)):
+                if layer.bidirectional:  # the second direction has read more by then; its last step is the first
+                    assert_same(every[0][part_number].select(time, t), whole[0])
+                else:
+                    for k, state in enumerate(every):
+                        assert_same(state[part_number].select(time, t), whole[k])
+
+    def test_gradient_norms_are_those_of_the_states_gradients(self, kind: str, variant: dict) -> None:
+        """Against autograd asked for the gradient of each state in a chain of the cell's single steps."""
+        layer, _ = twins(kind, **{**variant, "num_layers": 1, "bidirectional": False, "batch_first": False})
+        x, resets = torch.randn(T, B, I, dtype=torch.float64), torch.rand(T, B) < 0.3
+        scale = torch.randn(T, B, layer.proj_size or H, dtype=torch.float64)
+        norms = torch.full((1, 2, T, B), -1.0)
+        output, _ = layer(x, resets=resets, gradient_norms=norms)
+        (output * scale).sum().backward()
+        zeros = torch.zeros(B, layer.proj_size or H, dtype=torch.float64), torch.zeros(B, H, dtype=torch.float64)
+        state, seen, loss = State(*zeros[: layer._parts]), [], torch.zeros((), dtype=torch.float64)
+        for t in range(T):
+            one = plain_recurrence(layer.mode, x[t : t + 1], state, *layer._weights("_l0"), resets=resets[t : t + 1])
+            state = one.last
+            seen.append([part for part in state if part is not None])
+            loss = loss + (state.h * scale[t]).sum()
+        for t, parts in enumerate(seen):
+            for k, gradient in enumerate(torch.autograd.grad(loss, parts, retain_graph=True, allow_unused=True)):
+                expected = torch.zeros(B) if gradient is None else gradient.norm(dim=-1).float()
+                torch.testing.assert_close(norms[0, k, t], expected, rtol=1e-5, atol=1e-6)
+        if layer.mode != "LSTM":
+            assert not norms[0, 1].any()
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -301,6 +368,20 @@ class TestErrors:
     def test_resets(self, resets: torch.Tensor) -> None:
         with pytest.raises(ValueError, match=r"booleans for every step and sequence, \(T=5, B=3\), got a tensor"):
             unrolled.GRU(I, H)(torch.zeros(T, B, I), resets=resets)
+
+    def test_token_ids_outside_the_table(self) -> None:
+        with pytest.raises(ValueError, match="from 0 to 3, got ids from 0 to 4"):
+            unrolled.GRU(I, H)(torch.tensor([[0], [4]]))
+        with pytest.raises(ValueError, match="from 0 to 8, got ids from -1 to 0"):
+            unrolled.GRU(I, H)(torch.tensor([[0], [-1]]), embedding=torch.zeros(9, I))
+
+    def test_embedding_of_another_width(self) -> None:
+        with pytest.raises(ValueError, match=r"embedding of shape \(V, input_size=4\), got a tensor of shape \(9, 5\)"):
+            unrolled.GRU(I, H)(torch.tensor([[0]]), embedding=torch.zeros(9, 5))
+
+    def test_gradient_norms_of_another_shape(self) -> None:
+        with pytest.raises(ValueError, match=r"gradient_norms expected shape \(1, 2, 5, 3\)"):
+            unrolled.GRU(I, H)(torch.zeros(T, B, I), gradient_norms=torch.zeros(T, B))
 
     @pytest.mark.parametrize(
         "arguments",

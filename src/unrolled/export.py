@@ -144,9 +144,7 @@ class Graph:
         return path
 
 
-def recurrent(
-    graph: Graph, layer: Layer, x: str, state: Sequence[str], *, lengths: str | None = None
-) -> tuple[str, list[str]]:
+def recurrent(graph: Graph, layer: Layer, x: str, state: Sequence[str], *, lengths: str | None = None) -> tuple[str, list[str]]:
     """Append all layers and directions: `(output, [h_n] or [h_n, c_n])`. `x` is laid out as `layer` takes it.
 
     Raises:

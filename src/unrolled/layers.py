@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import dropout, linear
+from torch.nn.functional import dropout, linear, one_hot
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from unrolled import cells
@@ -27,6 +27,16 @@ class State(NamedTuple):
 
     h: Tensor
     c: Tensor | None = None
+
+
+class Unrolled(NamedTuple):
+    """One layer and direction over a whole sequence."""
+
+    output: Tensor
+    """h of every step, (T, B, H or proj_size), zero behind a sequence's end."""
+    last: State
+    cells: Tensor | None = None
+    """The LSTM's c of every step, (T, B, H), where the way it was computed knows it."""
 
 
 class Recurrent(nn.Module):
@@ -108,38 +118,64 @@ class Recurrent(nn.Module):
         *,
         lengths: Tensor | None = None,
         resets: Tensor | None = None,
+        embedding: Tensor | None = None,
+        gradient_norms: Tensor | None = None,
     ) -> tuple[Any, Any]:
         """Run the whole sequence; return `(output, state)` as torch.nn does.
 
         Args:
-            input: (T, B, I), or (B, T, I) with `batch_first`, or (T, I) unbatched, or a `PackedSequence`.
+            input: (T, B, I), or (B, T, I) with `batch_first`, or (T, I) unbatched, or a `PackedSequence`. Integers of one
+                axis fewer are token ids: rows of `embedding`, or, without one, one-hot vectors of width I.
             hx: the state before the first step, (L*D, B, H); for the LSTM a pair of such; zeros when left out.
             lengths: (B,) integers from 0 to T, in any order: sequence b ends after `lengths[b]` steps. Its output is zero
                 from there on and its final state is that of its own last step. Takes the place of packing.
             resets: booleans laid out as the input's first two axes, (T, B), or (B, T) with `batch_first`: where true, the
                 state, and the gradient through it, is cut to zero just before that step (in the order in which a direction
                 reads). For episodes or documents laid end to end.
+            embedding: (V, I), the table that token ids are rows of. Gives what embedding them first gives, faster.
+            gradient_norms: a float32 tensor (L*D, 2, T, B) that `backward()` fills with ||dL/dh_t|| and ||dL/dc_t|| of
+                every sequence (the latter zero but for the LSTM): all the gradient that arrives there, from this step's
+                loss, the layer above and step t+1. Where it falls off going back, gradients vanish.
 
         Raises:
             RuntimeError: a width, state or number of axes that does not fit (ValueError for an input that is neither
                 2-D nor 3-D, or of another dtype than the weights), as torch.nn raises.
-            ValueError: lengths or resets of a wrong shape, dtype or range.
+            ValueError: lengths, resets, embedding or gradient_norms of a wrong shape, dtype or range.
         """
         if isinstance(input, PackedSequence):
             return self._forward_packed(input, hx, lengths, resets)
-        self._check_input(input)
-        batched = input.dim() == 3
-        x = input if batched else input.unsqueeze(1)
-        if batched and self.batch_first:
-            x = x.transpose(0, 1)
-            resets = resets.transpose(0, 1) if resets is not None and resets.dim() == 2 else resets
-        elif not batched and resets is not None and resets.dim() == 1:
-            resets = resets.unsqueeze(1)
-        lengths, resets = _check_masks(lengths, resets, *x.shape[:2])
-        output, state = self._run_layers(x, self._initial_state(x, hx, batched), lengths, resets)
+        output, unrolled, batched = self._run(input, hx, lengths, resets, embedding, gradient_norms)
+        state = [one.last for one in unrolled]
         if not batched:
             return output.squeeze(1), self._join([State(*(s.squeeze(0) for s in one if s is not None)) for one in state])
         return output.transpose(0, 1) if self.batch_first else output, self._join(state)
+
+    def states(
+        self,
+        input: Tensor,
+        hx: Any = None,
+        *,
+        lengths: Tensor | None = None,
+        resets: Tensor | None = None,
+        embedding: Tensor | None = None,
+    ) -> list[State]:
+        """Every step's h and c: one `State` per layer and direction, of tensors (T, B, H), or (B, T, H) with `batch_first`.
+
+        Takes what calling the layer takes. For looking inside: which unit does what, and where attention could point.
+
+        >>> import torch, unrolled
+        >>> layer_0, layer_1 = unrolled.LSTM(3, 4, num_layers=2).states(torch.randn(5, 2, 3))
+        >>> layer_1.h.shape, layer_1.c.shape
+        (torch.Size([5, 2, 4]), torch.Size([5, 2, 4]))
+        """
+        _, unrolled, batched = self._run(input, hx, lengths, resets, embedding, None, every_step=True)
+
+        def laid_out(part: Tensor) -> Tensor:
+            if not batched:
+                return part.squeeze(1)
+            return part.transpose(0, 1) if self.batch_first else part
+
+        return [State(laid_out(one.output), None if one.cells is None else laid_out(one.cells)) for one in unrolled]
 
     def step(self, x_t: Tensor, state: Any = None) -> tuple[Tensor, Any]:
         """One time step, for streaming: x_t (B, I) or (I,) -> `(h_t, state)`, h_t being the last layer's output (B, H).
@@ -167,23 +203,69 @@ class Recurrent(nn.Module):
         output, state = self(x, state)
         return output.squeeze(1 if x_t.dim() == 2 and self.batch_first else 0), state
 
-    def _run_layers(
-        self, x: Tensor, state: list[State], lengths: Tensor | None, resets: Tensor | None
-    ) -> tuple[Tensor, list[State]]:
-        final = []
-        for layer in range(self.num_layers):
-            outputs = []
-            for direction, suffix in enumerate(self._suffixes(layer)):
-                initial = state[layer * self.num_directions + direction]
-                output, last = recurrence(
-                    self.mode, x, initial, *self._weights(suffix), lengths=lengths, resets=resets, reverse=direction == 1
+    def _run(
+        self,
+        input: Tensor,
+        hx: Any,
+        lengths: Tensor | None,
+        resets: Tensor | None,
+        embedding: Tensor | None,
+        gradient_norms: Tensor | None,
+        every_step: bool = False,
+    ) -> tuple[Tensor, list[Unrolled], bool]:
+        """Check everything, make it time-major, run the layers: (last layer's output, all of them, whether batched)."""
+        tokens = not input.is_floating_point() and input.dtype != torch.bool
+        self._check_tokens(input, embedding) if tokens else self._check_input(input)
+        batched = input.dim() == (2 if tokens else 3)
+        x = input if batched else input.unsqueeze(1)
+        if batched and self.batch_first:
+            x = x.transpose(0, 1)
+            resets = resets.transpose(0, 1) if resets is not None and resets.dim() == 2 else resets
+        elif not batched and resets is not None and resets.dim() == 1:
+            resets = resets.unsqueeze(1)
+        lengths, resets = _check_masks(lengths, resets, *x.shape[:2])
+        if gradient_norms is not None:
+            expected = (self.num_layers * self.num_directions, 2, *x.shape[:2])
+            if tuple(gradient_norms.shape) != expected or gradient_norms.dtype != torch.float32:
+                raise ValueError(
+                    f"gradient_norms expected shape {expected} (L*D, 2, T, B) and dtype torch.float32, "
+                    f"got {_describe(gradient_norms)}."
                 )
-                outputs.append(output)
-                final.append(last)
+        state = self._initial_state(x.shape[1], hx, batched)
+        output, unrolled = self._run_layers(x, state, lengths, resets, embedding, gradient_norms, every_step)
+        return output, unrolled, batched
+
+    def _run_layers(
+        self,
+        x: Tensor,
+        state: list[State],
+        lengths: Tensor | None,
+        resets: Tensor | None,
+        embedding: Tensor | None = None,
+        gradient_norms: Tensor | None = None,
+        every_step: bool = False,
+    ) -> tuple[Tensor, list[Unrolled]]:
+        done: list[Unrolled] = []
+        for layer in range(self.num_layers):
+            for direction, suffix in enumerate(self._suffixes(layer)):
+                one = recurrence(
+                    self.mode,
+                    x,
+                    state[len(done)],
+                    *self._weights(suffix),
+                    lengths=lengths,
+                    resets=resets,
+                    reverse=direction == 1,
+                    embedding=embedding if layer == 0 else None,
+                    gradient_norms=None if gradient_norms is None else gradient_norms[len(done)],
+                    every_step=every_step,
+                )
+                done.append(one)
+            outputs = [one.output for one in done[-self.num_directions :]]
             x = torch.cat(outputs, dim=-1) if len(outputs) > 1 else outputs[0]  # (T, B, D*H)
             if self.dropout and layer < self.num_layers - 1:
                 x = dropout(x, self.dropout, self.training)
-        return x, final
+        return x, done
 
     def _forward_packed(
         self, packed: PackedSequence, hx: Any, lengths: Tensor | None, resets: Tensor | None
@@ -196,21 +278,22 @@ class Recurrent(nn.Module):
         in_order = PackedSequence(packed.data, packed.batch_sizes)  # longest first, whatever order it came from
         x, lengths = pad_packed_sequence(in_order)  # (T, B, I), (B,)
         self._check_input(x)
-        state = self._initial_state(x, hx, batched=True)
+        state = self._initial_state(x.shape[1], hx, batched=True)
         if packed.sorted_indices is not None:
             state = [State(*(s.index_select(0, packed.sorted_indices) for s in one if s is not None)) for one in state]
-        output, state = self._run_layers(x, state, lengths, None)
+        output, done = self._run_layers(x, state, lengths, None)
+        state = [one.last for one in done]
         if packed.unsorted_indices is not None:
             state = [State(*(s.index_select(0, packed.unsorted_indices) for s in one if s is not None)) for one in state]
         data = pack_padded_sequence(output, lengths).data
         return PackedSequence(data, packed.batch_sizes, packed.sorted_indices, packed.unsorted_indices), self._join(state)
 
-    def _initial_state(self, x: Tensor, hx: Any, batched: bool) -> list[State]:
+    def _initial_state(self, batch: int, hx: Any, batched: bool) -> list[State]:
         """Check the given state, or make zeros; one `State` per layer and direction."""
-        count, batch = self.num_layers * self.num_directions, x.shape[1]
+        count = self.num_layers * self.num_directions
         widths = [self.proj_size or self.hidden_size, self.hidden_size][: self._parts]
         if hx is None:
-            zeros = [x.new_zeros(batch, width) for width in widths]
+            zeros = [self.get_parameter("weight_hh_l0").new_zeros(batch, width) for width in widths]
             return [State(*zeros)] * count
         parts = hx if isinstance(hx, (tuple, list)) else (hx,)
         if len(parts) != self._parts or not all(isinstance(part, Tensor) for part in parts):
@@ -248,6 +331,19 @@ class Recurrent(nn.Module):
                 f"{self._name} expected input of dtype {dtype}, that of its weights, got {x.dtype}. "
                 f"Convert the input with input.to({dtype}), or the layer with layer.to({x.dtype})."
             )
+
+    def _check_tokens(self, ids: Tensor, embedding: Tensor | None) -> None:
+        if ids.dim() not in (1, 2):
+            raise ValueError(f"{self._name} expected token ids of 1 or 2 axes, got {_describe(ids)}.")
+        if embedding is not None and (embedding.dim() != 2 or embedding.shape[1] != self.input_size):
+            raise ValueError(
+                f"{self._name} expected an embedding of shape (V, input_size={self.input_size}), got {_describe(embedding)}."
+            )
+        known = self.input_size if embedding is None else embedding.shape[0]
+        if ids.device.type == "cpu" and ids.numel() and not torch.compiler.is_compiling():
+            low, high = int(ids.min()), int(ids.max())
+            if low < 0 or high >= known:
+                raise ValueError(f"{self._name} expected token ids from 0 to {known - 1}, got ids from {low} to {high}.")
 
     def _weights(self, suffix: str) -> tuple[Weights, Tensor | None]:
         bias = (getattr(self, "bias_ih" + suffix), getattr(self, "bias_hh" + suffix)) if self.bias else (None, None)
@@ -294,9 +390,7 @@ class RNN(Recurrent):
             raise ValueError(f"RNN expected nonlinearity 'tanh' or 'relu', got {nonlinearity!r}.")
         self.nonlinearity = nonlinearity
         mode = f"RNN_{nonlinearity.upper()}"
-        super().__init__(
-            mode, input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, 0, device, dtype
-        )
+        super().__init__(mode, input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, 0, device, dtype)
 
 
 class LSTM(Recurrent):
@@ -325,7 +419,17 @@ class LSTM(Recurrent):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(
-            "LSTM", input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size, device, dtype
+            "LSTM",
+            input_size,
+            hidden_size,
+            num_layers,
+            bias,
+            batch_first,
+            dropout,
+            bidirectional,
+            proj_size,
+            device,
+            dtype,
         )
 
 
@@ -367,16 +471,39 @@ def recurrence(
     lengths: Tensor | None = None,
     resets: Tensor | None = None,
     reverse: bool = False,
-) -> tuple[Tensor, State]:
-    """One layer in one direction over x (T, B, I): `(output (T, B, H), final state)`. Here fused or plain is chosen.
+    embedding: Tensor | None = None,
+    gradient_norms: Tensor | None = None,
+    every_step: bool = False,
+) -> Unrolled:
+    """One layer in one direction over x (T, B, I), or token ids (T, B). Here fused or plain is chosen.
 
     Torch's fused operators serve whole sequences, and on the CPU also lengths (through packing, which needs them there
-    anyway); resets, lengths on an accelerator and empty sequences take the plain loop.
+    anyway); resets, lengths on an accelerator, empty sequences and looks inside take the plain loop.
     """
-    empty = x.shape[0] == 0 or x.shape[1] == 0
-    if resets is None and not empty and (lengths is None or lengths.device.type == "cpu"):
-        return _torch_recurrence(mode, x, state, w, w_hr, lengths, reverse)
-    return plain_recurrence(mode, x, state, w, w_hr, lengths=lengths, resets=resets, reverse=reverse)
+    plain = (
+        x.shape[0] == 0
+        or x.shape[1] == 0
+        or resets is not None
+        or (lengths is not None and lengths.device.type != "cpu")
+        or gradient_norms is not None
+        or (every_step and mode == "LSTM")
+    )
+    if plain:
+        return plain_recurrence(
+            mode,
+            x,
+            state,
+            w,
+            w_hr,
+            lengths=lengths,
+            resets=resets,
+            reverse=reverse,
+            embedding=embedding,
+            gradient_norms=gradient_norms,
+        )
+    if not x.is_floating_point():
+        x = one_hot(x, w.w_ih.shape[1]).to(w.w_ih.dtype) if embedding is None else torch.nn.functional.embedding(x, embedding)
+    return _torch_recurrence(mode, x, state, w, w_hr, lengths, reverse)
 
 
 def plain_recurrence(
@@ -389,13 +516,13 @@ def plain_recurrence(
     lengths: Tensor | None = None,
     resets: Tensor | None = None,
     reverse: bool = False,
-) -> tuple[Tensor, State]:
+    embedding: Tensor | None = None,
+    gradient_norms: Tensor | None = None,
+) -> Unrolled:
     """The same by its definition: the cell's step in a loop, for every device, dtype and order of derivative."""
-    if lengths is not None:
-        x = _without_padding(x, lengths)
-    x_gates = linear(x, w.w_ih, w.b_ih)  # (T, B, G*H): the whole sequence in one product
+    x_gates = _input_gates(x, w, lengths, embedding)  # (T, B, G*H): the whole sequence in one product
     h, c = state
-    outputs: list[Tensor] = [h] * x.shape[0]
+    outputs, cells = [h] * x.shape[0], [c] * x.shape[0]
     for t in reversed(range(x.shape[0])) if reverse else range(x.shape[0]):
         if resets is not None:
             cut = resets[t].unsqueeze(-1)  # (B, 1)
@@ -403,14 +530,41 @@ def plain_recurrence(
         h_t, c_t = _plain_step(mode, x_gates[t], h, c, w)
         if w_hr is not None:
             h_t = linear(h_t, w_hr)
-        outputs[t] = h_t
+        if gradient_norms is not None:
+            _note_gradient(h_t, gradient_norms[0, t])
+            _note_gradient(c_t, gradient_norms[1, t])
+        outputs[t], cells[t] = h_t, c_t
         if lengths is not None:
             alive = (t < lengths).unsqueeze(-1)  # (B, 1)
-            outputs[t] = h_t.masked_fill(~alive, 0)
+            outputs[t], cells[t] = h_t.masked_fill(~alive, 0), None if c_t is None else c_t.masked_fill(~alive, 0)
             h_t = torch.where(alive, h_t, h)
             c_t = None if c_t is None or c is None else torch.where(alive, c_t, c)
         h, c = h_t, c_t
-    return torch.stack(outputs) if outputs else h.new_empty(0, *h.shape), State(h, c)
+    return Unrolled(_stack(outputs, state.h), State(h, c), None if c is None else _stack(cells, c))
+
+
+def _input_gates(x: Tensor, w: Weights, lengths: Tensor | None, embedding: Tensor | None) -> Tensor:
+    """W_ih x_t + b_ih of every step; for token ids a row of a table."""
+    if x.is_floating_point():
+        return linear(x if lengths is None else _without_padding(x, lengths), w.w_ih, w.b_ih)
+    table = w.w_ih.t() if embedding is None else linear(embedding, w.w_ih)  # (V, G*H)
+    gates = torch.nn.functional.embedding(x, table)
+    return gates if w.b_ih is None else gates + w.b_ih
+
+
+def _stack(steps: list[Any], like: Tensor) -> Tensor:
+    return torch.stack(steps) if steps else like.new_empty(0, *like.shape)
+
+
+def _note_gradient(tensor: Tensor | None, into: Tensor) -> None:
+    """Have backward write the norm of each row's gradient into `into` (B,)."""
+
+    def note(gradient: Tensor) -> None:
+        into.copy_(gradient.norm(dim=-1))
+
+    into.zero_()
+    if tensor is not None and tensor.requires_grad:
+        tensor.register_hook(note)
 
 
 def _plain_step(mode: str, x_gates: Tensor, h: Tensor, c: Tensor | None, w: Weights) -> tuple[Tensor, Tensor | None]:
@@ -423,7 +577,7 @@ def _plain_step(mode: str, x_gates: Tensor, h: Tensor, c: Tensor | None, w: Weig
 
 def _torch_recurrence(
     mode: str, x: Tensor, state: State, w: Weights, w_hr: Tensor | None, lengths: Tensor | None, reverse: bool
-) -> tuple[Tensor, State]:
+) -> Unrolled:
     """Through torch's own fused operators, which read forwards: the second direction turns the sequence around."""
     operator = getattr(torch._VF, mode.lower())  # type: ignore[attr-defined]
     weights = [weight for weight in (*w, w_hr) if weight is not None]
@@ -447,7 +601,7 @@ def _torch_recurrence(
         last = [torch.where(started[:, None], new, old) for new, old in zip(last, h0, strict=True)]
     if reverse:
         output = _reversed(output, lengths)
-    return output, State(*(part.squeeze(0) for part in last))
+    return Unrolled(output, State(*(part.squeeze(0) for part in last)))
 
 
 def _without_padding(x: Tensor, lengths: Tensor) -> Tensor:
@@ -495,9 +649,7 @@ def _check_sizes(
         )
 
 
-def _check_masks(
-    lengths: Tensor | None, resets: Tensor | None, steps: int, batch: int
-) -> tuple[Tensor | None, Tensor | None]:
+def _check_masks(lengths: Tensor | None, resets: Tensor | None, steps: int, batch: int) -> tuple[Tensor | None, Tensor | None]:
     if lengths is not None:
         if lengths.is_floating_point() or lengths.dtype == torch.bool or tuple(lengths.shape) != (batch,):
             raise ValueError(f"lengths expected integers of shape (B={batch},), got {_describe(lengths)}.")

@@ -1,0 +1,40 @@
+# Two commands do everything on a machine that has Python 3.11 or newer:
+#   make demo    set up, then watch a recurrent network learn to write code
+#   make test    set up, then run every check
+PYTHON ?= python3
+BIN := .venv/bin
+STDLIB = $(shell $(BIN)/python -c "import sysconfig; print(sysconfig.get_path('stdlib'))")
+
+.PHONY: demo test lint docs pin clean
+
+demo: .venv/installed
+	$(BIN)/unrolled train language-model "$(STDLIB)/*.py" --recipe recipes/demo.toml
+
+test: .venv/installed lint docs
+	$(BIN)/pytest -n 2
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+docs: .venv/installed
+	$(BIN)/mkdocs build --strict --quiet
+
+.venv/installed: requirements.txt pyproject.toml
+	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and f'unrolled needs Python 3.11 or newer, this is {sys.version.split()[0]}; try make PYTHON=python3.12')"
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -e .
+	touch $@
+
+# Renew the pinned set from pyproject.toml's open ranges; torch stays where it is until somebody moves it here.
+pin:
+	$(PYTHON) -m venv .venv-pin
+	.venv-pin/bin/pip install --quiet torch==2.13.0 -e '.[dev]'
+	echo '# The set that `make` installs and every test passes with. Made by `make pin` from the open ranges in pyproject.toml.' > requirements.txt
+	.venv-pin/bin/pip freeze --exclude-editable | grep -v '^\(pip\|setuptools\)=' | sed 's/^\(torch==[^+]*\)+.*/\1/' >> requirements.txt
+	rm -r .venv-pin
+
+clean:
+	rm -rf .venv site build .pytest_cache .ruff_cache .hypothesis

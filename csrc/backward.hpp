@@ -1,0 +1,361 @@
+// Backward over a whole sequence, for any cell, in chunks of time from the end. Per chunk:
+//   1. step by step: the cell turns dh, dc into dgates (a workspace), and dh(before) = dgates W_hh (+ the direct part);
+//   2. dx = dgates W_ih for the chunk's rows, divided among threads by rows;
+//   3. dW_ih += dgates^T x, dW_hh += dgates^T h(before), db += dgates, divided by columns of dW, so that no thread holds
+//      a private copy, nothing is reduced, and the sums are the same for any number of threads.
+// The saved gates are only read: backward can run again. A reset cuts dh(before) and dc(before) to zero.
+#pragma once
+#include "forward.hpp"
+
+namespace UNROLLED_ISA {
+
+template <class A, class Cell>
+struct Backward {
+    using Simd = typename A::Simd;
+    using elem = typename A::elem;
+    using real = typename A::real;
+    using V = typename A::V;
+    using Block = Blocks<Cell, Simd>;
+    static constexpr index N = Simd::N, P = A::kPair, kWidth = Panels<A>::kWidth;
+    static constexpr int kTile = tile_rows<Simd>(Cell::x_slots < Cell::h_slots ? Cell::h_slots : Cell::x_slots);
+
+    const unrolled_args &a;
+    Division division;
+    index blocks, gate_row, carry_row, chunk_steps, chunk_rows;
+    Panels<A> w_x, w_h;
+    real *dw_x = nullptr, *dw_h = nullptr, *db = nullptr;
+    real *dh, *dc = nullptr;  // what arrives from the step after, [b][units, padded to whole panels]
+    elem *dgates;             // [row of the chunk][block][slot][lane]
+    index *rows;
+    void *zeros;
+    real *norms = nullptr;  // by units: one share of every squared norm per thread
+    const elem **chunk_dgates, **chunk_x, **chunk_h;
+    elem **chunk_dx;
+    struct PerThread {
+        const elem **from;
+        real **to;
+        elem *a_pack, *b_pack;
+    } per_thread[256];
+
+    explicit Backward(const unrolled_args &args) : a(args) {}
+
+    bool wants_x() const { return !a.ids && a.dw_ih; }
+    bool wants_outer() const { return wants_x() || a.dw_hh || a.db_ih || a.db_hh; }
+
+    bool prepare(Workspace &memory) {
+        blocks = Block::count(a.H);
+        gate_row = Block::row(a.H);
+        const index panels = ceil_div(a.H, kWidth);
+        carry_row = panels * kWidth;
+        division = divide(a, Cell::gates, panels, sizeof(elem));
+        const index threads = division.threads;
+        // Rows per chunk: enough that reading and writing all of dW once per chunk costs little.
+        const index dw_bytes = gate_row * (a.I + a.H) * index(sizeof(real));
+        chunk_steps = smaller(larger(1, ceil_div(dw_bytes > (8 << 20) ? 768 : 384, larger(1, a.B))), larger(1, a.T));
+        chunk_rows = chunk_steps * a.B;
+        w_h.depth = blocks * Cell::h_slots * N;
+        w_h.columns = a.H;
+        w_h.data = memory.get<elem>(w_h.size());
+        if (a.dx) {
+            w_x.depth = blocks * Cell::x_slots * N;
+            w_x.columns = a.I;
+            w_x.data = memory.get<elem>(w_x.size());
+        }
+        if (wants_x()) dw_x = memory.get<real>(blocks * a.I * Cell::x_slots * N);
+        if (a.dw_hh) dw_h = memory.get<real>(blocks * a.H * Cell::h_slots * N);
+        db = memory.get<real>(gate_row);
+        dh = memory.get<real>(a.B * carry_row);
+        if (Cell::has_c) dc = memory.get<real>(a.B * carry_row);
+        dgates = memory.get<elem>(chunk_rows * gate_row);
+        rows = memory.get<index>(a.B);
+        const size_t zero_bytes = size_t(larger(a.H, a.I) + 64) * sizeof(double);
+        zeros = memory.get<char>(index(zero_bytes));
+        if (a.grad_norms && division.by_units) norms = memory.get<real>(threads * 2 * a.T * a.B);
+        chunk_dgates = memory.get<const elem *>(3 * (chunk_rows + 2));
+        chunk_x = chunk_dgates + chunk_rows + 2;
+        chunk_h = chunk_x + chunk_rows + 2;
+        chunk_dx = memory.get<elem *>(chunk_rows);
+        const elem **from = memory.get<const elem *>(threads * a.B);
+        real **to = memory.get<real *>(threads * a.B);
+        const index depth = (chunk_rows + 1) / P * P;
+        const index columns = ceil_div(larger(a.I, a.H), kTile) * kTile;
+        elem *a_pack = memory.get<elem>(threads * depth * columns * 2);
+        elem *b_pack = memory.get<elem>(threads * depth * Block::width);
+        if (memory.failed || !order_rows(a, division.by_units ? 1 : threads, memory, rows)) return false;
+        memset(zeros, 0, zero_bytes);
+        for (index i = 0; i < threads; ++i)
+            per_thread[i] = {from + i * a.B, to + i * a.B, a_pack + i * depth * columns * 2,
+                             b_pack + i * depth * Block::width};
+        return true;
+    }
+
+    // ------------------------------------------------------------------------------------------ 1. step by step
+    void step(index t, const Alive &alive, Range my_blocks, Range my_panels, index first_row, PerThread &mine,
+              const Team &team) {
+        const index unit = my_panels.begin * kWidth;
+        const index units = smaller(my_panels.end * kWidth, carry_row) - unit;
+        for (index j = 0; j < alive.alive; ++j) {
+            const index b = alive.rows[j], here = t * a.B + b;
+            BackRow<A> row{};
+            if (Cell::saves_gates) row.gates = at<elem>(a.gates, here * gate_row);
+            row.h = at<elem>(a.out, here * a.H);
+            row.h_before = state_before<elem>(a, a.out, a.h0, zeros, t, b);
+            if (a.d_out) row.d_out = at<elem>(a.d_out, here * a.H);
+            if (Cell::has_c) {
+                row.c = at<real>(a.cs, here * a.H);
+                row.c_before = state_before<real>(a, a.cs, a.c0, zeros, t, b);
+                if (a.d_cs) row.d_cs = at<real>(a.d_cs, here * a.H);
+                row.dc = dc + b * carry_row;
+            }
+            row.dh = dh + b * carry_row;
+            row.dgates = dgates + (here - first_row) * gate_row;
+            V dh_squares = Simd::zero(), dc_squares = Simd::zero();
+            for (index blk = my_blocks.begin; blk < my_blocks.end; ++blk)
+                Cell::back(row, blk, a.H, dh_squares, dc_squares);
+            if (a.grad_norms) {
+                const real h2 = Simd::sum(dh_squares), c2 = Simd::sum(dc_squares);
+                if (norms) {
+                    norms[team.me * 2 * a.T * a.B + here] = h2;
+                    norms[(team.me * 2 + 1) * a.T * a.B + here] = c2;
+                } else {
+                    a.grad_norms[here] = float(::sqrt(double(h2)));
+                    a.grad_norms[a.T * a.B + here] = float(::sqrt(double(c2)));
+                }
+            }
+        }
+        if (division.by_units) team.wait();
+        index n = 0;
+        for (index j = 0; j < alive.alive; ++j) {
+            const index b = alive.rows[j];
+            if (is_reset(a, t, b)) {
+                memset(dh + b * carry_row + unit, 0, size_t(units) * sizeof(real));
+                if (Cell::has_c) memset(dc + b * carry_row + unit, 0, size_t(units) * sizeof(real));
+                continue;
+            }
+            mine.from[n] = dgates + (t * a.B + b - first_row) * gate_row + Cell::h_first * N;
+            mine.to[n++] = dh + b * carry_row;
+        }
+        constexpr bool adds = Cell::gate(0) == 2;  // GRU: dh z is there already
+        product(n, mine.from, gate_run<Cell::h_slots>(), w_h, my_panels.begin, my_panels.end, mine.to, adds);
+    }
+
+    // The k of a product with dgates: one run where all slots take part, else a run per block.
+    template <int SLOTS>
+    Segments<A> gate_run() const {
+        if (SLOTS == Cell::slots) return {1, gate_row, 0};
+        return {blocks, SLOTS * N, Block::width};
+    }
+
+    // --------------------------------------------------------------------------------------------- 3. dW and db
+    // Columns [first, first + R) of x or h, all rows of the chunk: [row][R], pairs of rows together for bf16.
+    template <int R>
+    static void pack_columns(const elem *const *from, index count, index first, elem *to) {
+        for (index k = 0; k < count; k += P)
+            for (index p = 0; p < P; ++p) {
+                const elem *row = from[k + p] + first;  // the list ends with a row of zeros
+                for (int r = 0; r < R; ++r) to[k * R + r * P + p] = row[r];
+            }
+    }
+
+    void pack_gates(index count, index blk, elem *to) const {
+        constexpr index width = Block::width;
+        for (index k = 0; k < count; k += P)
+            for (index p = 0; p < P; ++p) {
+                const elem *row = k + p < count ? chunk_dgates[k + p] + blk * width : nullptr;
+                elem *out = to + k * width;
+                if constexpr (P == 1) {
+#pragma GCC unroll 4
+                    for (int s = 0; s < Cell::slots; ++s) Simd::store(out + s * N, Simd::load(row + s * N));
+                } else {
+                    for (index i = 0; i < width; ++i) out[i * P + p] = row ? row[i] : elem{};
+                }
+            }
+    }
+
+    void sum_gates(index count, index blk) {
+        V sum[Cell::slots];
+        for (int s = 0; s < Cell::slots; ++s) sum[s] = Simd::zero();
+        for (index k = 0; k < count; ++k)
+            for (int s = 0; s < Cell::slots; ++s)
+                sum[s] = Simd::add(sum[s], Simd::load(chunk_dgates[k] + blk * Block::width + s * N));
+        for (int s = 0; s < Cell::slots; ++s) {
+            real *to = db + blk * Block::width + s * N;
+            Simd::store(to, Simd::add(Simd::load(to), sum[s]));
+        }
+    }
+
+    template <class F>
+    static void column_tiles(index columns, F &&f) {
+        tiles<kTile>(columns, f);
+    }
+
+    // f(tile height, first column) for the tiles [mine) of `columns`, the same tiles for any number of threads.
+    template <class F>
+    static UNROLLED_INLINE void my_tiles(index columns, Range mine, F &&f) {
+        const index count = ceil_div(columns, kTile);
+        for (index i = mine.begin; i < mine.end; ++i) {
+            const Range r = share(columns, count, i);
+            with_rows<kTile>(r.end - r.begin, [&](auto R) UNROLLED_LAMBDA_INLINE { f(R, r.begin); });
+        }
+    }
+
+    void outer(index count, const Team &team, PerThread &mine) {
+        const index x_tiles = wants_x() ? ceil_div(a.I, kTile) : 0, h_tiles = a.dw_hh ? ceil_div(a.H, kTile) : 0;
+        const Range tiles_mine = share(x_tiles + h_tiles, team.count, team.me);
+        const Range x_mine{smaller(tiles_mine.begin, x_tiles), smaller(tiles_mine.end, x_tiles)};
+        const Range h_mine{larger(tiles_mine.begin, x_tiles) - x_tiles, larger(tiles_mine.end, x_tiles) - x_tiles};
+        const index depth = ceil_div(count, P) * P, steps = depth / P;
+        elem *x_pack = mine.a_pack, *h_pack = mine.a_pack + depth * ceil_div(a.I, kTile) * kTile * (wants_x() ? 1 : 0);
+        my_tiles(a.I, x_mine, [&](auto R, index first) { pack_columns<decltype(R)::value>(chunk_x, count, first, x_pack + first * depth); });
+        my_tiles(a.H, h_mine, [&](auto R, index first) { pack_columns<decltype(R)::value>(chunk_h, count, first, h_pack + first * depth); });
+        for (index blk = 0; blk < blocks; ++blk) {
+            if (blk % team.count == team.me) sum_gates(count, blk);
+            if (tiles_mine.begin == tiles_mine.end) continue;
+            pack_gates(count, blk, mine.b_pack);
+            constexpr index step = Block::width * P;
+            my_tiles(a.I, x_mine, [&](auto R, index first) {
+                outer_tile<A, decltype(R)::value, Cell::x_slots>(x_pack + first * depth, mine.b_pack + Cell::x_first * N * P, step,
+                                                       steps, dw_x + (blk * a.I + first) * Cell::x_slots * N);
+            });
+            my_tiles(a.H, h_mine, [&](auto R, index first) {
+                outer_tile<A, decltype(R)::value, Cell::h_slots>(h_pack + first * depth, mine.b_pack + Cell::h_first * N * P, step,
+                                                       steps, dw_h + (blk * a.H + first) * Cell::h_slots * N);
+            });
+        }
+    }
+
+    // d_table[id] += dgates of every row that read it; each thread owns some blocks of units.
+    void scatter(index first_step, index last_step, index first_row, Range my_blocks) {
+        real *table = at<real>(a.d_table, 0);
+        for (index t = first_step; t < last_step; ++t)
+            for (index b = 0; b < a.B; ++b) {
+                if (t >= length_of(a, b)) continue;
+                const index here = t * a.B + b;
+                real *row = table + a.ids[here] * Cell::gates * a.H;
+                const elem *from = dgates + (here - first_row) * gate_row;
+                for (index blk = my_blocks.begin; blk < my_blocks.end; ++blk)
+                    for (int s = Cell::x_first; s < Cell::x_first + Cell::x_slots; ++s) {
+                        const index unit = blk * Block::units + Cell::unit(s) * N;
+                        const typename Simd::Lanes lanes(a.H - unit);
+                        real *to = row + Cell::gate(s) * a.H + unit;
+                        Simd::store(to, Simd::add(Simd::load(to, lanes), Simd::load(from + blk * Block::width + s * N)), lanes);
+                    }
+            }
+    }
+
+    template <class T>
+    static void clear(T *p, index n, const Team &team) {
+        if (!p) return;
+        const Range r = share(n, team.count, team.me);
+        memset((void *)(p + r.begin), 0, size_t(r.end - r.begin) * sizeof(T));
+    }
+
+    void run(Team team) {
+        const Range all_panels{0, ceil_div(a.H, kWidth)};
+        const Range batch = division.by_units ? Range{0, a.B} : share(a.B, team.count, team.me);
+        const Range my_panels = division.by_units ? share(all_panels.end, team.count, team.me) : all_panels;
+        constexpr index blocks_per_panel = kWidth / Block::units;
+        const Range my_blocks{smaller(my_panels.begin * blocks_per_panel, blocks), smaller(my_panels.end * blocks_per_panel, blocks)};
+        const Range shared_blocks = share(blocks, team.count, team.me);
+        PerThread &mine = per_thread[team.me];
+        pack_panels<A, Cell, Cell::h_first, Cell::h_slots>(at<elem>(a.w_hh, 0), a.H, w_h, share(w_h.count(), team.count, team.me));
+        if (a.dx) pack_panels<A, Cell, Cell::x_first, Cell::x_slots>(at<elem>(a.w_ih, 0), a.H, w_x, share(w_x.count(), team.count, team.me));
+        clear(dw_x, blocks * a.I * Cell::x_slots * N, team);
+        clear(dw_h, blocks * a.H * Cell::h_slots * N, team);
+        clear(db, gate_row, team);
+        clear(at<real>(a.d_table, 0), a.V * Cell::gates * a.H, team);
+        if (norms) clear(norms, team.count * 2 * a.T * a.B, team);
+        if (a.grad_norms) clear(a.grad_norms, 2 * a.T * a.B, team);
+        const Range state_rows = share(a.B, team.count, team.me);
+        for (index b = state_rows.begin; b < state_rows.end; ++b) {
+            start_state(dh + b * carry_row, at<elem>(a.d_h_n, 0), b);
+            if (Cell::has_c) start_state(dc + b * carry_row, at<real>(a.d_c_n, 0), b);
+        }
+        team.wait();
+
+        Alive alive{rows + batch.begin, batch.end - batch.begin, a.reverse ? batch.end - batch.begin : 0, a.lengths};
+        // chunks in the order opposite to forward's
+        for (index done = 0; done < a.T; done += chunk_steps) {
+            const index steps = smaller(chunk_steps, a.T - done);
+            const index first_step = a.reverse ? done : a.T - done - steps;
+            const index first_row = first_step * a.B;
+            for (index i = 0; i < steps; ++i) {
+                const index t = a.reverse ? first_step + i : first_step + steps - 1 - i;
+                alive.move_to(t);
+                step(t, alive, my_blocks, my_panels, first_row, mine, team);
+            }
+            team.wait();
+            const index count = list_rows(first_step, steps, first_row, team);
+            team.wait();
+            if (a.dx) {
+                const Range r = share(count, team.count, team.me);
+                product(r.end - r.begin, chunk_dgates + r.begin, gate_run<Cell::x_slots>(), w_x, 0, w_x.count(), chunk_dx + r.begin, false);
+            }
+            if (a.d_table) scatter(first_step, first_step + steps, first_row, shared_blocks);
+            if (wants_outer()) outer(count, team, mine);
+            team.wait();
+        }
+        finish(team, state_rows, shared_blocks);
+    }
+
+    // The chunk's rows that are alive, for the products over all of them. One thread writes the lists.
+    index list_rows(index first_step, index steps, index first_row, const Team &team) {
+        index n = 0;
+        const bool write = team.me == 0;
+        for (index t = first_step; t < first_step + steps; ++t)
+            for (index b = 0; b < a.B; ++b) {
+                const index here = t * a.B + b;
+                if (t >= length_of(a, b)) {
+                    if (write && a.dx) memset((void *)at<elem>(a.dx, here * a.I), 0, size_t(a.I) * sizeof(elem));
+                    continue;
+                }
+                if (write) {
+                    chunk_dgates[n] = dgates + (here - first_row) * gate_row;
+                    chunk_x[n] = a.ids ? nullptr : at<elem>(a.x, here * a.I);
+                    chunk_h[n] = state_before<elem>(a, a.out, a.h0, zeros, t, b);
+                    if (a.dx) chunk_dx[n] = at<elem>(a.dx, here * a.I);
+                }
+                ++n;
+            }
+        if (write) chunk_x[n] = chunk_h[n] = at<elem>(zeros, 0);
+        return n;
+    }
+
+    template <class T>
+    void start_state(real *to, const T *from, index b) {
+        for (index i = 0; i < a.H; ++i) to[i] = from ? real(widen(from[b * a.H + i])) : real(0);
+        for (index i = a.H; i < carry_row; ++i) to[i] = 0;
+    }
+
+    void finish(const Team &team, Range state_rows, Range my_blocks) {
+        if (wants_x()) unpack_gradient<A, Cell, Cell::x_first, Cell::x_slots>(dw_x, a.H, a.I, at<elem>(a.dw_ih, 0), my_blocks);
+        if (a.dw_hh) unpack_gradient<A, Cell, Cell::h_first, Cell::h_slots>(dw_h, a.H, a.H, at<elem>(a.dw_hh, 0), my_blocks);
+        bias_gradient(at<elem>(a.db_ih, 0), Cell::x_first, Cell::x_slots, my_blocks);
+        bias_gradient(at<elem>(a.db_hh, 0), Cell::h_first, Cell::h_slots, my_blocks);
+        for (index b = state_rows.begin; b < state_rows.end; ++b)
+            for (index i = 0; i < a.H; ++i) {
+                if (a.dh0) narrow(dh[b * carry_row + i], at<elem>(a.dh0, 0)[b * a.H + i]);
+                if (Cell::has_c && a.dc0) at<real>(a.dc0, 0)[b * a.H + i] = dc[b * carry_row + i];
+            }
+        if (norms) {
+            const Range r = share(2 * a.T * a.B, team.count, team.me);
+            for (index i = r.begin; i < r.end; ++i) {
+                double sum = 0;
+                for (index k = 0; k < team.count; ++k) sum += norms[k * 2 * a.T * a.B + i];
+                a.grad_norms[i] = float(::sqrt(sum));
+            }
+        }
+    }
+
+    void bias_gradient(elem *to, int first, int slots, Range my_blocks) {
+        if (!to) return;
+        for (index blk = my_blocks.begin; blk < my_blocks.end; ++blk)
+            for (int s = first; s < first + slots; ++s)
+                for (index lane = 0; lane < N; ++lane) {
+                    const index unit = blk * Block::units + Cell::unit(s) * N + lane;
+                    if (unit < a.H) narrow(db[blk * Block::width + s * N + lane], to[Cell::gate(s) * a.H + unit]);
+                }
+    }
+};
+
+}  // namespace UNROLLED_ISA

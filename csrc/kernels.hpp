@@ -1,0 +1,27 @@
+// The table of entry points that each instruction set's translation unit exports to dispatch.cpp.
+#pragma once
+#include <stdint.h>
+
+#include "unrolled_kernels.h"
+
+namespace unrolled {
+
+// Runs body(data, threads, me) on exactly `threads` threads and returns true, or runs nothing and returns false.
+bool run_parallel(int threads, void (*body)(void *, int threads, int me), void *data);
+
+struct Kernels {
+    const char *name;
+    int (*forward)(const unrolled_args &);
+    int (*backward)(const unrolled_args &);
+    int64_t (*gates_size)(int mode, int64_t T, int64_t B, int64_t H);
+    double (*peak)(double seconds);
+};
+
+// One per storage type; null where the build has none.
+const Kernels *portable_f32();
+const Kernels *portable_f64();
+const Kernels *avx2_f32();
+const Kernels *avx512_f32();
+const Kernels *avx512_bf16();
+
+}  // namespace unrolled

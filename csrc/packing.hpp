@@ -1,0 +1,156 @@
+// Layouts, and moving weights in and out of them.
+//
+// Hidden units are taken in blocks of U vectors. Per block, a cell keeps SLOTS vectors side by side, so that one
+// register tile holds everything that a block of units needs and the non-linearity can follow in registers.
+//   forward weights   [block][k][slot][lane]          (k in pairs for bf16: [block][k/2][slot][lane][2])
+//   gates, dgates     [t][b][block][slot][lane]       lanes past H are zero in dgates
+//   backward weights  panels of columns, see Panels; their k runs over [block][slot][lane]
+//   dW while summing  [block][k][slot][lane], real
+#pragma once
+#include "gemm.hpp"
+
+namespace UNROLLED_ISA {
+
+// Slot s holds gate(s) of torch's order, of the block's unit vector unit(s). x_first, x_slots: the slots that W_ih x
+// enters; h_first, h_slots: those that W_hh h enters.
+struct LstmLayout {
+    static constexpr int gates = 4, U = 1, slots = 4, x_first = 0, x_slots = 4, h_first = 0, h_slots = 4;
+    static constexpr int gate(int s) { return s; }
+    static constexpr int unit(int) { return 0; }
+};
+// n from x, r, z, n from h: r and z in the middle let both products use three neighbouring slots.
+struct GruLayout {
+    static constexpr int gates = 3, U = 1, slots = 4, x_first = 0, x_slots = 3, h_first = 1, h_slots = 3;
+    static constexpr int gate(int s) { return s == 1 ? 0 : s == 2 ? 1 : 2; }
+    static constexpr int unit(int) { return 0; }
+};
+struct RnnLayout {
+    static constexpr int gates = 1, U = 2, slots = 2, x_first = 0, x_slots = 2, h_first = 0, h_slots = 2;
+    static constexpr int gate(int) { return 0; }
+    static constexpr int unit(int s) { return s; }
+};
+
+template <class L, class Simd>
+struct Blocks {
+    static constexpr int units = L::U * Simd::N;
+    static constexpr int width = L::slots * Simd::N;
+    static index count(index H) { return ceil_div(H, units); }
+    static index row(index H) { return count(H) * width; }
+};
+
+// to[k * to_step + lane] = from[lane * from_step + k]: cells of four bytes, 4x4 at a time.
+inline void transpose_cells(const float *from, index from_step, index lanes, index K, float *to, index to_step) {
+    typedef float Q __attribute__((vector_size(16)));
+    index lane = 0;
+    for (; lane + 4 <= lanes; lane += 4) {
+        const float *f = from + lane * from_step;
+        index k = 0;
+        for (; k + 4 <= K; k += 4) {
+            Q a, b, c, d;
+            memcpy(&a, f + k, 16);
+            memcpy(&b, f + from_step + k, 16);
+            memcpy(&c, f + 2 * from_step + k, 16);
+            memcpy(&d, f + 3 * from_step + k, 16);
+            Q ab0 = __builtin_shufflevector(a, b, 0, 4, 1, 5), ab1 = __builtin_shufflevector(a, b, 2, 6, 3, 7);
+            Q cd0 = __builtin_shufflevector(c, d, 0, 4, 1, 5), cd1 = __builtin_shufflevector(c, d, 2, 6, 3, 7);
+            a = __builtin_shufflevector(ab0, cd0, 0, 1, 4, 5);
+            b = __builtin_shufflevector(ab0, cd0, 2, 3, 6, 7);
+            c = __builtin_shufflevector(ab1, cd1, 0, 1, 4, 5);
+            d = __builtin_shufflevector(ab1, cd1, 2, 3, 6, 7);
+            float *t = to + k * to_step + lane;
+            memcpy(t, &a, 16);
+            memcpy(t + to_step, &b, 16);
+            memcpy(t + 2 * to_step, &c, 16);
+            memcpy(t + 3 * to_step, &d, 16);
+        }
+        for (; k < K; ++k)
+            for (int i = 0; i < 4; ++i) to[k * to_step + lane + i] = f[i * from_step + k];
+    }
+    for (; lane < lanes; ++lane)
+        for (index k = 0; k < K; ++k) to[k * to_step + lane] = from[lane * from_step + k];
+}
+
+template <class A, class L>
+index forward_weights_size(index H, index K, int slots) {
+    return Blocks<L, typename A::Simd>::count(H) * ceil_div(K, A::kPair) * A::kPair * slots * A::Simd::N;
+}
+
+// W (G*H, K) -> [block][k][slot][lane] for the slots [first, first + NV), blocks [begin, end).
+template <class A, class L, int FIRST, int NV>
+void pack_forward(const typename A::elem *w, index H, index K, typename A::elem *to, Range blocks) {
+    using elem = typename A::elem;
+    constexpr index N = A::Simd::N, P = A::kPair;
+    const index steps = ceil_div(K, P), step = NV * N * P;
+    for (index blk = blocks.begin; blk < blocks.end; ++blk)
+        for (int v = 0; v < NV; ++v) {
+            const index unit = blk * L::U * N + L::unit(FIRST + v) * N;
+            const index lanes = larger(0, smaller(N, H - unit));
+            const elem *from = w + (L::gate(FIRST + v) * H + unit) * K;
+            elem *block = to + blk * steps * step + v * N * P;
+            if (lanes < N)
+                for (index s = 0; s < steps; ++s) memset((void *)(block + s * step), 0, N * P * sizeof(elem));
+            if constexpr (sizeof(elem) * P == 4) {
+                if (K % P == 0) {
+                    transpose_cells((const float *)(const void *)from, K / P, lanes, steps, (float *)(void *)block,
+                                    step / P);
+                    continue;
+                }
+            }
+            for (index lane = 0; lane < lanes; ++lane)
+                for (index s = 0; s < steps; ++s)
+                    for (index p = 0; p < P; ++p)
+                        block[s * step + lane * P + p] = s * P + p < K ? from[lane * K + s * P + p] : elem{};
+        }
+}
+
+// The same way back: the summed gradient [block][k][slot][lane] -> dW (G*H, K).
+template <class A, class L, int FIRST, int NV>
+void unpack_gradient(const typename A::real *from, index H, index K, typename A::elem *dw, Range blocks) {
+    constexpr index N = A::Simd::N;
+    for (index blk = blocks.begin; blk < blocks.end; ++blk)
+        for (int v = 0; v < NV; ++v) {
+            const index unit = blk * L::U * N + L::unit(FIRST + v) * N;
+            const index lanes = larger(0, smaller(N, H - unit));
+            const typename A::real *block = from + blk * K * NV * N + v * N;
+            typename A::elem *to = dw + (L::gate(FIRST + v) * H + unit) * K;
+            if constexpr (sizeof(typename A::elem) == 4) {
+                transpose_cells(block, NV * N, K, lanes, to, K);
+            } else {
+                for (index lane = 0; lane < lanes; ++lane)
+                    for (index k = 0; k < K; ++k) narrow(block[k * NV * N + lane], to[lane * K + k]);
+            }
+        }
+}
+
+// W (G*H, columns) -> panels whose k runs over [block][slot][lane], for the slots [FIRST, FIRST + NV).
+template <class A, class L, int FIRST, int NV>
+void pack_panels(const typename A::elem *w, index H, const Panels<A> &to, Range panels) {
+    using elem = typename A::elem;
+    constexpr index N = A::Simd::N, P = A::kPair;
+    const index blocks = Blocks<L, typename A::Simd>::count(H);
+    for (index p = panels.begin; p < panels.end; ++p) {
+        const index column = p * Panels<A>::kWidth, columns = smaller(to.columns - column, Panels<A>::kWidth);
+        const index width = to.vectors(p) * N;
+        elem *out = to.panel(p);
+        index k = 0;
+        for (index blk = 0; blk < blocks; ++blk)
+            for (int v = 0; v < NV; ++v)
+                for (index lane = 0; lane < N; ++lane, ++k) {
+                    const index unit = blk * L::U * N + L::unit(FIRST + v) * N + lane;
+                    elem *row = out + (k / P) * P * width + k % P;
+                    if (unit >= H) {
+                        for (index i = 0; i < width; ++i) row[i * P] = elem{};
+                        continue;
+                    }
+                    const elem *from = w + (L::gate(FIRST + v) * H + unit) * to.columns + column;
+                    if constexpr (P == 1) {
+                        memcpy(row, from, size_t(columns) * sizeof(elem));
+                    } else {
+                        for (index i = 0; i < columns; ++i) row[i * P] = from[i];
+                    }
+                    for (index i = columns; i < width; ++i) row[i * P] = elem{};
+                }
+    }
+}
+
+}  // namespace UNROLLED_ISA

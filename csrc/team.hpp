@@ -1,0 +1,69 @@
+// The threads of one call: who am I, how many are we, and a barrier.
+#pragma once
+#include <sched.h>
+#include <stdlib.h>
+
+#include "simd.hpp"
+
+namespace UNROLLED_ISA {
+
+#if defined(__x86_64__)
+UNROLLED_INLINE void pause_briefly() { __builtin_ia32_pause(); }
+#elif defined(__aarch64__)
+UNROLLED_INLINE void pause_briefly() { asm volatile("yield"); }
+#else
+UNROLLED_INLINE void pause_briefly() {}
+#endif
+
+// Spins for about two microseconds, then gives the core away: whoever we wait for may need it.
+struct Barrier {
+    int arrived = 0, phase = 0;
+    void wait(int count) {
+        if (count == 1) return;
+        const int mine = __atomic_load_n(&phase, __ATOMIC_ACQUIRE);
+        if (__atomic_add_fetch(&arrived, 1, __ATOMIC_ACQ_REL) == count) {
+            __atomic_store_n(&arrived, 0, __ATOMIC_RELAXED);
+            __atomic_store_n(&phase, mine + 1, __ATOMIC_RELEASE);
+            return;
+        }
+        for (int spins = 0; __atomic_load_n(&phase, __ATOMIC_ACQUIRE) == mine; ++spins) {
+            if (spins < 200)
+                pause_briefly();
+            else
+                sched_yield();
+        }
+    }
+};
+
+struct Team {
+    int count, me;
+    Barrier *barrier;
+    void wait() const { barrier->wait(count); }
+};
+
+// Memory for one call, released at its end. A failed allocation is remembered and asked about once.
+struct Workspace {
+    static constexpr int kMost = 32;
+    void *blocks[kMost];
+    int used = 0;
+    bool failed = false;
+    template <class T>
+    T *get(index n) {
+        void *p = nullptr;
+        const size_t bytes = (size_t(larger_of(n, 1)) * sizeof(T) + 127) / 64 * 64;
+        if (used == kMost || posix_memalign(&p, 64, bytes) != 0) {
+            failed = true;
+            return nullptr;
+        }
+        blocks[used++] = p;
+        return static_cast<T *>(p);
+    }
+    ~Workspace() {
+        for (int i = 0; i < used; ++i) free(blocks[i]);
+    }
+
+private:
+    static index larger_of(index a, index b) { return a > b ? a : b; }
+};
+
+}  // namespace UNROLLED_ISA

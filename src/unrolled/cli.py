@@ -1,0 +1,223 @@
+"""The command line. Each command parses, calls one function of the library, and prints; torch loads only where it is used.
+
+Data goes to stdout, progress and errors to stderr; the exit code is 2 for something the user can mend.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import typing
+from pathlib import Path
+from typing import Any
+
+import rich_click as click
+from click.exceptions import NoArgsIsHelpError
+
+from unrolled import __version__
+
+TASKS = {"language-model": "Learn to write like some text, character by character or word by word."}
+"""What there is to train, with a line each; `unrolled.tasks.TASKS` has the same names (a test holds them together)."""
+
+
+class Tasks(click.RichGroup):
+    """`unrolled train`: one subcommand per task, built from the task's config when it is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(TASKS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        return _train_command(cmd_name) if cmd_name in TASKS else None
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        if args[0] not in TASKS and not args[0].startswith("-"):
+            from unrolled.errors import nearest
+
+            raise click.UsageError(f"no task {args[0]!r}; there is: {', '.join(TASKS)}.{nearest(args[0], TASKS)}")
+        return super().resolve_command(ctx, args)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]}, no_args_is_help=True)
+@click.version_option(__version__, prog_name="unrolled")
+def cli() -> None:
+    """Recurrent networks for PyTorch: train one on your data, and use it.
+
+    Begin with: unrolled train language-model TEXT.txt
+    """
+
+
+@cli.group(cls=Tasks, no_args_is_help=True)
+def train() -> None:
+    """Train a task on data. `unrolled train TASK --help` lists its settings."""
+
+
+@cli.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--prompt", default="", help="Text to go on from.")
+@click.option("--length", default=500, show_default=True, type=click.IntRange(min=1), help="Tokens to write at most.")
+@click.option(
+    "--temperature",
+    default=0.8,
+    show_default=True,
+    type=click.FloatRange(min=0),
+    help="Below 1 plays safe, above 1 dares; 0 always takes the likeliest (greedy).",
+)
+@click.option("--top-k", type=click.IntRange(min=1), help="Draw among the k likeliest tokens only.")
+@click.option(
+    "--top-p",
+    type=click.FloatRange(min=0, max=1, min_open=True),
+    help="Draw among the fewest likeliest tokens whose probabilities reach this.",
+)
+@click.option("--seed", type=click.IntRange(min=0), help="Draw the same text again.")
+def sample(run: Path, prompt: str, **how: Any) -> None:
+    """Write text with a trained language model, printed as it comes.
+
+    unrolled sample runs/my-run --prompt "To be" --temperature 0.7
+    """
+    from unrolled.tasks import load
+
+    pieces = load(run).sample(prompt, **how)
+    sys.stdout.write(prompt)
+    for piece in pieces:
+        sys.stdout.write(piece)
+        if sys.stdout.isatty():
+            sys.stdout.flush()
+    sys.stdout.write("\n")
+
+
+@cli.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("data", nargs=-1, required=True)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def evaluate(run: Path, data: tuple[str, ...], as_json: bool) -> None:
+    """Measure a trained model on DATA it has not seen.
+
+    unrolled evaluate runs/my-run held-out.txt --json
+    """
+    from unrolled.tasks import load
+
+    _print(load(run).evaluate(*data), as_json)
+
+
+@cli.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def info(run: Path, as_json: bool) -> None:
+    """Show what is in a run folder: settings, parameters, how training went."""
+    from unrolled.inspection.run_info import describe
+
+    _print(describe(run), as_json)
+
+
+def main() -> None:
+    """The `unrolled` command: run it, and turn errors into one line and an exit code."""
+    from unrolled.errors import DivergenceError, UnrolledError
+
+    try:
+        cli.main(standalone_mode=False)
+        sys.stdout.flush()
+    except NoArgsIsHelpError as error:
+        click.echo(error.format_message())
+        sys.exit(0)
+    except click.ClickException as error:
+        _fail(error.format_message(), error.exit_code)
+    except UnrolledError as error:
+        _fail(str(error), 1 if isinstance(error, DivergenceError) else 2)
+    except (KeyboardInterrupt, click.Abort):
+        _fail("interrupted", 130)
+
+
+def _train_command(task: str) -> click.Command:
+    """`unrolled train TASK`, its flags made from the fields of the task's config and their texts."""
+    from unrolled import config
+    from unrolled.tasks import config_class
+
+    settings = config_class(task)
+
+    def run_it(**given: Any) -> None:
+        _train(task, **given)
+
+    parameters: list[click.Parameter] = [click.RichArgument(["data"], nargs=-1, metavar="DATA...")]
+    folder = click.Path(path_type=Path)
+    for name, metavar, text in (
+        ("--run", "FOLDER", f"Folder to make for the trained model.  [default: runs/{task}-<date>]"),
+        ("--recipe", "FILE.toml", "Settings from a file; flags override them."),
+        ("--resume", "FOLDER", "Go on with a run that was stopped; its settings hold."),
+    ):
+        parameters.append(click.RichOption([name], metavar=metavar, type=folder, help=text, panel="Run"))
+    parameters.append(click.RichOption(["--quiet"], is_flag=True, help="Show nothing but errors.", panel="Run"))
+    for name, field in settings.model_fields.items():
+        if name == "data":
+            continue
+        flag, default = name.replace("_", "-"), field.get_default()
+        kind = field.annotation
+        panel = "Training" if name in config.TrainingConfig.model_fields else "Data and model"
+        shown = "" if default is None else f"  [default: {str(default).lower() if kind is bool else default}]"
+        text = (field.description or "") + shown
+        names = [f"--{flag}/--no-{flag}", name] if kind is bool else [f"--{flag}", name]
+        # Values are checked by the config, which names all problems at once; hence plain strings here.
+        how: dict[str, Any] = {"is_flag": True, "default": None} if kind is bool else {"metavar": _metavar(kind)}
+        parameters.append(click.RichOption(names, help=text, panel=panel, **how))
+    about = f"{TASKS[task]}\n\nDATA: {settings.model_fields['data'].description}"
+    return click.RichCommand(name=task, callback=run_it, params=parameters, help=about)
+
+
+def _train(
+    task: str,
+    data: tuple[str, ...],
+    run: Path | None,
+    recipe: Path | None,
+    resume: Path | None,
+    quiet: bool,
+    **flags: Any,
+) -> None:
+    from unrolled import tasks
+    from unrolled.progress import Progress
+
+    given = {name: value for name, value in flags.items() if value is not None}
+    progress = Progress(quiet)
+    if resume:
+        if run or recipe:
+            raise click.UsageError("--resume goes on with a run as it was begun; leave out --run and --recipe.")
+        if data:
+            given["data"] = data
+        outcome = tasks.resume(resume, task=task, progress=progress, **given)
+    else:
+        outcome = tasks.train(task, list(data), run=run, recipe=recipe, progress=progress, **given)
+    if outcome.reason == "interrupted":
+        progress.say(
+            f"\nInterrupted at step {outcome.counters.step:,}; everything is saved. Go on with:\n"
+            f"  unrolled train {task} --resume {outcome.folder}"
+        )
+        sys.exit(130)
+    if not quiet:
+        tasks.load(outcome.folder).farewell(outcome, progress)
+
+
+def _metavar(kind: Any) -> str:
+    """`rnn|lstm|gru` for a choice, else the kind of number."""
+    options = [option for option in typing.get_args(kind) if option is not type(None)]
+    if typing.get_origin(kind) is typing.Literal:
+        return "|".join(options)
+    plain = options[0] if options else kind
+    return {int: "INTEGER", float: "NUMBER"}.get(typing.get_args(plain)[0] if typing.get_args(plain) else plain, "TEXT")
+
+
+def _print(values: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(values))
+        return
+    width = max(map(len, values))
+    for name, value in values.items():
+        lines = [f"{k}={v}" for k, v in value.items()] if isinstance(value, dict) else [_short(value)]
+        for number, line in enumerate(lines):
+            click.echo(f"{name if number == 0 else '':<{width}}  {line}")
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _fail(message: str, code: int) -> typing.NoReturn:
+    click.echo("\n".join(f"error: {line}" for line in message.splitlines()), err=True)
+    sys.exit(code)

@@ -1,0 +1,124 @@
+"""Settings: one class per task whose fields, with their texts, are its flags, its TOML keys and its documentation.
+
+Values come from the defaults, then from a recipe (a TOML file), then from flags; the later win. Checking is pydantic's; here
+its findings become one text that names every problem at once.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveInt, ValidationError
+from pydantic_core import ErrorDetails
+
+from unrolled.errors import ConfigError, nearest
+
+C = TypeVar("C", bound="TrainingConfig")
+
+
+class TrainingConfig(BaseModel):
+    """What the training loop is told; each task's config adds its own fields to these."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+
+    data: tuple[str, ...] = ()
+    """What to learn from: the command's DATA arguments."""
+    max_steps: PositiveInt = 5000
+    """Stop after this many optimizer steps; the learning rate reaches zero there."""
+    max_seconds: float | None = Field(None, gt=0)
+    """Stop after this many seconds of training (data preparation not counted), if max_steps has not come first."""
+    batch_size: PositiveInt = 32
+    """Sequences per step, over all processes together."""
+    learning_rate: float = Field(2e-3, gt=0)
+    """Peak learning rate of AdamW, after warm-up; it then falls to zero along a cosine."""
+    warmup_steps: NonNegativeInt = 100
+    """Steps over which the learning rate rises from zero to its peak."""
+    weight_decay: NonNegativeFloat = 0.01
+    """AdamW's decoupled weight decay, for matrices only."""
+    clip_norm: float = Field(1.0, gt=0)
+    """Scale gradients down to this norm when they exceed it, so that one explosion does not undo the training."""
+    evaluate_every: PositiveInt = 250
+    """Steps between evaluations on the validation part; the best weights are kept."""
+    patience: NonNegativeInt = 10
+    """Stop early after this many evaluations in a row without a better one; 0 never does."""
+    save_every: PositiveInt = 250
+    """Steps between checkpoints: what a crash can cost."""
+    sample_every: NonNegativeInt = 250
+    """Steps between short samples on the screen; 0 shows none."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Arithmetic of the matrix products; bf16 is faster where the processor has it, weights stay fp32."""
+    device: str = "auto"
+    """Where to train: auto (an accelerator if there is one), cpu, cuda, ..."""
+    seed: NonNegativeInt = 0
+    """Seed of the initial weights, dropout and data order: the same seed and threads give the same weights, bit for bit."""
+
+
+def load(config_class: type[C], recipe: Path | None = None, flags: Mapping[str, Any] | None = None) -> C:
+    """Settings from the defaults, overridden by the recipe's, overridden by the flags'.
+
+    Raises:
+        ConfigError: the recipe cannot be read, or any key or value is wrong; every problem is named, each on its line.
+    """
+    from_recipe = read_recipe(recipe) if recipe else {}
+    from_flags = dict(flags or {})
+    try:
+        return config_class.model_validate({**from_recipe, **from_flags})
+    except ValidationError as error:
+        known = config_class.model_fields
+        problems = [_explain(detail, known, recipe, from_flags) for detail in error.errors(include_url=False)]
+        raise ConfigError("\n".join(problems)) from None
+
+
+def read_recipe(path: Path) -> dict[str, Any]:
+    """The keys and values of a TOML recipe."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"recipe {path}: cannot be read ({error.strerror}). Give the path of a TOML file.") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"recipe {path}: expected UTF-8 text, got an invalid byte at offset {error.start}.") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"recipe {path}: is not valid TOML: {error}.") from None
+
+
+def changed(old: TrainingConfig, given: Mapping[str, Any]) -> list[str]:
+    """One line for every given value that differs from the old config's."""
+    merged = load(type(old), None, {**old.model_dump(), **given})
+    return [
+        f"{name}: the run has {getattr(old, name)!r}, got {getattr(merged, name)!r}"
+        for name in given
+        if getattr(merged, name) != getattr(old, name)
+    ]
+
+
+def _explain(detail: ErrorDetails, known: Mapping[str, Any], recipe: Path | None, flags: Mapping[str, Any]) -> str:
+    """One pydantic finding as one line: where, what was expected, what was received."""
+    if not detail["loc"]:  # a rule over several fields, already a sentence
+        return detail["msg"].removeprefix("Value error, ")
+    name = str(detail["loc"][0])
+    where = f"--{name.replace('_', '-')}" if name in flags or not recipe else f"{name} in {recipe}"
+    if detail["type"] == "extra_forbidden":
+        return f"{where}: unknown key.{nearest(name, known)}"
+    message = detail["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    value = detail["input"]
+    hint = (
+        nearest(value, known[name].annotation.__args__) if detail["type"] == "literal_error" and isinstance(value, str) else ""
+    )
+    return f"{where}: expected {message[0].lower() + message[1:]}, got {value!r}.{hint}"
+
+
+class Saved(BaseModel):
+    """The content of a run folder's config.json."""
+
+    format_version: int
+    task: str
+    unrolled_version: str
+    config: dict[str, Any]
+
+    @classmethod
+    def of(cls, task: str, config: TrainingConfig, version: str, format_version: int) -> Self:
+        values = config.model_dump(mode="json")
+        return cls(format_version=format_version, task=task, unrolled_version=version, config=values)

@@ -1,0 +1,246 @@
+"""Text to token ids and back, by character, byte, word or byte-pair encoding; the latter two by Hugging Face tokenizers.
+
+Ids 0 and 1 are the same everywhere: UNKNOWN, what the vocabulary lacks, and END, which closes a document.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from unrolled.errors import DataError, RunError
+
+if TYPE_CHECKING:
+    from unrolled.data.text import Source
+
+UNKNOWN, END = "<|unknown|>", "<|end|>"
+FILE = "tokenizer.json"
+WORDS = r"\n|<[^\s<>]+>|[^\W_]+(?:['’\-][^\W_]+)*|[^\w\s]|_"
+"""A word is a run of letters and digits, joined by apostrophes or hyphens; a <mark>, a sign or a newline stands alone."""
+
+
+class Tokenizer:
+    """What the four kinds share. `documents`: whether END closes every document."""
+
+    unit: str
+    size: int
+    documents: bool
+    unknown, end = 0, 1
+
+    def encode(self, text: str) -> np.ndarray:
+        """Token ids of a text, (N,) int64."""
+        raise NotImplementedError
+
+    def encode_source(self, source: Source) -> Iterator[np.ndarray]:
+        return (self.encode(text) for text in source.text())
+
+    def pieces(self, ids: Iterable[int]) -> Iterator[str]:
+        """Text as it becomes known while ids come in, for printing a sample as it is generated."""
+        raise NotImplementedError
+
+    def decode(self, ids: Iterable[int]) -> str:
+        return "".join(self.pieces(ids))
+
+    def characters(self) -> np.ndarray | None:
+        """How many characters of text each id stands for, (V,), so that bits per character are comparable between units.
+
+        None where text cannot be had back from tokens (words: spacing and rare words are lost).
+        """
+        raise NotImplementedError
+
+    def state(self) -> dict[str, Any]:
+        """What `save` writes beside `unit` and `documents`."""
+        raise NotImplementedError
+
+    def check_prompt(self, text: str) -> np.ndarray:
+        """Token ids of a prompt.
+
+        Raises:
+            DataError: something in it never occurred in what the model learned from.
+        """
+        ids = self.encode(text)
+        if (ids == self.unknown).any():
+            raise DataError(f"the prompt {text!r} has something that the model never saw in its text. {self._hint(text)}")
+        return ids
+
+    def _hint(self, text: str) -> str:
+        return "Leave it out."
+
+    def save(self, folder: Path) -> None:
+        content = {"unit": self.unit, "documents": self.documents, **self.state()}
+        (folder / FILE).write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
+
+
+class CharTokenizer(Tokenizer):
+    """One token per character (Unicode code point)."""
+
+    unit = "char"
+
+    def __init__(self, characters: Sequence[str], documents: bool) -> None:
+        self.vocabulary, self.documents = list(characters), documents
+        self.size = len(self.vocabulary) + 2
+        self._id = np.zeros(0x110000, np.int64)  # UNKNOWN for what is not listed
+        self._id[[ord(character) for character in self.vocabulary]] = np.arange(2, self.size)
+
+    @classmethod
+    def learn(cls, sources: Sequence[Source], documents: bool) -> CharTokenizer:
+        seen: set[str] = set()
+        for source in sources:
+            for text in source.text():
+                seen.update(text)
+        return cls(sorted(seen), documents)
+
+    def encode(self, text: str) -> np.ndarray:
+        codepoints = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
+        return self._id[codepoints]
+
+    def pieces(self, ids: Iterable[int]) -> Iterator[str]:
+        return ({0: "\ufffd", 1: ""}.get(i) or ("" if i == 1 else self.vocabulary[i - 2]) for i in ids)
+
+    def characters(self) -> np.ndarray:
+        counts = np.ones(self.size, np.int64)
+        counts[self.end] = 0
+        return counts
+
+    def state(self) -> dict[str, Any]:
+        return {"vocabulary": self.vocabulary}
+
+    def _hint(self, text: str) -> str:
+        unseen = sorted({character for character in text if not self._id[ord(character)]})
+        return f"Leave out {', '.join(map(repr, unseen))}."
+
+
+class ByteTokenizer(Tokenizer):
+    """One token per byte, for any file; id b + 2 for byte b."""
+
+    unit = "byte"
+    size = 256 + 2
+
+    def __init__(self, documents: bool) -> None:
+        self.documents = documents
+
+    def encode(self, text: str) -> np.ndarray:
+        return np.frombuffer(text.encode(), np.uint8).astype(np.int64) + 2
+
+    def encode_source(self, source: Source) -> Iterator[np.ndarray]:
+        return (np.frombuffer(piece, np.uint8).astype(np.int64) + 2 for piece in source.pieces())
+
+    def pieces(self, ids: Iterable[int]) -> Iterator[str]:
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        for i in ids:
+            yield decoder.decode(bytes([i - 2]) if i >= 2 else b"")
+        yield decoder.decode(b"", final=True)
+
+    def characters(self) -> np.ndarray:
+        return np.array([0, 0, *((byte & 0xC0) != 0x80 for byte in range(256))], np.int64)  # continuation bytes count none
+
+    def state(self) -> dict[str, Any]:
+        return {}
+
+
+class LibraryTokenizer(Tokenizer):
+    """Words or byte-pair encoding (Sennrich, Haddow and Birch 2016) by Hugging Face tokenizers."""
+
+    def __init__(self, unit: str, library: Any, documents: bool) -> None:
+        self.unit, self._library, self.documents = unit, library, documents
+        self.size = library.get_vocab_size()
+
+    @classmethod
+    def learn(cls, unit: str, sources: Sequence[Source], size: int, documents: bool) -> LibraryTokenizer:
+        from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
+        from tokenizers import Tokenizer as Library
+
+        specials = [UNKNOWN, END]
+        if unit == "word":
+            library = Library(models.WordLevel(unk_token=UNKNOWN))
+            library.pre_tokenizer = pre_tokenizers.Split(Regex(WORDS), "removed", invert=True)  # type: ignore[assignment]
+            trainer = trainers.WordLevelTrainer(vocab_size=size, special_tokens=specials, show_progress=False)
+        else:
+            library = Library(models.BPE())
+            library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # type: ignore[assignment]
+            library.decoder = decoders.ByteLevel()  # type: ignore[assignment]
+            alphabet = pre_tokenizers.ByteLevel.alphabet()
+            trainer = trainers.BpeTrainer(
+                vocab_size=size, special_tokens=specials, initial_alphabet=alphabet, show_progress=False
+            )
+        library.train_from_iterator((text for source in sources for text in source.text()), trainer)
+        return cls(unit, library, documents)
+
+    def encode(self, text: str) -> np.ndarray:
+        return np.array(self._library.encode(text, add_special_tokens=False).ids, np.int64)
+
+    def pieces(self, ids: Iterable[int]) -> Iterator[str]:
+        if self.unit == "word":
+            yield from _spaced(self._library.id_to_token(int(i)) for i in ids if i != self.end)
+            return
+        from tokenizers.decoders import DecodeStream
+
+        stream = DecodeStream(skip_special_tokens=False)
+        for i in ids:
+            if i != self.end:
+                yield stream.step(self._library, int(i)) or ""
+
+    def characters(self) -> np.ndarray | None:
+        if self.unit == "word":
+            return None
+        byte_of = _byte_of_bpe_letter()
+        counts = np.zeros(self.size, np.int64)
+        for token, i in self._library.get_vocab().items():
+            if token not in (UNKNOWN, END):
+                counts[i] = sum((byte_of[letter] & 0xC0) != 0x80 for letter in token)
+        return counts
+
+    def state(self) -> dict[str, Any]:
+        return {"library": json.loads(self._library.to_str())}
+
+
+def learn(unit: str, sources: Sequence[Source], vocabulary_size: int) -> Tokenizer:
+    """The tokenizer of this unit for these documents. With more than one document, END closes each."""
+    documents = len(sources) > 1
+    if unit == "char":
+        return CharTokenizer.learn(sources, documents)
+    if unit == "byte":
+        return ByteTokenizer(documents)
+    return LibraryTokenizer.learn(unit, sources, vocabulary_size, documents)
+
+
+def load(folder: Path) -> Tokenizer:
+    """The tokenizer of a run folder.
+
+    Raises:
+        RunError: missing or damaged.
+    """
+    path = folder / FILE
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        unit, documents = content["unit"], content["documents"]
+        if unit == "char":
+            return CharTokenizer(content["vocabulary"], documents)
+        if unit == "byte":
+            return ByteTokenizer(documents)
+        from tokenizers import Tokenizer as Library
+
+        return LibraryTokenizer(unit, Library.from_str(json.dumps(content["library"])), documents)
+    except Exception as error:  # the library raises bare Exception for text that is not a tokenizer
+        raise RunError(f"{path}: missing or damaged ({type(error).__name__}: {error}). Restore it or train again.") from None
+
+
+def _spaced(words: Iterable[str]) -> Iterator[str]:
+    """Words with the spaces that writing puts between them: none before a comma, after a bracket or around a newline."""
+    closed = False  # whether a word may need a space before it
+    for word in words:
+        yield f" {word}" if closed and word not in list(".,;:!?)]}%…\n") else word
+        closed = word not in list("([{\n")
+
+
+def _byte_of_bpe_letter() -> dict[str, int]:
+    """Byte-level BPE writes every byte as one printable letter (Radford et al. 2019); this is the way back."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    others = [byte for byte in range(256) if byte not in printable]
+    letters = {chr(byte): byte for byte in printable}
+    return letters | {chr(256 + n): byte for n, byte in enumerate(others)}

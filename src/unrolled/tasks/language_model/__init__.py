@@ -1,0 +1,7 @@
+"""A recurrent language model: many-to-many, aligned. At each step it reads a token and says what comes next.
+
+Mikolov et al. 2010, "Recurrent neural network based language model"; characters after Sutskever, Martens and Hinton 2011,
+"Generating text with recurrent neural networks". The five parts: config, data, model, loss, generate.
+
+Reproduce: `unrolled train language-model TEXT --recipe recipes/tinyshakespeare.toml`
+"""

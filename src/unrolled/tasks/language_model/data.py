@@ -1,0 +1,59 @@
+"""The text of a run: learned from in parallel streams, measured on its tail."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from unrolled.data import text, tokenizers
+from unrolled.data.tokenizers import Tokenizer
+from unrolled.errors import DataError
+from unrolled.tasks.language_model.config import Config
+
+FOLDER = "data"
+
+
+def prepare(config: Config, folder: Path) -> None:
+    """Learn the vocabulary, encode the text, and leave both in the run folder.
+
+    Raises:
+        DataError: no text, unreadable text, or too little of it.
+    """
+    sources = text.find(config.data, binary=config.unit == "byte")
+    if config.documents and len(sources) < 2:
+        raise DataError(f"--documents expected several files to keep apart, got one ({sources[0].path}). Leave it out.")
+    tokenizer = tokenizers.learn(config.unit, sources, config.vocabulary_size)
+    (folder / FOLDER).mkdir()
+    text.write_tokens(sources, tokenizer, folder / FOLDER)
+    tokenizer.save(folder)
+    streams(config, split(config, text.open_tokens(folder / FOLDER))[0])  # refuses too little text before anything starts
+
+
+def split(config: Config, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(training, validation): the tail is for validation, and begins with the token before it, from which it is predicted."""
+    kept = int(len(tokens) * config.validation_fraction)
+    if not kept:
+        return tokens, tokens[:0]
+    return tokens[: len(tokens) - kept], tokens[len(tokens) - kept - 1 :]
+
+
+def streams(config: Config, tokens: np.ndarray) -> text.Streams:
+    return text.Streams(tokens, config.batch_size, config.k1, config.seed)
+
+
+def encode(paths: list[str], tokenizer: Tokenizer) -> np.ndarray:
+    """The tokens of some text, for measuring on it.
+
+    Raises:
+        DataError: fewer than two tokens: there is nothing to predict.
+    """
+    sources = text.find(paths, binary=tokenizer.unit == "byte")
+    parts: list[np.ndarray] = []
+    for source in sources:
+        ids = list(tokenizer.encode_source(source))
+        parts += ids + ([np.array([tokenizer.end])] if tokenizer.documents and ids else [])
+    tokens = np.concatenate(parts) if parts else np.empty(0, np.int64)
+    if len(tokens) < 2:
+        raise DataError(f"{', '.join(paths)}: expected at least 2 tokens to measure on, got {len(tokens)}.")
+    return tokens

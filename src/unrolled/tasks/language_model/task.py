@@ -1,0 +1,111 @@
+"""The language model as the training loop sees it, and as a trained run is used."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from unrolled import checkpoint
+from unrolled.data import text, tokenizers
+from unrolled.progress import Progress
+from unrolled.tasks.language_model import data
+from unrolled.tasks.language_model.config import Config
+from unrolled.tasks.language_model.generate import generate
+from unrolled.tasks.language_model.loss import measure, training_loss
+from unrolled.tasks.language_model.model import LanguageModel
+from unrolled.training import Carry, Outcome, Step
+
+
+class Task:
+    """A language model bound to its run folder, for `unrolled.training.train`."""
+
+    name = "language-model"
+    unit = "tokens"
+    prepare = staticmethod(data.prepare)
+
+    def __init__(self, config: Config, folder: Path) -> None:
+        self.config, self.folder = config, folder
+        self.tokenizer = tokenizers.load(folder)
+        self.unit = {"char": "chars", "byte": "bytes"}.get(config.unit, "tokens")
+        training, self.validation = data.split(config, text.open_tokens(folder / data.FOLDER))
+        self.streams = data.streams(config, training)
+        self.summary = (
+            f"{len(training):,} {self.unit} to learn from, {max(0, len(self.validation) - 1):,} to measure on, "
+            f"vocabulary of {self.tokenizer.size:,}"
+        )
+        self.characters = self.tokenizer.characters()
+
+    def build(self) -> nn.Module:
+        return LanguageModel(self.config, self.tokenizer.size)
+
+    def batch(self, step: int) -> dict[str, Any]:
+        tokens, skip, advance, fresh = self.streams.chunk(step, self.config.k2 or self.config.k1)
+        return {
+            "tokens": torch.from_numpy(tokens),
+            "skip": skip,
+            "advance": advance,
+            "fresh": fresh,
+            "new": self.config.k1,
+        }
+
+    def loss(self, model: nn.Module, batch: dict[str, Any], carry: Carry) -> Step:
+        return training_loss(model, batch, carry, self.characters)
+
+    def evaluate(self, model: nn.Module) -> dict[str, float]:
+        return measure(model, self.validation, self.tokenizer) if len(self.validation) > 1 else {}
+
+    def show(self, model: nn.Module, seed: int) -> str:
+        return "".join(generate(model, self.tokenizer, length=200, temperature=0.7, seed=seed)).strip("\n")
+
+
+class Run:
+    """A trained language model from its run folder.
+
+    Raises:
+        RunError: the folder is missing, damaged, of a newer format, or of another task.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self.config: Config = checkpoint.open_config(self.folder, Task.name, Config)
+        self.tokenizer = tokenizers.load(self.folder)
+        self.model = LanguageModel(self.config, self.tokenizer.size)
+        checkpoint.load_model(self.folder, self.model)
+        self.model.eval()
+
+    def farewell(self, outcome: Outcome, progress: Progress) -> None:
+        """What a person sees when training is over: a longer sample, the figures, and what to try next."""
+        text = "".join(self.sample(length=1000, temperature=0.7, seed=0)).strip("\n")
+        progress.panel(text, "a longer sample")
+        progress.table(
+            {
+                "ended": f"{outcome.reason} after {outcome.counters.step:,} steps, {outcome.counters.seconds:.0f} s",
+                **{name.replace("_", " "): f"{value:.4f}" for name, value in outcome.metrics.items()},
+                "loss curve": self.folder / "loss.png",
+                "run folder": self.folder,
+            }
+        )
+        progress.say(
+            "\nTry next:\n"
+            f"  unrolled sample {self.folder} --temperature 0.5 --length 2000\n"
+            f"  unrolled evaluate {self.folder} SOME_OTHER_TEXT.txt\n"
+            "  unrolled train language-model YOUR_TEXT.txt"
+        )
+
+    def sample(self, prompt: str = "", **how: Any) -> Iterator[str]:
+        """Text after the prompt, piece by piece; `how` is `generate`'s."""
+        return generate(self.model, self.tokenizer, prompt=prompt, **how)
+
+    def evaluate(self, *paths: str) -> dict[str, float]:
+        """`loss` (nats per token), `perplexity`, `bits_per_character`, and how many tokens were measured or unknown."""
+        tokens = data.encode(list(paths), self.tokenizer)
+        metrics = measure(self.model, tokens, self.tokenizer)
+        return {
+            **metrics,
+            "tokens": len(tokens) - 1,
+            "unknown_tokens": int((tokens[1:] == self.tokenizer.unknown).sum()),
+        }

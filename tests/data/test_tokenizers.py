@@ -1,0 +1,78 @@
+"""Text becomes ids and ids become the same text."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from unrolled.data import tokenizers
+from unrolled.data.text import Source
+from unrolled.errors import DataError, RunError
+
+TEXT = "The quick brown fox, the lazy dog.\nIt's a well-known <unk> naïve café ☕ 𝄞!\n" * 3
+
+
+def learned(unit: str, text: str = TEXT, size: int = 300) -> tokenizers.Tokenizer:
+    return tokenizers.learn(unit, [Source("text", text.encode())], size)
+
+
+@pytest.mark.parametrize("unit", ["char", "byte", "bpe"])
+def test_decoding_gives_the_text_back(unit: str) -> None:
+    tokenizer = learned(unit)
+    assert tokenizer.decode(tokenizer.encode(TEXT).tolist()) == TEXT
+
+
+@pytest.mark.parametrize("unit", ["byte", "bpe"])
+@given(text=st.text())
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_bytes_and_bpe_give_any_text_back(unit: str, text: str) -> None:
+    tokenizer = ANY_TEXT[unit]
+    assert tokenizer.decode(tokenizer.encode(text).tolist()) == text
+
+
+ANY_TEXT = {unit: learned(unit) for unit in ("byte", "bpe")}
+
+
+def test_words_are_words_signs_marks_and_newlines() -> None:
+    tokenizer = learned("word")
+    ids = tokenizer.encode("It's a well-known <unk> fox.\n").tolist()
+    assert len(ids) == 7
+    assert tokenizer.unknown not in ids
+    assert tokenizer.decode(ids).startswith("It's a well-known <unk> fox.")
+    assert tokenizer.encode("zebra").tolist() == [tokenizer.unknown]
+
+
+@pytest.mark.parametrize("unit", ["char", "byte", "word", "bpe"])
+def test_a_saved_tokenizer_comes_back(unit: str, tmp_path: Path) -> None:
+    tokenizer = learned(unit)
+    tokenizer.save(tmp_path)
+    loaded = tokenizers.load(tmp_path)
+    assert (loaded.unit, loaded.size, loaded.documents) == (tokenizer.unit, tokenizer.size, tokenizer.documents)
+    assert loaded.encode(TEXT).tolist() == tokenizer.encode(TEXT).tolist()
+
+
+@pytest.mark.parametrize("unit", ["char", "byte", "bpe"])
+def test_counted_characters_are_the_texts(unit: str) -> None:
+    tokenizer = learned(unit)
+    counts = tokenizer.characters()
+    assert counts is not None
+    assert counts[tokenizer.encode(TEXT)].sum() == len(TEXT)
+
+
+def test_a_prompt_with_unseen_characters_names_them() -> None:
+    with pytest.raises(DataError, match="Leave out 'Z', '§'"):
+        learned("char").check_prompt("aZ§")
+
+
+def test_several_documents_are_closed_by_end() -> None:
+    sources = [Source("a", b"ab"), Source("b", b"ba")]
+    assert tokenizers.learn("char", sources, 300).documents
+    assert not tokenizers.learn("char", sources[:1], 300).documents
+
+
+@pytest.mark.parametrize("content", ["", "{}", '{"unit": "bpe", "documents": false, "library": {}}'])
+def test_a_damaged_tokenizer_is_named(tmp_path: Path, content: str) -> None:
+    (tmp_path / tokenizers.FILE).write_text(content)
+    with pytest.raises(RunError, match=r"tokenizer\.json: missing or damaged"):
+        tokenizers.load(tmp_path)

@@ -1,0 +1,122 @@
+"""What is on disk is whole, or is said not to be."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from unrolled import checkpoint, tasks
+from unrolled.errors import RunError
+
+
+@pytest.fixture
+def run(trained: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(trained, tmp_path / "run"))
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "file"
+    checkpoint.write_atomically(path, b"old")
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(RunError, match=r"could not write 3 bytes, the disk is full.*kept"):
+        checkpoint.write_atomically(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_new_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    class StopError(Exception): ...
+
+    with pytest.raises(StopError), checkpoint.new_folder(tmp_path / "run") as folder:  # noqa: PT012
+        (folder / "half").write_text("x")
+        raise StopError
+    assert list(tmp_path.iterdir()) == []
+    with checkpoint.new_folder(tmp_path / "run") as folder:
+        (folder / "whole").write_text("x")
+    assert [p.name for p in (tmp_path / "run").iterdir()] == ["whole"]
+    with pytest.raises(RunError, match="already there and not empty"), checkpoint.new_folder(tmp_path / "run"):
+        pass
+
+
+def test_tied_weights_are_written_once_and_come_back_tied(tmp_path: Path) -> None:
+    def make() -> nn.Module:
+        model = nn.ModuleDict({"encoder": nn.Embedding(5, 3), "decoder": nn.Linear(3, 5, bias=False)})
+        model["decoder"].weight = model["encoder"].weight
+        return model
+
+    first, second = make(), make()
+    checkpoint.save_model(tmp_path, first)
+    assert list(checkpoint.read_tensors(tmp_path / checkpoint.MODEL)[0]) == ["encoder.weight"]
+    checkpoint.load_model(tmp_path, second)
+    assert torch.equal(second["decoder"].weight, first["encoder"].weight)
+    assert second["decoder"].weight is second["encoder"].weight
+
+
+def test_a_missing_run_names_the_nearest(run: Path) -> None:
+    with pytest.raises(RunError, match=r"runn: no such run folder\. Did you mean 'run'\?"):
+        tasks.load(run.with_name("runn"))
+
+
+def test_a_folder_that_is_no_run_says_so(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"not a run folder, it has no config\.json"):
+        tasks.load(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
+@pytest.mark.parametrize("keep", [0.0, 0.5])
+def test_a_truncated_file_is_named(run: Path, name: str, keep: float) -> None:
+    content = (run / name).read_bytes()
+    (run / name).write_bytes(content[: int(len(content) * keep)])
+    with pytest.raises(RunError, match=rf"{name}: .*(damaged|truncated)"):
+        tasks.load(run)
+
+
+def test_a_truncated_training_state_is_named(run: Path) -> None:
+    path = run / checkpoint.TRAINING
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(RunError, match=r"training\.safetensors: damaged or truncated"):
+        tasks.resume(run)
+
+
+def test_a_newer_format_is_refused(run: Path) -> None:
+    content = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps({**content, "format_version": 99}))
+    with pytest.raises(RunError, match=r"written in format 99, this version of unrolled reads up to 1\. Upgrade"):
+        tasks.load(run)
+
+
+def test_tensors_of_other_shapes_are_refused(run: Path) -> None:
+    content = json.loads((run / "config.json").read_text())
+    content["config"]["hidden_size"] = 17
+    (run / "config.json").write_text(json.dumps(content))
+    with pytest.raises(RunError, match=r"expected '.*' of shape \(.*17.*\) \(from config.json\), got \(.*16.*\)"):
+        tasks.load(run)
+
+
+def test_missing_and_unexpected_tensors_are_named(run: Path) -> None:
+    tensors, _ = checkpoint.read_tensors(run / checkpoint.MODEL)
+    tensors["stranger"] = tensors.pop("decoder.bias")
+    checkpoint.save_tensors(run / checkpoint.MODEL, tensors, {})
+    with pytest.raises(RunError, match=r"lacks tensor 'decoder\.bias'"):
+        tasks.load(run)
+
+
+def test_another_tasks_run_is_refused(run: Path) -> None:
+    with pytest.raises(RunError, match="expected a run of captioning, got one of language-model"):
+        checkpoint.open_config(run, "captioning", tasks.config_class("language-model"))
+
+
+def test_an_unfinished_last_report_is_passed_over(run: Path) -> None:
+    whole = checkpoint.read_metrics(run)
+    with open(run / checkpoint.METRICS, "a") as file:
+        file.write('{"step": 61, "lo')
+    assert checkpoint.read_metrics(run) == whole
+    checkpoint.cut_metrics(run, 30)
+    assert max(line["step"] for line in checkpoint.read_metrics(run)) == 30

@@ -1,0 +1,185 @@
+"""Every command, and every mistake: one line, exit code 2, nothing half-written."""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from unrolled import cli, tasks
+
+
+def test_names_of_tasks_agree() -> None:
+    assert cli.TASKS.keys() == tasks.TASKS.keys()
+
+
+def test_help_does_not_wait_for_torch() -> None:
+    code = (
+        "import sys; sys.argv = ['unrolled', *sys.argv[1:]]; import unrolled.cli as c\ntry: c.main()\nexcept SystemExit: pass\n"
+    )
+    code += "assert not {'torch', 'numpy', 'matplotlib'} & set(sys.modules), 'loaded too early'"
+    for arguments in (["--help"], ["train", "--help"], ["train", "language-model", "--help"], ["sample", "--help"]):
+        done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert "Usage: unrolled" in done.stdout
+
+
+def test_help_shows_every_setting_with_its_default(command) -> None:
+    _, out, _ = command("train", "language-model", "--help")
+    for name, field in tasks.config_class("language-model").model_fields.items():
+        if name != "data":
+            assert f"--{name.replace('_', '-')}" in out
+            first_words = " ".join((field.description or "").split()[:2])
+            assert first_words in out
+
+
+def test_train_sample_evaluate_info(command, real_text: Path, tmp_path: Path, tiny_flags: list[str]) -> None:
+    run = tmp_path / "run"
+    code, out, err = command("train", "language-model", real_text, "--run", run, *tiny_flags, "--sample-every", "10")
+    assert code == 0, err
+    assert out == ""
+    for shown in ("validation", "bits/char", "sample after step 10", "a longer sample", str(run), "unrolled sample"):
+        assert shown in err
+    assert (run / "loss.png").read_bytes().startswith(b"\x89PNG")
+    assert not list(tmp_path.glob(".*"))
+
+    code, out, err = command("sample", run, "--prompt", "def ", "--length", "50", "--seed", "3")
+    assert (code, err) == (0, "")
+    assert out.startswith("def ")
+    assert len(out) == len("def ") + 50 + 1
+
+    code, out, _ = command("evaluate", run, real_text, "--json")
+    assert code == 0
+    measured = json.loads(out)
+    assert measured.keys() == {"loss", "perplexity", "bits_per_character", "tokens", "unknown_tokens"}
+    assert measured["tokens"] == len(real_text.read_text()) - 1
+
+    code, out, _ = command("info", run, "--json")
+    facts = json.loads(out)
+    assert facts["task"] == "language-model"
+    assert facts["steps"] == 30
+    assert facts["config"]["hidden_size"] == 16
+    code, out, _ = command("info", run)
+    assert "parameters" in out
+
+
+def test_the_command_and_the_three_lines_of_python_do_the_same(
+    command, real_text: Path, tmp_path: Path, tiny: dict, tiny_flags: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    command("train", "language-model", real_text, "--run", tmp_path / "a", "--quiet", *tiny_flags)
+    tasks.train("language-model", [str(real_text)], run=tmp_path / "b", **tiny)
+    assert capsys.readouterr() == ("", "")
+    assert (tmp_path / "a" / "model.safetensors").read_bytes() == (tmp_path / "b" / "model.safetensors").read_bytes()
+    _, out, _ = command("sample", tmp_path / "a", "--seed", "1", "--length", "40")
+    assert out == "".join(tasks.load(tmp_path / "b").sample(seed=1, length=40)) + "\n"
+
+
+def test_resume_from_the_command_line(command, real_text: Path, tmp_path: Path, tiny_flags: list[str]) -> None:
+    command("train", "language-model", real_text, "--run", tmp_path / "run", "--quiet", *tiny_flags)
+    code, _, err = command("train", "language-model", "--resume", tmp_path / "run", *tiny_flags)
+    assert code == 0, err
+    code, _, err = command("train", "language-model", "--resume", tmp_path / "run", "--hidden-size", "99")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "hidden_size: the run has 16, got 99" in err
+
+
+def write_binary(path: Path) -> None:
+    path.write_bytes(b"\x7fELF\0\0\1")
+
+
+MISTAKES = {
+    "missing path": (["train", "language-model", "nosuch.txt"], "nosuch.txt: no such file or folder"),
+    "no data": (["train", "language-model"], "expected text to learn from, got none"),
+    "empty text": (["train", "language-model", "empty.txt"], "empty.txt: expected text, got nothing"),
+    "short text": (["train", "language-model", "short.txt"], "shorter than one chunk"),
+    "folder without text": (["train", "language-model", "binaries"], "a folder without text"),
+    "binary file": (["train", "language-model", "binaries/program"], "--unit byte"),
+    "invalid UTF-8": (["train", "language-model", "latin1.txt"], "got an invalid byte at offset 3"),
+    "unknown task": (["train", "languag-model", "short.txt"], "Did you mean 'language-model'?"),
+    "unknown flag": (["train", "language-model", "short.txt", "--hiden-size", "3"], "--hidden-size"),
+    "unknown cell": (["train", "language-model", "short.txt", "--cell", "ltsm"], "Did you mean 'lstm'?"),
+    "unknown key": (["train", "language-model", "short.txt", "--recipe", "bad.toml"], "Did you mean 'learning_rate'?"),
+    "zero size": (["train", "language-model", "short.txt", "--hidden-size", "0"], "--hidden-size: expected greater than 0"),
+    "no device": (["train", "language-model", "long.txt", "--device", "warp"], "--device warp: not to be had here"),
+    "missing run": (["sample", "nosuch"], "nosuch: no such run folder"),
+    "not a run": (["info", "binaries"], "not a run folder"),
+    "zero length": (["sample", "nosuch", "--length", "0"], "--length"),
+    "run and resume": (["train", "language-model", "--resume", "x", "--run", "y"], "leave out --run"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_one_line_and_leaves_nothing_behind(command, tmp_path: Path, monkeypatch, mistake: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty.txt").write_text("")
+    (tmp_path / "short.txt").write_text("a few words")
+    (tmp_path / "long.txt").write_text("a few words " * 1000)
+    (tmp_path / "latin1.txt").write_bytes("caf\xe9".encode("latin-1"))
+    (tmp_path / "bad.toml").write_text("learnin_rate = 1")
+    (tmp_path / "binaries").mkdir()
+    write_binary(tmp_path / "binaries" / "program")
+    before = sorted(tmp_path.rglob("*"))
+    arguments, text = MISTAKES[mistake]
+    code, out, err = command(*arguments)
+    assert (code, out) == (2, "")
+    assert text in err
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    left = [path for path in sorted(tmp_path.rglob("*")) if path not in before and path != tmp_path / "runs"]
+    assert left == []
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_an_unreadable_file_is_named(command, tmp_path: Path) -> None:
+    path = tmp_path / "secret.txt"
+    path.write_text("text")
+    path.chmod(0)
+    code, _, err = command("train", "language-model", path)
+    assert (code, err) == (2, f"error: {path}: cannot be read (Permission denied).\n")
+
+
+def test_an_unseen_prompt_is_one_line(command, trained: Path) -> None:
+    code, out, err = command("sample", trained, "--prompt", "☃")
+    assert code == 2
+    assert out == ""
+    assert err.startswith("error: the prompt '☃'")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no write limit there")
+def test_a_full_disk_during_a_save_keeps_the_last_good_checkpoint(real_text: Path, tmp_path: Path, tiny_flags) -> None:
+    """A write limit on the process stands in for a full disk: small files still fit, the training state does not."""
+    run = tmp_path / "run"
+    arguments = ["train", "language-model", str(real_text), "--run", str(run), *tiny_flags, "--hidden-size", "128"]
+    done = subprocess.run(
+        [sys.executable, "-m", "unrolled", *arguments],
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (900_000, 900_000)),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2, done.stderr
+    assert "training.safetensors: could not write" in done.stderr
+    assert "the disk is full" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(run.glob(".*"))
+    assert tasks.load(run)  # the best weights, written before, are whole
+
+
+def test_a_full_disk_before_training_leaves_nothing(real_text: Path, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "unrolled", "train", "language-model", str(real_text), "--run", str(tmp_path / "run")],
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000)),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2, done.stderr
+    assert "the disk is full. Nothing was left behind." in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(trained: Path) -> None:
+    sample = f"{sys.executable} -m unrolled sample {trained} --length 3000 | head -c 20"
+    done = subprocess.run(["bash", "-c", f"set -o pipefail; {sample}"], capture_output=True, text=True)
+    assert (done.stderr, len(done.stdout)) == ("", 20)

@@ -1,0 +1,70 @@
+"""Defaults, then the recipe, then flags; and every problem named at once."""
+
+from pathlib import Path
+
+import pytest
+
+from unrolled import config
+from unrolled.errors import ConfigError
+from unrolled.tasks.language_model.config import Config
+
+
+def test_flags_win_over_the_recipe_and_the_recipe_over_defaults(tmp_path: Path) -> None:
+    recipe = tmp_path / "r.toml"
+    recipe.write_text('hidden_size = 64\nnum_layers = 3\ncell = "gru"\n')
+    loaded = config.load(Config, recipe, {"num_layers": "2"})
+    assert (loaded.hidden_size, loaded.num_layers, loaded.cell) == (64, 2, "gru")
+    assert loaded.batch_size == Config().batch_size
+
+
+def test_all_problems_are_reported_together_with_their_place(tmp_path: Path) -> None:
+    recipe = tmp_path / "r.toml"
+    recipe.write_text('hiden_size = 64\ncell = "lsmt"\nk1 = 0\n')
+    with pytest.raises(ConfigError) as error:
+        config.load(Config, recipe, {"learning_rate": "-1", "batch_size": "many"})
+    lines = sorted(str(error.value).splitlines())
+    assert lines == sorted(
+        [
+            f"hiden_size in {recipe}: unknown key. Did you mean 'hidden_size'?",
+            f"cell in {recipe}: expected 'rnn', 'lstm' or 'gru', got 'lsmt'. Did you mean 'lstm'?",
+            f"k1 in {recipe}: expected greater than 0, got 0.",
+            "--learning-rate: expected greater than 0, got '-1'.",
+            "--batch-size: expected a valid integer, unable to parse string as an integer, got 'many'.",
+        ]
+    )
+
+
+@pytest.mark.parametrize("name", ["hidden_size", "num_layers", "batch_size", "k1", "k2", "embedding_size", "max_steps"])
+@pytest.mark.parametrize("value", ["0", "-3"])
+def test_sizes_of_zero_or_less_are_refused(name: str, value: str) -> None:
+    with pytest.raises(ConfigError, match=rf"--{name.replace('_', '-')}: expected greater than 0, got '{value}'"):
+        config.load(Config, None, {name: value})
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        ({"tied": True, "input": "one-hot"}, "tied: expected an embedding"),
+        ({"tied": True, "embedding_size": 9}, "tied: expected embedding_size equal to hidden_size = 512, got 9"),
+        ({"learning_rate": "nan"}, "--learning-rate: expected a finite number, got 'nan'"),
+    ],
+)
+def test_settings_that_do_not_fit_together_are_refused(settings: dict, text: str) -> None:
+    with pytest.raises(ConfigError, match=text):
+        config.load(Config, None, settings)
+
+
+def test_every_setting_has_a_text_for_its_flag() -> None:
+    assert [name for name, field in Config.model_fields.items() if not field.description] == []
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [(b"a = = 1", "not valid TOML"), (b"\xff", "UTF-8"), (None, "cannot be read")],
+)
+def test_an_unreadable_recipe_is_named(tmp_path: Path, content: bytes | None, text: str) -> None:
+    recipe = tmp_path / "r.toml"
+    if content is not None:
+        recipe.write_bytes(content)
+    with pytest.raises(ConfigError, match=f"r.toml.*{text}"):
+        config.load(Config, recipe)

@@ -1,0 +1,259 @@
+"""The loop: what it reports, when it stops, and that stopping and going on changes nothing."""
+
+import json
+import math
+import multiprocessing
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from unrolled import checkpoint, tasks
+from unrolled.config import TrainingConfig
+from unrolled.errors import DivergenceError, RunError
+from unrolled.training import Counters, Step, learning_rate, train
+
+
+def contents(folder: Path) -> dict[str, torch.Tensor]:
+    """Everything that training moves, best and last."""
+    best, _ = checkpoint.read_tensors(folder / checkpoint.MODEL)
+    last, facts = checkpoint.read_tensors(folder / checkpoint.TRAINING)
+    facts.pop("seconds")
+    return {**{f"best.{k}": v for k, v in best.items()}, **last, "facts": torch.tensor([float(v) for v in facts.values()])}
+
+
+def assert_bit_identical(one: Path, other: Path) -> None:
+    a, b = contents(one), contents(other)
+    assert a.keys() == b.keys()
+    assert [name for name in a if not torch.equal(a[name], b[name])] == []
+
+
+class Toy:
+    """The smallest task: fit a line; `losses` may be bent to see what the loop does."""
+
+    name, unit, summary = "toy", "points", "8 points"
+
+    def __init__(self, validation: list[float] | None = None, spoil_at: int | None = None, **settings) -> None:
+        given = {"max_steps": 20, "evaluate_every": 5, "save_every": 5, "sample_every": 0, **settings}
+        self.config, self.validation, self.spoil_at = TrainingConfig(**given), validation, spoil_at
+
+    def build(self) -> nn.Module:
+        return nn.Linear(1, 1)
+
+    def batch(self, step: int) -> dict:
+        x = torch.linspace(-1, 1, 8)[:, None] * (step % 3 + 1)
+        if step == self.spoil_at:
+            x[0] = math.nan
+        return {"x": x}
+
+    def loss(self, model: nn.Module, batch: dict, carry: dict) -> Step:
+        loss = (model(batch["x"]) - 3 * batch["x"] - 1).square().mean()
+        return Step(loss, 8, {"seen": carry.get("seen", torch.zeros(())) + 1})
+
+    def evaluate(self, model: nn.Module) -> dict[str, float]:
+        torch.rand(3)  # an evaluation may draw numbers without moving training's
+        return {"loss": self.validation.pop(0)} if self.validation else {}
+
+    def show(self, model: nn.Module, seed: int) -> str:
+        return "a sample"
+
+
+def test_the_rate_rises_then_falls_to_zero_with_steps_or_seconds_whichever_is_further() -> None:
+    config = TrainingConfig(max_steps=100, warmup_steps=10, learning_rate=1.0, max_seconds=50)
+    at = lambda step, seconds: learning_rate(config, Counters(step=step, seconds=seconds))  # noqa: E731
+    assert at(0, 0) == pytest.approx(0.1)
+    assert at(50, 0) == pytest.approx(0.5)
+    assert at(50, 25) == pytest.approx(0.5)
+    assert at(20, 40) == pytest.approx(0.5 * (1 + math.cos(math.pi * 0.8)))
+    assert at(20, 60) == 0
+
+
+def test_reports_go_to_metrics_and_tensorboard(tmp_path: Path) -> None:
+    outcome = train(Toy(validation=[3.0, 2.0, 2.5, 2.2]), tmp_path)
+    assert outcome.reason == "finished"
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if line["part"] == "train"] == [10, 20]
+    assert [line["loss"] for line in lines if line["part"] == "validation"] == [3.0, 2.0, 2.5, 2.2]
+    assert {"loss", "gradient_norm", "learning_rate", "seconds"} <= lines[0].keys() | lines[1].keys()
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    board = EventAccumulator(str(tmp_path / "tensorboard"))
+    board.Reload()
+    assert [event.value for event in board.Scalars("validation/loss")] == [3.0, 2.0, 2.5, pytest.approx(2.2)]
+
+
+def test_the_best_weights_are_kept_beside_the_last(tmp_path: Path) -> None:
+    outcome = train(Toy(validation=[3.0, 2.0, 2.5, 2.2]), tmp_path)
+    assert (outcome.counters.best_step, outcome.counters.best_loss) == (10, 2.0)
+    best, _ = checkpoint.read_tensors(tmp_path / checkpoint.MODEL)
+    last, _ = checkpoint.read_tensors(tmp_path / checkpoint.TRAINING)
+    assert not torch.equal(best["weight"], last["model.weight"])
+
+
+def test_it_stops_early_when_evaluations_do_not_get_better(tmp_path: Path) -> None:
+    outcome = train(Toy(validation=[3.0, 3.1, 3.2, 0.1], patience=2), tmp_path)
+    assert (outcome.reason, outcome.counters.step) == ("early stopping", 15)
+    outcome = train(Toy(validation=[3.0, 3.1, 3.2, 3.3], patience=0), tmp_path)
+    assert outcome.reason == "finished"
+
+
+def test_it_stops_when_the_seconds_are_used_up(tmp_path: Path) -> None:
+    outcome = train(Toy(max_steps=10**9, max_seconds=0.2), tmp_path)
+    assert outcome.reason == "finished"
+    assert outcome.counters.seconds == pytest.approx(0.2, abs=0.2)
+
+
+@pytest.mark.parametrize("spoil_at", [2, 12])
+def test_a_nan_stops_training_and_keeps_the_last_good_checkpoint(tmp_path: Path, spoil_at: int) -> None:
+    with pytest.raises(DivergenceError, match=rf"step {spoil_at + 1}: the loss is nan.*--learning-rate") as error:
+        train(Toy(spoil_at=spoil_at), tmp_path)
+    if spoil_at < 5:
+        assert "Nothing had been saved yet" in str(error.value)
+    else:
+        tensors, facts = checkpoint.read_tensors(tmp_path / checkpoint.TRAINING)
+        assert facts["step"] == 10
+        assert all(tensor.isfinite().all() for tensor in tensors.values())
+
+
+def test_ctrl_c_saves_the_step_in_hand_and_going_on_gives_the_same_weights(tmp_path: Path) -> None:
+    class Interrupted(Toy):
+        def loss(self, model: nn.Module, batch: dict, carry: dict) -> Step:
+            if carry.get("seen") == 7:
+                signal.raise_signal(signal.SIGINT)
+            return super().loss(model, batch, carry)
+
+    handler = signal.getsignal(signal.SIGINT)
+    outcome = train(Interrupted(), tmp_path / "a")
+    assert (outcome.reason, outcome.counters.step) == ("interrupted", 8)
+    assert signal.getsignal(signal.SIGINT) is handler
+    assert train(Toy(), tmp_path / "a", resume=True).counters.step == 20
+    train(Toy(), tmp_path / "b")
+    assert_bit_identical(tmp_path / "a", tmp_path / "b")
+
+
+def test_evaluating_and_sampling_do_not_move_trainings_random_numbers(real_text: Path, tmp_path: Path, tiny: dict) -> None:
+    tiny |= {"dropout": 0.3, "max_steps": 20}
+    runs = []
+    for name, how in {"often": {"evaluate_every": 3, "sample_every": 2}, "never": {"evaluate_every": 20}}.items():
+        tasks.train("language-model", [str(real_text)], run=tmp_path / name, **{**tiny, **how})
+        runs.append(checkpoint.read_tensors(tmp_path / name / checkpoint.TRAINING)[0])
+    assert all(torch.equal(runs[0][name], runs[1][name]) for name in runs[0])
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"cell": "lstm", "num_layers": 2, "dropout": 0.2},
+        {"cell": "gru", "k2": 40},
+        {"cell": "rnn", "k2": 5, "input": "one-hot"},
+        {"tied": True, "precision": "bf16"},
+    ],
+    ids=str,
+)
+def test_resuming_is_exact(real_text: Path, tmp_path: Path, tiny: dict, settings: dict) -> None:
+    tiny |= {"max_steps": 40, "evaluate_every": 7, "save_every": 9, **settings}
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    tasks.train("language-model", [str(real_text)], run=whole, **tiny)
+
+    class StopError(Exception): ...
+
+    save = checkpoint.save_tensors
+
+    def save_and_stop(path: Path, tensors: dict, facts: dict) -> None:
+        save(path, tensors, facts)
+        if facts["step"] == 18:
+            raise StopError
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(StopError):  # noqa: PT012
+        patch.setattr(checkpoint, "save_tensors", save_and_stop)
+        tasks.train("language-model", [str(real_text)], run=cut, **tiny)
+    outcome = tasks.resume(cut)
+    assert outcome.counters.step == 40
+    assert_bit_identical(whole, cut)
+    reports = [[{**line, "seconds": 0} for line in checkpoint.read_metrics(run)] for run in (whole, cut)]
+    assert reports[0] == reports[1]
+
+
+def test_resuming_with_other_settings_is_refused(trained: Path) -> None:
+    with pytest.raises(RunError, match=r"keeps its settings; hidden_size: the run has 16, got 32\. Leave"):
+        tasks.resume(trained, hidden_size="32")
+    with pytest.raises(RunError, match="the run has"):
+        tasks.resume(trained, data=["other.txt"])
+
+
+def _train_in_another_process(folder: Path, text: Path, settings: dict, resume: bool, kill_at_write: int | None) -> None:
+    torch.set_num_threads(1)
+    if kill_at_write is not None:  # die inside the n-th write: before the flush, between flush and rename, or just after
+        calls = 0
+        for name in ("fsync", "replace"):
+            original = getattr(os, name)
+
+            def dying(*arguments, _original=original):
+                nonlocal calls
+                calls += 1
+                if calls == kill_at_write:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return _original(*arguments)
+
+            setattr(os, name, dying)
+    if resume:
+        tasks.resume(folder)
+    else:
+        tasks.train("language-model", [str(text)], run=folder, **settings)
+
+
+@pytest.fixture(scope="module")
+def processes() -> multiprocessing.context.ForkServerContext:
+    """Processes that start with torch imported already."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["unrolled.tasks.language_model.task", "unrolled.inspection.loss_curve"])
+    return context
+
+
+class TestKill:
+    """kill -9 at any moment, again and again, ends in the weights of a run that nobody disturbed."""
+
+    SETTINGS = {  # noqa: RUF012
+        "hidden_size": 64, "batch_size": 4, "k1": 16, "max_steps": 60, "evaluate_every": 6, "save_every": 1,
+        "sample_every": 0, "dropout": 0.1,
+    }  # fmt: skip
+
+    def survive(self, processes, folder: Path, text: Path, kills: list, undisturbed: Path) -> int:
+        """Kill by each of `kills` (seconds after the first checkpoint, or the number of a write); then finish."""
+        landed = 0
+        for kill in kills:
+            resume = folder.exists()
+            at_write = kill if isinstance(kill, int) else None
+            process = processes.Process(target=_train_in_another_process, args=(folder, text, self.SETTINGS, resume, at_write))
+            process.start()
+            if at_write is None:
+                while process.is_alive() and not (folder / checkpoint.TRAINING).exists():
+                    time.sleep(0.002)
+                time.sleep(kill)
+                process.kill()
+            process.join()
+            landed += process.exitcode == -signal.SIGKILL
+        tasks.resume(folder) if folder.exists() else tasks.train("language-model", [str(text)], run=folder, **self.SETTINGS)
+        assert_bit_identical(folder, undisturbed)
+        assert not list(folder.glob(".*"))
+        return landed
+
+    @pytest.fixture
+    def undisturbed(self, tmp_path: Path, real_text: Path) -> Path:
+        tasks.train("language-model", [str(real_text)], run=tmp_path / "undisturbed", **self.SETTINGS)
+        return tmp_path / "undisturbed"
+
+    def test_at_random_moments(self, processes, tmp_path: Path, real_text: Path, undisturbed: Path) -> None:
+        seconds = json.loads((undisturbed / "metrics.jsonl").read_text().splitlines()[-1])["seconds"]
+        moments = [random.uniform(0, seconds / 12) for _ in range(20)]
+        landed = self.survive(processes, tmp_path / "run", real_text, moments, undisturbed)
+        assert landed >= 3  # on a fast machine the run may be over before the last of them
+
+    def test_while_a_checkpoint_is_being_written(self, processes, tmp_path: Path, real_text: Path, undisturbed: Path) -> None:
+        landed = self.survive(processes, tmp_path / "run", real_text, [1, 3, 4, 5, 6, 7, 8, 9, 13, 20, 31], undisturbed)
+        assert landed == 11
