@@ -9,16 +9,21 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from unrolled.conversion import convert, restore
+    from unrolled.export import export_onnx
     from unrolled.layers import GRU, LSTM, RNN
     from unrolled.tasks import load, resume, train
 
 __version__ = "0.1.0"
-__all__ = ["GRU", "LSTM", "RNN", "__version__", "load", "resume", "train"]
+__all__ = ["GRU", "LSTM", "RNN", "__version__", "convert", "export_onnx", "load", "restore", "resume", "train"]
 
 _HOME = {
     "RNN": "unrolled.layers",
     "LSTM": "unrolled.layers",
     "GRU": "unrolled.layers",
+    "convert": "unrolled.conversion",
+    "restore": "unrolled.conversion",
+    "export_onnx": "unrolled.export",
     "train": "unrolled.tasks",
     "resume": "unrolled.tasks",
     "load": "unrolled.tasks",

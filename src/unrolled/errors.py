@@ -22,6 +22,10 @@ class RunError(UnrolledError):
     """A run folder that is missing, damaged, of another format or does not fit what is asked of it."""
 
 
+class ExportError(UnrolledError):
+    """A model that cannot be written in the format asked for, or a file that cannot be written."""
+
+
 class DivergenceError(UnrolledError):
     """Training met a loss or a gradient that is not a number; the last good checkpoint is kept."""
 
