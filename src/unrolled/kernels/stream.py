@@ -171,7 +171,7 @@ class Streamer:
         self._check_shapes()
         self.tokens = self.input_size if one_hot else 0 if embedding is None else embedding.shape[0]
         self.outputs = 0 if decoder_weight is None else decoder_weight.shape[0]
-        self._out_shape = self._x_shape = None
+        self._like: dict[int, tuple[Tensor, Tensor]] = {}  # by batch: tensors as `advance` returns them
         self._seed = int.from_bytes(os.urandom(8), "little")
         self.repack()
 
@@ -179,7 +179,7 @@ class Streamer:
     def repack(self) -> None:
         """Copy the weights again. State is kept; the random numbers of `generate` start anew."""
         batch, state = (1, None) if self._handle is None else (self._h.shape[1], self.state)
-        self._fingerprint = self._fingerprint_now()
+        self._remember()
         keep: list[Tensor] = []  # alive until the library has copied them
 
         def pointer(tensor: Tensor | None) -> int | None:
@@ -216,9 +216,9 @@ class Streamer:
         error = ctypes.c_int32()
         handle = self._library.unrolled_stream_create(ctypes.byref(spec), ctypes.byref(error))
         if not handle:
-            raise MemoryError("Streamer: no memory for the packed weights.") if error.value == _MEMORY else ValueError(
-                f"Streamer: the compiled engine refuses {self.mode} in {self.precision} at these sizes."
-            )
+            if error.value == _MEMORY:
+                raise MemoryError("Streamer: no memory for the packed weights.")
+            raise ValueError(f"Streamer: the compiled engine refuses {self.mode} in {self.precision} at these sizes.")
         self._free()
         self._handle = handle
         self.nbytes: int = self._library.unrolled_stream_bytes(handle)
@@ -230,17 +230,31 @@ class Streamer:
     def stale(self) -> bool:
         """Whether a weight has been written to, moved or replaced since it was copied.
 
-        Seen through the tensors' version counters and addresses, so writing through `.data` goes unnoticed; weights made
-        under `torch.inference_mode` have no counter and are always taken to have changed.
+        Seen through the tensors' version counters and addresses, so writing through `.data` goes unnoticed. Weights that
+        have no counter (made under `torch.inference_mode`) or are computed at every use (weight_norm) are always taken to
+        have changed.
         """
-        return self._fingerprint is None or self._fingerprint != self._fingerprint_now()
+        if self._known is None:
+            return True
+        parameters = self._layers._parameters
+        if len(parameters) + len(self._extra) != len(self._known):
+            return True
+        for tensor, (address, version, _) in zip((*parameters.values(), *self._extra), self._known, strict=True):
+            if tensor is None or tensor._version != version or tensor.data_ptr() != address:
+                return True
+        return False
 
-    def _fingerprint_now(self) -> tuple | None:
-        sources = [*self._layers._parameters.values(), self._embedding, self._decoder_weight, self._decoder_bias]
+    def _remember(self) -> None:
+        """Note each weight's address and version; a view of it keeps the address from being used again."""
+        self._extra = [t for t in (self._embedding, self._decoder_weight, self._decoder_bias) if t is not None]
+        parameters = list(self._layers._parameters.values())
+        self._known = None
+        if {id(weight) for weight in _flat(self._layers)} != {id(parameter) for parameter in parameters}:
+            return  # computed anew at every use, as weight_norm does
         try:
-            return tuple([(id(p), p.data_ptr(), p._version) for p in sources if p is not None])
+            self._known = [(t.data_ptr(), t._version, t.detach()) for t in (*parameters, *self._extra)]
         except RuntimeError:  # inference tensors do not track version counters
-            return None
+            return
 
     # --------------------------------------------------------------------------------------------------------- state
     @property
@@ -270,16 +284,15 @@ class Streamer:
         parts = state if isinstance(state, (tuple, list)) else () if state is None else (state,)
         batch = parts[0].shape[1] if parts else batch
         shape = (self.num_layers, batch, self.hidden_size)
-        with torch.inference_mode(False):
-            self._h = torch.zeros(shape)
-            self._c = torch.zeros(shape) if self.mode == "LSTM" else None
+        self._h = torch.zeros(shape)
+        self._c = torch.zeros(shape) if self.mode == "LSTM" else None
         for ours, given in zip((self._h, self._c), parts, strict=False):
             ours.copy_(given.detach())
         if self._library.unrolled_stream_bind(
             self._handle, batch, self._h.data_ptr(), None if self._c is None else self._c.data_ptr()
         ):
             raise MemoryError(f"Streamer: no memory for a batch of {batch}.")
-        self._out_shape = (batch, self.hidden_size)
+        self._out = torch.empty(batch, self.hidden_size)
         self._x_shape = (batch,) if self.tokens else (batch, self.input_size)
         self._x_dtype = torch.int64 if self.tokens else torch.float32
 
@@ -292,7 +305,7 @@ class Streamer:
         """
         if x_t.shape != self._x_shape or x_t.dtype is not self._x_dtype or not x_t.is_contiguous() or not x_t.is_cpu:
             x_t = self._checked_input(x_t, self._x_shape)
-        out = torch.empty(self._out_shape)
+        out = torch.empty_like(self._out)  # half the time of torch.empty, which parses sizes
         code = self._step(self._handle, x_t.data_ptr(), out.data_ptr())
         if code:
             self._raise(code, x_t)
@@ -304,10 +317,15 @@ class Streamer:
         `state` is h, or for the LSTM (h, c), each (L, B, H); None is zeros.
         """
         batch = x_t.shape[0] if x_t.dim() else 0
+        like = self._like.get(batch)
+        if like is None:
+            shape = (self.num_layers, batch, self.hidden_size)
+            if len(self._like) >= 64:
+                self._like.clear()
+            like = self._like[batch] = torch.empty(shape[1:]), torch.empty(shape)
         expected = (batch,) if self.tokens else (batch, self.input_size)
         if x_t.shape != expected or x_t.dtype is not self._x_dtype or not x_t.is_contiguous() or not x_t.is_cpu:
             x_t = self._checked_input(x_t, expected)
-        shape = (self.num_layers, batch, self.hidden_size)
         lstm = self.mode == "LSTM"
         h = c = None
         if state is not None:
@@ -318,10 +336,11 @@ class Streamer:
             else:
                 self._checked_state(state, batch)
                 h, c = (*state, None)[:2]
+            shape = like[1].shape
             h = self._state_part(h, shape, "h")
             c = self._state_part(c, shape, "c") if lstm else None
-        h_n, out = torch.empty(shape), torch.empty((batch, self.hidden_size))
-        c_n = torch.empty(shape) if lstm else None
+        out, h_n = torch.empty_like(like[0]), torch.empty_like(like[1])
+        c_n = torch.empty_like(like[1]) if lstm else None
         code = self._run(
             self._handle,
             batch,
@@ -415,7 +434,9 @@ class Streamer:
             self._raise(count)
         return ids[:count].tolist()
 
-    def stream(self, length: int, *, chunk: int = 16, context: Any = None, seed: int | None = None, **how: Any) -> Iterator[int]:
+    def stream(
+        self, length: int, *, chunk: int = 16, context: Any = None, seed: int | None = None, **how: Any
+    ) -> Iterator[int]:
         """`generate`, token by token as they come; `chunk` are made at a time."""
         if chunk < 1:
             raise ValueError(f"Streamer.stream expected a chunk of at least 1, got {chunk}.")
@@ -457,16 +478,17 @@ class Streamer:
             raise ValueError(f"Streamer expected x_t of dtype {self._x_dtype}, got {x_t.dtype}.")
         return x_t.detach().to("cpu", self._x_dtype).contiguous()
 
-    def _state_part(self, part: Tensor, shape: tuple, name: str) -> Tensor:
-        if part.shape != shape:
-            raise ValueError(f"Streamer expected {name} of shape (L, B, H) = {shape}, got {tuple(part.shape)}.")
+    def _state_part(self, part: Any, shape: tuple, name: str) -> Tensor:
+        if not isinstance(part, Tensor) or part.shape != shape:
+            got = tuple(part.shape) if isinstance(part, Tensor) else type(part).__name__
+            raise ValueError(f"Streamer expected {name} of shape (L, B, H) = {tuple(shape)}, got {got}.")
         if part.dtype is torch.float32 and part.is_contiguous() and part.is_cpu:
             return part
         return part.detach().to("cpu", torch.float32).contiguous()
 
     def _ids(self, ids: Sequence[int] | Tensor, limit: int) -> Tensor:
         tensor = torch.as_tensor(ids, dtype=torch.int64).reshape(-1).contiguous()
-        if tensor.numel() and not (0 <= int(tensor.min()) and int(tensor.max()) < limit):
+        if tensor.numel() and (int(tensor.min()) < 0 or int(tensor.max()) >= limit):
             self._raise_ids(tensor, limit)
         return tensor
 
