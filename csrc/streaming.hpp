@@ -3,7 +3,7 @@
 // At B = 1 a step reads every weight once and uses it once, so it runs at the speed at which weights arrive from L2, L3
 // or memory. Hence: fewer bytes per weight (bf16, int8), all weights of a step in one stretch of memory in the order in
 // which they are read, and several independent sums so that multiply-adds never wait. The hardware prefetches such a
-// stretch by itself: prefetch instructions 1 to 8 KB ahead made a 2-layer H=512 LSTM 1.1 to 1.6 times slower (Zen 4).
+// stretch by itself: prefetch instructions 1 to 8 KB ahead made a 2-layer H=512 LSTM 1.1 to 1.7 times slower (Zen 4).
 //
 //   a block      U vectors of hidden units with all their gates:  [bias][W_ih part][W_hh part]
 //   a part       int8 only: [scale of each row][sum to subtract from each row], then [k / group][gate][lane][k % group]

@@ -98,7 +98,7 @@ def isas(precision: str = "fp32") -> list[str]:
     return [isa for isa in ISAS if library.unrolled_stream_available(isa.encode(), index)]
 
 
-def supported(layers: nn.Module, precision: str = "fp32") -> str | None:
+def supported(layers: Any, precision: str = "fp32") -> str | None:
     """Why a `Streamer` cannot be built from these layers at this precision; None if it can."""
     name = type(layers).__name__
     if precision not in PRECISIONS:
@@ -163,9 +163,13 @@ class Streamer:
         if isa is not None and isa not in isas(precision):
             raise ValueError(f"Streamer expected isa to be one of {isas(precision)} for {precision}, got {isa!r}.")
         self._library = _library()
-        self._layers, self._isa_asked = layers, isa
-        self.mode, self.num_layers, self.precision = layers.mode, layers.num_layers, precision
-        self.input_size, self.hidden_size = layers.input_size, layers.hidden_size
+        self._layers: Any = layers
+        self._isa_asked = isa
+        self.mode: str = self._layers.mode
+        self.precision = precision
+        self.num_layers: int = self._layers.num_layers
+        self.input_size: int = self._layers.input_size
+        self.hidden_size: int = self._layers.hidden_size
         self._embedding, self._one_hot = embedding, one_hot
         self._decoder_weight, self._decoder_bias = decoder_weight, decoder_bias
         self._check_shapes()
@@ -287,7 +291,8 @@ class Streamer:
         self._h = torch.zeros(shape)
         self._c = torch.zeros(shape) if self.mode == "LSTM" else None
         for ours, given in zip((self._h, self._c), parts, strict=False):
-            ours.copy_(given.detach())
+            if ours is not None:
+                ours.copy_(given.detach())
         if self._library.unrolled_stream_bind(
             self._handle, batch, self._h.data_ptr(), None if self._c is None else self._c.data_ptr()
         ):
@@ -460,11 +465,10 @@ class Streamer:
         ):
             if tensor is not None and (tensor.dim() != 2 or tensor.shape[1] != width or not tensor.shape[0]):
                 raise ValueError(f"Streamer expected {name} of shape (V, {width}), got {tuple(tensor.shape)}.")
-        if self._decoder_bias is not None and tuple(self._decoder_bias.shape) != (self._decoder_weight.shape[0],):
-            raise ValueError(
-                f"Streamer expected decoder_bias of shape ({self._decoder_weight.shape[0]},), "
-                f"got {tuple(self._decoder_bias.shape)}."
-            )
+        if self._decoder_weight is not None and self._decoder_bias is not None:
+            expected, got = (self._decoder_weight.shape[0],), tuple(self._decoder_bias.shape)
+            if got != expected:
+                raise ValueError(f"Streamer expected decoder_bias of shape {expected}, got {got}.")
 
     def _checked_input(self, x_t: Tensor, expected: tuple) -> Tensor:
         """What the engine can read, from what needs but a copy; else an error."""
@@ -531,5 +535,5 @@ class Streamer:
         raise TypeError("a Streamer holds native memory: build it again from its layers instead of copying or pickling it")
 
 
-def _flat(layers: nn.Module) -> list[Tensor]:
+def _flat(layers: Any) -> list[Tensor]:
     return [parameter for one in layers.all_weights for parameter in one]
