@@ -1,0 +1,367 @@
+// The streaming engine's C interface: a stream's lifetime, which variant runs it, and choosing tokens.
+#include <math.h>
+#include <sched.h>
+#include <stdlib.h>
+#include <string.h>
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
+#include <algorithm>
+
+#include "streaming_model.hpp"
+
+using unrolled::StreamCall;
+using unrolled::StreamKernels;
+using unrolled::StreamModel;
+
+struct unrolled_stream {
+    StreamModel model;
+    const StreamKernels *kernels;
+    int busy;
+    // the bound state
+    ptrdiff_t B;
+    float *h, *c;
+    int64_t pending;  // a generated token still to be fed back, or -1
+    // choosing
+    uint64_t random[4];
+    float *logits;
+    double *probabilities;
+    int64_t *order;
+};
+
+namespace {
+
+bool machine_has(const char *isa) {
+    const bool vnni = !strcmp(isa, "avx512_vnni"), bf16 = !strcmp(isa, "avx512_bf16");
+    if (!vnni && !bf16) return unrolled_isa_available(isa);
+#if defined(UNROLLED_X86)
+    if (!unrolled_isa_available("avx512")) return false;
+    return vnni ? __builtin_cpu_supports("avx512vnni") : __builtin_cpu_supports("avx512bf16");
+#else
+    return false;
+#endif
+}
+
+const StreamKernels *kernels_named(const char *isa, int precision) {
+    if (precision < UNROLLED_STREAM_FP32 || precision > UNROLLED_STREAM_INT8 || !machine_has(isa)) return nullptr;
+    if (!strcmp(isa, "portable")) return unrolled::stream_portable(precision);
+#if defined(UNROLLED_X86)
+    if (!strcmp(isa, "avx2")) return unrolled::stream_avx2(precision);
+    if (!strcmp(isa, "avx512")) return unrolled::stream_avx512(precision);
+    if (!strcmp(isa, "avx512_vnni") && precision == UNROLLED_STREAM_INT8) return unrolled::stream_avx512_vnni();
+    if (!strcmp(isa, "avx512_bf16") && precision == UNROLLED_STREAM_BF16) return unrolled::stream_avx512_bf16();
+#endif
+    return nullptr;
+}
+
+const StreamKernels *best_kernels(int precision) {
+    const char *isa = unrolled_isa();
+    if (!strcmp(isa, "avx512")) {
+        const char *refined = precision == UNROLLED_STREAM_INT8 ? "avx512_vnni" : "avx512_bf16";
+        if (const StreamKernels *k = kernels_named(refined, precision)) return k;
+    }
+    return kernels_named(isa, precision);
+}
+
+// Large arenas on pages of 2 MB where the system gives them, because a step walks through all of it: 1.2 times faster
+// with 13 MB of weights, no difference with 6 and less.
+char *aligned(size_t bytes) {
+    const size_t huge = size_t(2) << 20, page = bytes >= huge ? huge : 64;
+    void *p = nullptr;
+    if (posix_memalign(&p, page, (bytes + page - 1) / page * page) != 0) return nullptr;
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+    if (page == huge) madvise(p, (bytes + page - 1) / page * page, MADV_HUGEPAGE);
+#endif
+    return static_cast<char *>(p);
+}
+
+bool reserve_rows(unrolled_stream &s, ptrdiff_t B) {
+    StreamModel &m = s.model;
+    if (B <= m.rows) return true;
+    const ptrdiff_t widest = m.I > m.H ? m.I : m.H;
+    const size_t bytes = size_t(B) * size_t(s.kernels->act_bytes(widest) + s.kernels->act_bytes(m.H));
+    char *acts = aligned(bytes);
+    float *scales = static_cast<float *>(malloc(size_t(B) * 2 * sizeof(float)));
+    if (!acts || !scales) {
+        free(acts);
+        free(scales);
+        return false;
+    }
+    memset(acts, 0, bytes);
+    free(m.acts);
+    free(m.act_scales);
+    m.acts = acts;
+    m.act_scales = scales;
+    m.rows = B;
+    return true;
+}
+
+// Waits its turn: the scratch memory of a stream serves one call at a time.
+struct Turn {
+    unrolled_stream *s;
+    explicit Turn(unrolled_stream *stream) : s(stream) {
+        while (__atomic_exchange_n(&s->busy, 1, __ATOMIC_ACQUIRE)) sched_yield();
+    }
+    ~Turn() { __atomic_store_n(&s->busy, 0, __ATOMIC_RELEASE); }
+};
+
+bool valid_ids(const StreamModel &m, const int64_t *ids, ptrdiff_t n) {
+    for (ptrdiff_t i = 0; i < n; ++i)
+        if (ids[i] < 0 || ids[i] >= m.V) return false;
+    return true;
+}
+
+int run(unrolled_stream &s, ptrdiff_t B, const void *x, const float *h_in, const float *c_in, float *h_out, float *c_out) {
+    StreamCall call{B, nullptr, nullptr, h_in, c_in, h_out, c_out};
+    if (s.model.V) {
+        call.ids = static_cast<const int64_t *>(x);
+        if (!valid_ids(s.model, call.ids, B)) return UNROLLED_STREAM_ID;
+    } else {
+        call.x = static_cast<const float *>(x);
+    }
+    if (B < 1) return 0;
+    if (!reserve_rows(s, B)) return UNROLLED_STREAM_MEMORY;
+    s.kernels->step(s.model, call);
+    return 0;
+}
+
+const float *last_h(const unrolled_stream &s, ptrdiff_t B, const float *h) { return h + (s.model.L - 1) * B * s.model.H; }
+
+void copy_out(const unrolled_stream &s, ptrdiff_t B, const float *h, float *out) {
+    if (out && B > 0) memcpy(out, last_h(s, B, h), size_t(B * s.model.H) * sizeof(float));
+}
+
+int flush(unrolled_stream &s) {
+    if (s.pending < 0) return 0;
+    const int64_t token = s.pending;
+    s.pending = -1;
+    return run(s, 1, &token, s.h, s.c, s.h, s.c);
+}
+
+// ------------------------------------------------------------------------------------------------------ random numbers
+uint64_t rotate(uint64_t x, int k) { return (x << k) | (x >> (64 - k)); }
+
+uint64_t next_random(uint64_t (&s)[4]) {  // xoshiro256**
+    const uint64_t result = rotate(s[1] * 5, 7) * 9, t = s[1] << 17;
+    s[2] ^= s[0];
+    s[3] ^= s[1];
+    s[1] ^= s[2];
+    s[0] ^= s[3];
+    s[2] ^= t;
+    s[3] = rotate(s[3], 45);
+    return result;
+}
+
+void seed_random(uint64_t (&s)[4], uint64_t seed) {  // splitmix64
+    for (uint64_t &word : s) {
+        uint64_t z = (seed += 0x9e3779b97f4a7c15u);
+        z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+        z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+        word = z ^ (z >> 31);
+    }
+}
+
+// ------------------------------------------------------------------------------------------------------------ choosing
+// unrolled.decoding.choose, for one row of scores: the token, or an error. Among equals the lower id is the likelier.
+int64_t choose(unrolled_stream &s, const unrolled_stream_choice &how) {
+    float *const scores = s.logits;
+    double *const p = s.probabilities;
+    const int64_t V = s.model.V_out;
+    for (int64_t i = 0; i < how.forbidden_count; ++i) scores[how.forbidden[i]] = -HUGE_VALF;
+    int64_t likeliest = 0;
+    bool numbers = true;
+    for (int64_t v = 0; v < V; ++v) {
+        numbers &= scores[v] == scores[v];
+        if (scores[v] > scores[likeliest]) likeliest = v;
+    }
+    const double top = scores[likeliest];
+    if (!numbers || top == -HUGE_VAL || (top == HUGE_VAL && how.temperature > 0)) return UNROLLED_STREAM_SCORES;
+    if (how.temperature == 0) return likeliest;
+
+    double sum = 0;
+    for (int64_t v = 0; v < V; ++v) sum += p[v] = exp((double(scores[v]) - top) / how.temperature);
+    const double u = double(next_random(s.random) >> 11) * 0x1p-53;
+    if (!how.top_k && !(how.top_p > 0)) {
+        const double target = u * sum;
+        double passed = 0;
+        for (int64_t v = 0; v < V; ++v)
+            if ((passed += p[v]) > target) return v;
+        return likeliest;
+    }
+    // Likeliest first, from a heap: only as many are put in order as are kept.
+    int64_t *const order = s.order;
+    for (int64_t v = 0; v < V; ++v) order[v] = v;
+    const auto less = [p](int64_t a, int64_t b) { return p[a] < p[b] || (p[a] == p[b] && a > b); };
+    std::make_heap(order, order + V, less);
+    double kept = 0;
+    int64_t end = V;  // the kept ones gather at the array's end, the likeliest last
+    while (end > 0 && !(how.top_k && V - end >= how.top_k) && !(how.top_p > 0 && kept / sum >= how.top_p)) {
+        std::pop_heap(order, order + end, less);
+        kept += p[order[--end]];
+    }
+    const double target = u * kept;
+    double passed = 0;
+    for (int64_t i = V - 1; i >= end; --i)
+        if ((passed += p[order[i]]) > target) return order[i];
+    return likeliest;
+}
+
+int check_generate(const unrolled_stream &s, const unrolled_stream_choice &how) {
+    if (!s.model.V || !s.model.V_out || !s.h || s.model.V < s.model.V_out) return UNROLLED_STREAM_MISSING;
+    if (s.B != 1 || !(how.temperature >= 0) || how.top_k < 0 || !(how.top_p >= 0 && how.top_p <= 1))
+        return UNROLLED_STREAM_SETTINGS;
+    for (int64_t i = 0; i < how.forbidden_count; ++i)
+        if (how.forbidden[i] < 0 || how.forbidden[i] >= s.model.V_out) return UNROLLED_STREAM_ID;
+    return 0;
+}
+
+}  // namespace
+
+extern "C" {
+
+void unrolled_stream_destroy(unrolled_stream *s) {
+    if (!s) return;
+    free(s->model.arena);
+    free(s->model.layer_at);
+    free(s->model.acts);
+    free(s->model.act_scales);
+    free(s->logits);
+    free(s->probabilities);
+    free(s->order);
+    free(s);
+}
+
+unrolled_stream *unrolled_stream_create(const unrolled_stream_spec *spec, int32_t *error) {
+    *error = UNROLLED_STREAM_UNSUPPORTED;
+    if (spec->mode < UNROLLED_LSTM || spec->mode > UNROLLED_RNN_RELU || spec->L < 1 || spec->H < 1 || spec->V < 0 ||
+        spec->V_out < 0)
+        return nullptr;
+    const StreamKernels *kernels = spec->isa ? kernels_named(spec->isa, spec->precision) : best_kernels(spec->precision);
+    if (!kernels) return nullptr;
+    const bool table = spec->V > 0 && spec->table, embedding = spec->V > 0 && !table;
+    if ((embedding && !spec->embedding) || (!table && spec->I < 1)) return nullptr;
+    const int64_t longest = !table && spec->I > spec->H ? spec->I : spec->H;
+    if (spec->precision == UNROLLED_STREAM_INT8 && longest > 65536) return nullptr;  // 255 * 127 * K fits 31 bits
+
+    *error = UNROLLED_STREAM_MEMORY;
+    auto *s = static_cast<unrolled_stream *>(calloc(1, sizeof(unrolled_stream)));
+    if (!s) return nullptr;
+    StreamModel &m = s->model;
+    m.mode = spec->mode;
+    m.precision = spec->precision;
+    m.L = spec->L;
+    m.I = table ? 0 : spec->I;
+    m.H = spec->H;
+    m.V = spec->V;
+    m.V_out = spec->V_out;
+    m.has_table = table;
+    m.has_embedding = embedding;
+    s->kernels = kernels;
+    s->pending = -1;
+    seed_random(s->random, 0);
+    m.layer_at = static_cast<size_t *>(malloc(size_t(m.L + 1) * sizeof(size_t)));
+    bool ok = m.layer_at != nullptr;
+    if (ok) {
+        kernels->pack(*spec, m);  // sizes
+        m.arena = aligned(m.bytes);
+        ok = m.arena != nullptr;
+    }
+    if (ok) {
+        memset(m.arena, 0, m.bytes);
+        kernels->pack(*spec, m);
+        ok = reserve_rows(*s, 1);
+    }
+    if (ok && m.V_out) {
+        s->logits = static_cast<float *>(malloc(size_t(m.V_out) * sizeof(float)));
+        s->probabilities = static_cast<double *>(malloc(size_t(m.V_out) * sizeof(double)));
+        s->order = static_cast<int64_t *>(malloc(size_t(m.V_out) * sizeof(int64_t)));
+        ok = s->logits && s->probabilities && s->order;
+    }
+    if (!ok) {
+        unrolled_stream_destroy(s);
+        return nullptr;
+    }
+    *error = 0;
+    return s;
+}
+
+const char *unrolled_stream_isa(const unrolled_stream *s) { return s->kernels->name; }
+
+int64_t unrolled_stream_bytes(const unrolled_stream *s) { return int64_t(s->model.bytes); }
+
+int unrolled_stream_available(const char *isa, int32_t precision) { return kernels_named(isa, precision) != nullptr; }
+
+int unrolled_stream_run(unrolled_stream *s, int64_t B, const void *x, const float *h_in, const float *c_in, float *h_out,
+                        float *c_out, float *out) {
+    Turn turn(s);
+    const int code = run(*s, B, x, h_in, c_in, h_out, c_out);
+    if (!code) copy_out(*s, B, h_out, out);
+    return code;
+}
+
+int unrolled_stream_bind(unrolled_stream *s, int64_t B, float *h, float *c) {
+    Turn turn(s);
+    s->B = B;
+    s->h = h;
+    s->c = c;
+    s->pending = -1;
+    return reserve_rows(*s, B) ? 0 : UNROLLED_STREAM_MEMORY;
+}
+
+int unrolled_stream_step(unrolled_stream *s, const void *x, float *out) {
+    Turn turn(s);
+    if (!s->h) return UNROLLED_STREAM_MISSING;
+    if (s->model.V && !valid_ids(s->model, static_cast<const int64_t *>(x), s->B)) return UNROLLED_STREAM_ID;
+    int code = flush(*s);
+    if (!code) code = run(*s, s->B, x, s->h, s->c, s->h, s->c);
+    if (!code) copy_out(*s, s->B, s->h, out);
+    return code;
+}
+
+int unrolled_stream_logits(unrolled_stream *s, float *out) {
+    Turn turn(s);
+    if (!s->h || !s->model.V_out) return UNROLLED_STREAM_MISSING;
+    const int code = flush(*s);
+    if (!code && s->B > 0) s->kernels->decode(s->model, s->B, last_h(*s, s->B, s->h), out);
+    return code;
+}
+
+int unrolled_stream_feed(unrolled_stream *s, const int64_t *ids, int64_t n) {
+    Turn turn(s);
+    if (!s->h || !s->model.V) return UNROLLED_STREAM_MISSING;
+    if (s->B != 1) return UNROLLED_STREAM_SETTINGS;
+    if (!valid_ids(s->model, ids, n)) return UNROLLED_STREAM_ID;
+    int code = flush(*s);
+    for (int64_t i = 0; !code && i < n; ++i) code = run(*s, 1, ids + i, s->h, s->c, s->h, s->c);
+    return code;
+}
+
+int unrolled_stream_flush(unrolled_stream *s) {
+    Turn turn(s);
+    return flush(*s);
+}
+
+void unrolled_stream_seed(unrolled_stream *s, uint64_t seed) {
+    Turn turn(s);
+    seed_random(s->random, seed);
+}
+
+int64_t unrolled_stream_generate(unrolled_stream *s, int64_t n, const unrolled_stream_choice *choice, int64_t *ids) {
+    Turn turn(s);
+    int code = check_generate(*s, *choice);
+    if (code) return code;
+    for (int64_t i = 0; i < n; ++i) {
+        code = flush(*s);
+        if (code) return code;
+        s->kernels->decode(s->model, 1, last_h(*s, 1, s->h), s->logits);
+        const int64_t token = choose(*s, *choice);
+        if (token < 0) return token;
+        s->pending = token;
+        if (token == choice->stop) return i;
+        ids[i] = token;
+    }
+    return n;
+}
+
+}  // extern "C"

@@ -1,0 +1,47 @@
+// What the streaming engine keeps, and the table of entry points that each of its variants exports to streaming.cpp.
+#pragma once
+#include <stddef.h>
+#include <stdint.h>
+
+#include "unrolled_streaming.h"
+
+namespace unrolled {
+
+struct StreamModel {
+    int mode, precision;
+    ptrdiff_t L, I, H, V, V_out;
+    char *arena;               // weights in the order in which a step reads them; then the token table
+    size_t bytes;              // of the arena
+    size_t *layer_at;          // (L + 1): where each layer starts, and the decoder
+    size_t table_at;           // packed rows of the first layer's W_ih x, or
+    size_t embedding_at;       // rows of x
+    bool has_table, has_embedding;
+    char *acts;                // inputs of products, converted: x of all rows, then h
+    float *act_scales;         // (2, B)
+    ptrdiff_t rows;            // how many rows the two hold
+};
+
+struct StreamCall {
+    ptrdiff_t B;
+    const float *x;
+    const int64_t *ids;
+    const float *h_in, *c_in;
+    float *h_out, *c_out;
+};
+
+struct StreamKernels {
+    const char *name;
+    void (*pack)(const unrolled_stream_spec &, StreamModel &);  // without an arena: only sizes and places
+    ptrdiff_t (*act_bytes)(ptrdiff_t width);                    // one row of inputs of a product
+    void (*step)(const StreamModel &, const StreamCall &);
+    void (*decode)(const StreamModel &, ptrdiff_t B, const float *h, float *logits);
+};
+
+// By precision; null where the build has none.
+const StreamKernels *stream_portable(int precision);
+const StreamKernels *stream_avx2(int precision);
+const StreamKernels *stream_avx512(int precision);
+const StreamKernels *stream_avx512_vnni();
+const StreamKernels *stream_avx512_bf16();
+
+}  // namespace unrolled
