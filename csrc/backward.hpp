@@ -84,6 +84,7 @@ struct Backward {
         elem *b_pack = memory.get<elem>(threads * depth * Block::width);
         if (memory.failed || !order_rows(a, division.by_units ? 1 : threads, memory, rows)) return false;
         memset(zeros, 0, zero_bytes);
+        unrolled::expect_all_of(a.dx, size_t(a.T * a.B * a.I) * sizeof(elem));
         for (index i = 0; i < threads; ++i)
             per_thread[i] = {lists + 3 * i * listed, lists + (3 * i + 1) * listed, lists + (3 * i + 2) * listed,
                              dx_lists + i * listed, from + i * a.B, to + i * a.B, a_pack + i * depth * columns * 2,
@@ -154,7 +155,10 @@ struct Backward {
         for (index k = 0; k < count; k += P)
             for (index p = 0; p < P; ++p) {
                 const elem *row = from[k + p] + first;  // the list ends with a row of zeros
-                for (int r = 0; r < R; ++r) to[k * R + r * P + p] = row[r];
+                if constexpr (P == 1)
+                    memcpy(to + k * R, row, R * sizeof(elem));  // a few vector moves: 1.1 times on H = 32 as a whole
+                else
+                    for (int r = 0; r < R; ++r) to[k * R + r * P + p] = row[r];
             }
     }
 

@@ -70,6 +70,9 @@ struct Forward {
         real **c_out = memory.get<real *>(threads * most);
         if (memory.failed || !order_rows(a, division.by_units ? 1 : threads, memory, rows)) return false;
         memset(zeros, 0, zero_bytes);
+        unrolled::expect_all_of(a.out, size_t(a.T * a.B * a.H) * sizeof(elem));
+        unrolled::expect_all_of(a.cs, size_t(a.T * a.B * a.H) * sizeof(real));
+        unrolled::expect_all_of(a.gates, size_t(a.T * a.B * Block::row(a.H)) * sizeof(elem));
         for (index i = 0; i < threads; ++i) {
             PerThread &mine = per_thread[i];
             mine.ahead = ahead_all + i * chunk * ahead_row();

@@ -1,5 +1,6 @@
 // The table of entry points that each instruction set's translation unit exports to dispatch.cpp.
 #pragma once
+#include <stddef.h>
 #include <stdint.h>
 
 #include "unrolled_kernels.h"
@@ -8,6 +9,14 @@ namespace unrolled {
 
 // Runs body(data, threads, me) on exactly `threads` threads and returns true, or runs nothing and returns false.
 bool run_parallel(int threads, void (*body)(void *, int threads, int me), void *data);
+
+// Memory aligned to a cache line, or null. What is given back is kept for the next call, up to 128 MB: fresh pages from
+// the system cost up to 12% of a backward pass.
+void *take_memory(size_t bytes);
+void give_memory_back(void *memory);
+
+// This result will be written from end to end: ask for large pages. A fresh 64 MB buffer is 16,000 page faults without.
+void expect_all_of(void *memory, size_t bytes);
 
 struct Kernels {
     const char *name;

@@ -1,8 +1,7 @@
 // The threads of one call: who am I, how many are we, and a barrier.
 #pragma once
 #include <sched.h>
-#include <stdlib.h>
-
+#include "kernels.hpp"
 #include "simd.hpp"
 
 namespace UNROLLED_ISA {
@@ -41,7 +40,7 @@ struct Team {
     void wait() const { barrier->wait(count); }
 };
 
-// Memory for one call, released at its end. A failed allocation is remembered and asked about once.
+// Memory for one call, given back at its end. A failed allocation is remembered and asked about once.
 struct Workspace {
     static constexpr int kMost = 32;
     void *blocks[kMost];
@@ -49,9 +48,8 @@ struct Workspace {
     bool failed = false;
     template <class T>
     T *get(index n) {
-        void *p = nullptr;
-        const size_t bytes = (size_t(larger_of(n, 1)) * sizeof(T) + 127) / 64 * 64;
-        if (used == kMost || posix_memalign(&p, 64, bytes) != 0) {
+        void *p = used < kMost ? unrolled::take_memory((size_t(n > 0 ? n : 1) * sizeof(T) + 127) / 64 * 64) : nullptr;
+        if (!p) {
             failed = true;
             return nullptr;
         }
@@ -59,11 +57,8 @@ struct Workspace {
         return static_cast<T *>(p);
     }
     ~Workspace() {
-        for (int i = 0; i < used; ++i) free(blocks[i]);
+        for (int i = 0; i < used; ++i) unrolled::give_memory_back(blocks[i]);
     }
-
-private:
-    static index larger_of(index a, index b) { return a > b ? a : b; }
 };
 
 }  // namespace UNROLLED_ISA

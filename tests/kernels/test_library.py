@@ -16,7 +16,7 @@ from unrolled.kernels import native
 SOURCES = Path(__file__).parents[2] / "csrc"
 AVX512 = ["-mavx2", "-mfma", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"]
 UNITS = {
-    "dispatch": [], "isa_portable": [], "isa_avx2": ["-mavx2", "-mfma"], "isa_avx512": AVX512,
+    "dispatch": [], "memory": ["-DUNROLLED_CHECK_MEMORY"], "isa_portable": [], "isa_avx2": ["-mavx2", "-mfma"], "isa_avx512": AVX512,
     "isa_avx512_bf16": [*AVX512, "-mavx512bf16"],
 }  # fmt: skip
 
@@ -53,7 +53,7 @@ def test_sanitizers_find_nothing_in_any_kernel(tmp_path):
 
 @pytest.mark.skipif(shutil.which("aarch64-linux-gnu-g++") is None, reason="no arm64 cross compiler")
 def test_the_portable_kernels_compile_for_arm64(tmp_path):
-    for unit in ("dispatch", "isa_portable"):
+    for unit in ("dispatch", "memory", "isa_portable", "streaming", "streaming_isa_portable"):
         subprocess.run(
             ["aarch64-linux-gnu-g++", "-std=gnu++17", "-O1", "-c", SOURCES / f"{unit}.cpp", "-o", tmp_path / "o"], check=True
         )
