@@ -285,6 +285,32 @@ def test_copy_and_pickle_keep_the_layer(kind: str) -> None:
         assert_all_same(flat(copied(x)), flat(ours(x)))
 
 
+@pytest.mark.parametrize("kind", ["rnn", "relu", "lstm", "gru"])
+def test_steps_without_gradients_follow_the_weights_as_they_change(kind: str) -> None:
+    """There the streaming engine keeps a packed copy of the weights."""
+    layer, _ = twins(kind, torch.float32, num_layers=2)
+    x = torch.randn(T, B, I)
+
+    def by_steps() -> list[torch.Tensor]:
+        with torch.no_grad():
+            state, outputs = None, []
+            for x_t in x:
+                output, state = layer.step(x_t, state)
+                outputs.append(output)
+            return flat((torch.stack(outputs), state))
+
+    assert_all_same(by_steps(), flat(layer(x)))
+    with torch.no_grad():
+        layer.weight_hh_l1.mul_(0.5)
+    assert_all_same(by_steps(), flat(layer(x)))
+    layer.load_state_dict(twins(kind, torch.float32, num_layers=2)[0].state_dict())
+    assert_all_same(by_steps(), flat(layer(x)))
+    layer = copy.deepcopy(pickle.loads(pickle.dumps(layer)))
+    assert_all_same(by_steps(), flat(layer(x)))
+    with pytest.raises(RuntimeError, match="width 4"), torch.no_grad():
+        layer.step(torch.zeros(B, 9))
+
+
 def test_dropout_acts_between_layers_in_training_only() -> None:
     layer = unrolled.LSTM(I, H, num_layers=2, dropout=0.5)
     x = torch.randn(T, B, I)

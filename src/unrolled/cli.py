@@ -69,6 +69,13 @@ def train() -> None:
     help="Draw among the fewest likeliest tokens whose probabilities reach this.",
 )
 @click.option("--seed", type=click.IntRange(min=0), help="Draw the same text again.")
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "bf16", "int8"]),
+    default="fp32",
+    show_default=True,
+    help="Weights while writing: fewer bits are faster and a little less exact.",
+)
 def sample(run: Path, prompt: str, **how: Any) -> None:
     """Write text with a trained language model, printed as it comes.
 

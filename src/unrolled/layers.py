@@ -18,8 +18,10 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 from unrolled import kernels
 from unrolled.cells import Weights
-from unrolled.kernels import plain
+from unrolled.kernels import plain, stream
+from unrolled.kernels.stream import Streamer
 
+STREAMING_ROWS = 4  # up to this batch a single step runs on the streaming engine
 GATES = {"RNN_TANH": 1, "RNN_RELU": 1, "GRU": 3, "LSTM": 4}
 
 
@@ -79,6 +81,7 @@ class Recurrent(nn.Module):
         self.mode, self.input_size, self.hidden_size = mode, input_size, hidden_size
         self.num_layers, self.bias, self.batch_first = num_layers, bias, batch_first
         self.dropout, self.bidirectional, self.proj_size = float(dropout), bidirectional, proj_size
+        self._streamer: Streamer | None = None
         output_size = proj_size or hidden_size
         gates = GATES[mode] * hidden_size
         for layer in range(num_layers):
@@ -228,11 +231,39 @@ class Recurrent(nn.Module):
                 f"{self._name}.step expected a layer of one direction, got bidirectional=True, whose second direction "
                 "starts at the end of the sequence. Collect the sequence and call the layer on it."
             )
+        if embedding is None and x_t.dim() == 2 and (streamer := self._streaming(x_t)):
+            self._check_input(x_t)
+            return streamer.advance(x_t, state)
         tokens = not x_t.is_floating_point()
         batched = x_t.dim() == (1 if tokens else 2)
         time = 1 if batched and self.batch_first else 0
         output, state = self(x_t.unsqueeze(time), state, embedding=embedding)
         return output.squeeze(time), state
+
+    def _streaming(self, x_t: Tensor) -> Streamer | None:
+        """The engine for single steps, with the weights packed as it reads them, kept until they change.
+
+        It knows no gradients and no dropout, and is for few rows: a batch is better off with the sequence kernels.
+        """
+        if (
+            torch.is_grad_enabled()
+            or x_t.shape[0] > STREAMING_ROWS
+            or x_t.dtype != torch.float32
+            or (self.dropout and self.training)
+            or torch.is_autocast_enabled("cpu")
+            or torch.compiler.is_compiling()
+        ):
+            return None
+        if self._streamer is None:
+            if stream.supported(self) is not None or self.weight_hh_l0.dtype != torch.float32:
+                return None
+            self._streamer = stream.Streamer(self)
+        elif self._streamer.stale():
+            self._streamer.repack()
+        return self._streamer
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_streamer": None}  # packed weights are no part of a copy
 
     def _run(
         self,

@@ -16,7 +16,11 @@ from unrolled.kernels import native
 SOURCES = Path(__file__).parents[2] / "csrc"
 AVX512 = ["-mavx2", "-mfma", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"]
 UNITS = {
-    "dispatch": [], "memory": ["-DUNROLLED_CHECK_MEMORY"], "isa_portable": [], "isa_avx2": ["-mavx2", "-mfma"], "isa_avx512": AVX512,
+    "dispatch": [],
+    "memory": ["-DUNROLLED_CHECK_MEMORY"],
+    "isa_portable": [],
+    "isa_avx2": ["-mavx2", "-mfma"],
+    "isa_avx512": AVX512,
     "isa_avx512_bf16": [*AVX512, "-mavx512bf16"],
 }  # fmt: skip
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from unrolled import tasks
 from unrolled.data import text, tokenizers
-from unrolled.errors import DataError
+from unrolled.errors import ConfigError, DataError
 from unrolled.tasks.language_model import data, loss
 from unrolled.tasks.language_model.config import Config
 from unrolled.tasks.language_model.generate import generate
@@ -144,6 +144,19 @@ class TestSampling:
         assert write(1) == write(1)
         assert write(1) != write(2)
         assert len(write(1)) == 60
+
+    @pytest.mark.parametrize("precision", ["bf16", "int8"])
+    def test_fewer_bits_write_nearly_the_same(self, run: Run, precision: str) -> None:
+        exact = "".join(run.sample("def ", length=40, temperature=0))
+        assert "".join(run.sample("def ", length=40, temperature=0, precision=precision))[:3] == exact[:3]
+
+    def test_the_engine_and_the_loop_in_python_write_the_same(self, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+        write = lambda: "".join(run.sample("import ", length=60, temperature=0))  # noqa: E731
+        native = write()
+        monkeypatch.setattr("unrolled.kernels.stream.supported", lambda *_: "for a test")
+        assert write() == native
+        with pytest.raises(ConfigError, match=r"--precision int8: .*for a test\. Use fp32"):
+            run.sample(precision="int8")
 
     def test_greedy_is_the_likeliest_continuation_of_the_whole_text(self, run: Run) -> None:
         prompt = "import "

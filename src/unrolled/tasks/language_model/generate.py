@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import nn
 
 from unrolled.data.tokenizers import Tokenizer
 from unrolled.decoding import choose
+from unrolled.errors import ConfigError
+from unrolled.kernels import stream
+from unrolled.tasks.language_model.model import LanguageModel
 
 
 def generate(
@@ -21,6 +25,7 @@ def generate(
     top_k: int | None = None,
     top_p: float | None = None,
     seed: int | None = None,
+    precision: str = "fp32",
 ) -> Iterator[str]:
     """Text after the prompt, in pieces as they come: `length` tokens, or fewer where the model ends the document itself.
 
@@ -51,29 +56,37 @@ def generate(
     ids = tokenizer.check_prompt(prompt) if prompt else tokenizer.encode("\n")
     first = [tokenizer.end] if tokenizer.documents else []
     context = [*first, *ids.tolist()] if prompt else first or [int(i) for i in ids if i != tokenizer.unknown] or [2]
-    return tokenizer.pieces(_tokens(model, tokenizer, context, length, temperature, top_k, top_p, generator))
+    settings = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+    forbidden = [tokenizer.unknown] if tokenizer.documents else [tokenizer.unknown, tokenizer.end]
+    if isinstance(model, LanguageModel) and stream.supported(model.layers, precision) is None:
+        streamer = stream.Streamer(model.layers, **model.tables(), precision=precision)
+        context_ids = torch.tensor(context)
+        ids = streamer.stream(length, context=context_ids, seed=seed, forbidden=forbidden, stop=tokenizer.end, **settings)
+        return tokenizer.pieces(i for i in ids if i != tokenizer.end)
+    if precision != "fp32":
+        reason = stream.supported(getattr(model, "layers", model), precision)
+        raise ConfigError(f"--precision {precision}: expected a model the streaming engine runs; {reason}. Use fp32.")
+    return tokenizer.pieces(_tokens(model, context, length, forbidden, tokenizer.end, generator, settings))
 
 
 @torch.inference_mode()
 def _tokens(
     model: nn.Module,
-    tokenizer: Tokenizer,
     context: list[int],
     length: int,
-    temperature: float,
-    top_k: int | None,
-    top_p: float | None,
+    forbidden: list[int],
+    stop: int,
     generator: torch.Generator,
+    settings: dict[str, Any],
 ) -> Iterator[int]:
+    """The same in Python, where the streaming engine is not: on an accelerator, or where it was not built."""
     model.eval()
     logits, state = model(torch.tensor([context], device=generator.device))
     for _ in range(length):
         scores = logits[:, -1]
-        scores[:, tokenizer.unknown] = -torch.inf  # nothing to print
-        if not tokenizer.documents:
-            scores[:, tokenizer.end] = -torch.inf
-        token = choose(scores, temperature=temperature, top_k=top_k, top_p=top_p, generator=generator)
-        if int(token) == tokenizer.end:
+        scores[:, forbidden] = -torch.inf
+        token = choose(scores, **settings, generator=generator)
+        if int(token) == stop:
             return
         yield int(token)
         logits, state = model(token[:, None], state)

@@ -44,6 +44,11 @@ class LanguageModel(nn.Module):
             nn.init.normal_(self.encoder.weight, std=config.hidden_size**-0.5)  # the scale that suits an output layer
             self.decoder.weight = self.encoder.weight
 
+    def tables(self) -> dict[str, Any]:
+        """What a `Streamer` of the layers needs to go from token to scores."""
+        front = {"embedding": self.encoder.weight} if self.encoder else {"one_hot": True}
+        return {**front, "decoder_weight": self.decoder.weight, "decoder_bias": self.decoder.bias}
+
     def forward(self, tokens: Tensor, state: Any = None) -> tuple[Tensor, Any]:
         """tokens (B, T) and the state before them -> logits (B, T, V) of the token after each, and the state after all."""
         resets = tokens == Tokenizer.end if self.cut_at_end else None  # END opens a document as much as it closes one
