@@ -16,9 +16,13 @@ from unrolled.kernels import native
 SOURCES = Path(__file__).parents[2] / "csrc"
 AVX512 = ["-mavx2", "-mfma", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"]
 UNITS = {
-    "dispatch": [], "memory": ["-DUNROLLED_CHECK_MEMORY"], "isa_portable": [], "isa_avx2": ["-mavx2", "-mfma"], "isa_avx512": AVX512,
+    "dispatch": [],
+    "memory": ["-DUNROLLED_CHECK_MEMORY"],
+    "isa_portable": [],
+    "isa_avx2": ["-mavx2", "-mfma"],
+    "isa_avx512": AVX512,
     "isa_avx512_bf16": [*AVX512, "-mavx512bf16"],
-}  # fmt: skip
+}
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs /proc")
@@ -35,15 +39,28 @@ def test_there_is_one_openmp_runtime_in_the_process(threads):
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="written for x86-64")
 @pytest.mark.skipif(os.environ.get("UNROLLED_SLOW_TESTS") != "1", reason="takes minutes: set UNROLLED_SLOW_TESTS=1")
 def test_sanitizers_find_nothing_in_any_kernel(tmp_path):
-    flags = ["-std=gnu++17", "-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-w", "-DUNROLLED_X86"]
+    flags = [
+        "-std=gnu++17",
+        "-O1",
+        "-g",
+        "-fsanitize=address,undefined",
+        "-fno-sanitize-recover=all",
+        "-w",
+        "-DUNROLLED_X86",
+    ]
 
     def compile_unit(unit):
-        subprocess.run(["g++", *flags, *UNITS[unit], "-c", SOURCES / f"{unit}.cpp", "-o", tmp_path / f"{unit}.o"], check=True)
+        subprocess.run(
+            ["g++", *flags, *UNITS[unit], "-c", SOURCES / f"{unit}.cpp", "-o", tmp_path / f"{unit}.o"], check=True
+        )
 
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(compile_unit, UNITS))
     objects = [tmp_path / f"{unit}.o" for unit in UNITS]
-    subprocess.run(["g++", *flags, SOURCES / "check" / "all_kernels.cpp", *objects, "-o", tmp_path / "check", "-lpthread"], check=True)
+    subprocess.run(
+        ["g++", *flags, SOURCES / "check" / "all_kernels.cpp", *objects, "-o", tmp_path / "check", "-lpthread"],
+        check=True,
+    )
     ran = subprocess.run([tmp_path / "check"], capture_output=True, text=True)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert "calls" in ran.stdout
@@ -52,7 +69,10 @@ def test_sanitizers_find_nothing_in_any_kernel(tmp_path):
 @pytest.mark.skipif(shutil.which("aarch64-linux-gnu-g++") is None, reason="no arm64 cross compiler")
 def test_the_portable_kernels_compile_for_arm64(tmp_path):
     for unit in ("dispatch", "memory", "isa_portable"):
-        subprocess.run(["aarch64-linux-gnu-g++", "-std=gnu++17", "-O1", "-c", SOURCES / f"{unit}.cpp", "-o", tmp_path / "o"], check=True)
+        subprocess.run(
+            ["aarch64-linux-gnu-g++", "-std=gnu++17", "-O1", "-c", SOURCES / f"{unit}.cpp", "-o", tmp_path / "o"],
+            check=True,
+        )
 
 
 def test_an_unknown_instruction_set_is_refused():

@@ -19,10 +19,37 @@ MODES = ("LSTM", "GRU", "RNN_TANH", "RNN_RELU")
 DTYPES = (torch.float32, torch.bfloat16, torch.float64)
 ISAS = ("avx512", "avx2", "portable")
 
-_POINTERS = (
-    "x ids table w_ih w_hh b_ih b_hh h0 c0 lengths resets out cs h_n c_n gates "
-    "d_out d_cs d_h_n d_c_n dx d_table dw_ih dw_hh db_ih db_hh dh0 dc0 grad_norms"
-).split()
+_POINTERS = [
+    "x",
+    "ids",
+    "table",
+    "w_ih",
+    "w_hh",
+    "b_ih",
+    "b_hh",
+    "h0",
+    "c0",
+    "lengths",
+    "resets",
+    "out",
+    "cs",
+    "h_n",
+    "c_n",
+    "gates",
+    "d_out",
+    "d_cs",
+    "d_h_n",
+    "d_c_n",
+    "dx",
+    "d_table",
+    "dw_ih",
+    "dw_hh",
+    "db_ih",
+    "db_hh",
+    "dh0",
+    "dc0",
+    "grad_norms",
+]
 
 
 class _Args(ctypes.Structure):
@@ -158,8 +185,14 @@ def _library() -> ctypes.CDLL:
     return library
 
 
-def call(which: str, mode: str, dtype: torch.dtype, sizes: tuple[int, int, int, int, int], reverse: bool,
-         tensors: dict[str, torch.Tensor | None]) -> None:
+def call(
+    which: str,
+    mode: str,
+    dtype: torch.dtype,
+    sizes: tuple[int, int, int, int, int],
+    reverse: bool,
+    tensors: dict[str, torch.Tensor | None],
+) -> None:
     """Run `forward` or `backward` on contiguous CPU tensors; `sizes` is T, B, I, H, V. Checks nothing."""
     args = _Args(MODES.index(mode), DTYPES.index(dtype), reverse, torch.get_num_threads(), *sizes)
     for name, tensor in tensors.items():

@@ -1,4 +1,4 @@
-"""The same sequences in differentiable PyTorch operations: any device, any dtype, differentiable any number of times."""
+"""The same sequences in differentiable PyTorch operations: any device and dtype, differentiable any number of times."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def run_plain_gates(mode, gates_x, h0, c0, w_hh, b_hh, lengths=None, resets=None
     T, B = gates_x.shape[:2]
     H = w_hh.shape[1]
     h = gates_x.new_zeros(B, H) if h0 is None else h0
-    c = None
+    c: Tensor | None = None
     if mode == "LSTM":
         c = gates_x.new_zeros(B, H) if c0 is None else c0
     outputs: list = [None] * T
@@ -49,7 +49,8 @@ def run_plain_gates(mode, gates_x, h0, c0, w_hh, b_hh, lengths=None, resets=None
         if resets is not None:
             cut = resets[t].bool()[:, None]
             h_in = torch.where(cut, torch.zeros_like(h), h)
-            c_in = None if c is None else torch.where(cut, torch.zeros_like(c), c)
+            if c is not None:
+                c_in = torch.where(cut, torch.zeros_like(c), c)
         h_new, c_new = _cell(mode, gates_x[t], h_in, c_in, w_hh, b_hh)
         _note_norms(grad_norms, t, h_new, c_new)
         outputs[t], cells[t] = h_new, c_new
@@ -57,7 +58,7 @@ def run_plain_gates(mode, gates_x, h0, c0, w_hh, b_hh, lengths=None, resets=None
             alive = (t < lengths)[:, None]
             outputs[t] = torch.where(alive, h_new, torch.zeros_like(h_new))
             h_new = torch.where(alive, h_new, h)
-            if c is not None:
+            if c is not None and c_new is not None:
                 cells[t] = torch.where(alive, c_new, torch.zeros_like(c_new))
                 c_new = torch.where(alive, c_new, c)
         h, c = h_new, c_new
