@@ -11,7 +11,7 @@ demo: .venv/installed
 	$(BIN)/unrolled train language-model "$(STDLIB)/*.py" --recipe recipes/demo.toml
 
 test: .venv/installed lint docs
-	$(BIN)/pytest -n 2
+	UNROLLED_SLOW_TESTS=1 $(BIN)/pytest -n 2
 
 lint: .venv/installed
 	$(BIN)/ruff check .
@@ -21,11 +21,14 @@ lint: .venv/installed
 docs: .venv/installed
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-.venv/installed: requirements.txt pyproject.toml
+.venv/installed: .venv/requirements pyproject.toml CMakeLists.txt $(wildcard csrc/*)
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -e .
+	touch $@
+
+.venv/requirements: requirements.txt
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and f'unrolled needs Python 3.11 or newer, this is {sys.version.split()[0]}; try make PYTHON=python3.12')"
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -e .
 	touch $@
 
 # Renew the pinned set from pyproject.toml's open ranges; torch stays where it is until somebody moves it here.

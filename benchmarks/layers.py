@@ -20,9 +20,16 @@ import torch
 from unrolled.kernels import native, run
 
 SHAPES = (
-    (100, 64, 128, 128), (50, 50, 64, 512), (100, 32, 256, 256), (128, 64, 512, 512), (35, 20, 650, 650),
-    (100, 1, 256, 256), (1000, 8, 64, 64), (200, 128, 32, 32), (512, 16, 1024, 1024),
-)  # fmt: skip
+    (100, 64, 128, 128),
+    (50, 50, 64, 512),
+    (100, 32, 256, 256),
+    (128, 64, 512, 512),
+    (35, 20, 650, 650),
+    (100, 1, 256, 256),
+    (1000, 8, 64, 64),
+    (200, 128, 32, 32),
+    (512, 16, 1024, 1024),
+)
 QUICK_SHAPES = ((100, 64, 128, 128), (100, 1, 256, 256), (200, 128, 32, 32))
 MODES = ("LSTM", "GRU", "RNN_TANH")
 GATES = {"LSTM": 4, "GRU": 3, "RNN_TANH": 1}
@@ -71,11 +78,16 @@ def peers(mode, module, x, d_out, what):
     bf16.load_state_dict(module.state_dict())
     ours, ours16 = Ours(module, mode), Ours(module, mode, torch.bfloat16)
     x16, d16 = x.bfloat16(), d_out.bfloat16()
-    layers = {"ours": (ours, x, d_out), "torch": (module, x, d_out), "ours again": (ours, x, d_out),
-              "ours bf16": (ours16, x16, d16), "torch bf16": (bf16, x16, d16)}  # fmt: skip
+    layers = {
+        "ours": (ours, x, d_out),
+        "torch": (module, x, d_out),
+        "ours again": (ours, x, d_out),
+        "ours bf16": (ours16, x16, d16),
+        "torch bf16": (bf16, x16, d16),
+    }
     if torch.bfloat16 not in native.dtypes:
         del layers["ours bf16"]
-    make = {"inference": lambda l, x, d: inference(l, x), "training": training}[what]
+    make = {"inference": lambda layer, x, _: inference(layer, x), "training": training}[what]
     return {name: make(*args) for name, args in layers.items()}
 
 
@@ -119,15 +131,25 @@ def measure(mode, shape, threads, what, seconds, least):
     best = {name: min(t) for name, t in times.items()}
     flops = 2 * T * B * GATES[mode] * H * (width + H) * (3 if what == "training" else 1)
     return {
-        "mode": mode, "T": T, "B": B, "I": width, "H": H, "threads": threads, "what": what,
-        "seconds": medians, "best_seconds": best, "difference": difference, "rounds": len(times["ours"]),
-        "peak_gflops": peak / 1e9, "percent_of_peak": 100 * flops / medians["ours"] / peak,
+        "mode": mode,
+        "T": T,
+        "B": B,
+        "I": width,
+        "H": H,
+        "threads": threads,
+        "what": what,
+        "seconds": medians,
+        "best_seconds": best,
+        "difference": difference,
+        "rounds": len(times["ours"]),
+        "peak_gflops": peak / 1e9,
+        "percent_of_peak": 100 * flops / medians["ours"] / peak,
         "best_percent_of_peak": 100 * flops / best["ours"] / peak,
         "over_torch": medians["torch"] / medians["ours"],
         "best_over_torch": best["torch"] / best["ours"],
         "bf16_over_torch": medians["torch"] / medians["ours bf16"] if "ours bf16" in medians else None,
         "noise": abs(medians["ours again"] / medians["ours"] - 1),
-    }  # fmt: skip
+    }
 
 
 def geometric_mean(values) -> float:
@@ -145,17 +167,21 @@ def machine() -> dict:
     return {"processor": name, "isa": native.isa(), "torch": torch.__version__, "python": platform.python_version()}
 
 
-HEADER = (f"{'cell':9}{'T, B, I, H':21}{'thr':>3} {'what':9}{'ours ms':>9}{'torch ms':>9}{'torch/ours':>11}"
-          f"{'(best)':>8}{'% peak':>8}{'(best)':>7}{'bf16 ms':>9}{'torch/bf16':>11}{'noise':>7}")  # fmt: skip
+HEADER = (
+    f"{'cell':9}{'T, B, I, H':21}{'thr':>3} {'what':9}{'ours ms':>9}{'torch ms':>9}{'torch/ours':>11}"
+    f"{'(best)':>8}{'% peak':>8}{'(best)':>7}{'bf16 ms':>9}{'torch/bf16':>11}{'noise':>7}"
+)
 
 
 def line(r) -> str:
     shape = f"{r['T']}, {r['B']}, {r['I']}, {r['H']}"
     s = r["seconds"]
     bf16 = f"{1e3 * s['ours bf16']:9.2f}{r['bf16_over_torch']:11.2f}" if r["bf16_over_torch"] else f"{'-':>9}{'-':>11}"
-    return (f"{r['mode']:9}{shape:21}{r['threads']:3} {r['what']:9}{1e3 * s['ours']:9.2f}{1e3 * s['torch']:9.2f}"
-            f"{r['over_torch']:11.2f}{r['best_over_torch']:8.2f}{r['percent_of_peak']:8.0f}"
-            f"{r['best_percent_of_peak']:7.0f}{bf16}{100 * r['noise']:6.0f}%")  # fmt: skip
+    return (
+        f"{r['mode']:9}{shape:21}{r['threads']:3} {r['what']:9}{1e3 * s['ours']:9.2f}{1e3 * s['torch']:9.2f}"
+        f"{r['over_torch']:11.2f}{r['best_over_torch']:8.2f}{r['percent_of_peak']:8.0f}"
+        f"{r['best_percent_of_peak']:7.0f}{bf16}{100 * r['noise']:6.0f}%"
+    )
 
 
 def main(argv=None) -> None:
@@ -194,8 +220,11 @@ def main(argv=None) -> None:
                 "least_over_torch": min(r["over_torch"] for r in rows),
             }
     for name, m in means.items():
-        print(f"{name:20} geometric mean over torch {m['over_torch']:.2f} (best of each {m['best_over_torch']:.2f}), "
-              f"least {m['least_over_torch']:.2f}; bf16 over torch fp32 {m['bf16_over_torch']:.2f}", file=out)  # fmt: skip
+        print(
+            f"{name:20} geometric mean over torch {m['over_torch']:.2f} (best of each {m['best_over_torch']:.2f}), "
+            f"least {m['least_over_torch']:.2f}; bf16 over torch fp32 {m['bf16_over_torch']:.2f}",
+            file=out,
+        )
     print(f"median noise {100 * statistics.median(r['noise'] for r in results):.1f}%", file=out)
     if args.json:
         print(json.dumps({"machine": machine(), "results": results, "means": means}))

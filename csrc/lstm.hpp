@@ -26,6 +26,16 @@ struct Lstm : LstmLayout {
     static UNROLLED_INLINE void finish(V (&acc)[R][slots], const StepRows<A> &at, index first, index block, index H) {
         const index unit = block * Simd::N;
         const typename Simd::Lanes lanes(H - unit);
+        if (!at.gates) {  // inference: i, g and o themselves are not needed
+#pragma GCC unroll 16
+            for (int r = 0; r < R; ++r) {
+                const V f = Act::sigmoid(acc[r][1]), ig = Act::sigmoid_times_tanh(acc[r][0], acc[r][2]);
+                const V c = Simd::fma(f, Simd::load(at.c[first + r] + unit, lanes), ig);
+                Simd::store(at.c_out[first + r] + unit, c, lanes);
+                Simd::store(at.out[first + r] + unit, Act::sigmoid_times_tanh(acc[r][3], c), lanes);
+            }
+            return;
+        }
 #pragma GCC unroll 16
         for (int r = 0; r < R; ++r) {
             const V i = Act::sigmoid(acc[r][0]), f = Act::sigmoid(acc[r][1]);
@@ -34,13 +44,11 @@ struct Lstm : LstmLayout {
             const V h = Simd::mul(o, Act::tanh(c));
             Simd::store(at.c_out[first + r] + unit, c, lanes);
             Simd::store(at.out[first + r] + unit, h, lanes);
-            if (at.gates) {
-                typename A::elem *to = at.gates[first + r] + block * slots * Simd::N;
-                Simd::store(to, i);
-                Simd::store(to + Simd::N, f);
-                Simd::store(to + 2 * Simd::N, g);
-                Simd::store(to + 3 * Simd::N, o);
-            }
+            typename A::elem *to = at.gates[first + r] + block * slots * Simd::N;
+            Simd::store(to, i);
+            Simd::store(to + Simd::N, f);
+            Simd::store(to + 2 * Simd::N, g);
+            Simd::store(to + 3 * Simd::N, o);
         }
     }
 

@@ -8,11 +8,19 @@ from tests.tolerance import TOLERANCE
 from unrolled.kernels import ops, plain
 
 MODES = ("LSTM", "GRU", "RNN_TANH", "RNN_RELU")
-# (T, B, I, H): 1, around the vector widths of 2, 4, 8 and 16, beyond a panel of 64, and sizes that cross register tiles.
+# (T, B, I, H): 1, around the vector widths of 2, 4, 8 and 16, beyond a panel of 64, crossing register tiles.
 SIZES = (
-    (1, 1, 1, 1), (5, 3, 7, 7), (4, 2, 15, 15), (3, 9, 17, 16), (3, 4, 16, 17), (6, 13, 33, 65), (2, 40, 5, 64),
-    (7, 1, 63, 130), (3, 2, 100, 31), (5, 30, 150, 33),
-)  # fmt: skip
+    (1, 1, 1, 1),
+    (5, 3, 7, 7),
+    (4, 2, 15, 15),
+    (3, 9, 17, 16),
+    (3, 4, 16, 17),
+    (6, 13, 33, 65),
+    (2, 40, 5, 64),
+    (7, 1, 63, 130),
+    (3, 2, 100, 31),
+    (5, 30, 150, 33),
+)
 OPTIONS = tuple(itertools.product((False, True), repeat=3))  # lengths, resets, reverse
 
 
@@ -48,11 +56,26 @@ def in_float64(given):
 def by_definition(mode, given, reverse=False, grad_norms=None):
     x, w_ih, b_ih = given["x"], given["w_ih"], given["b_ih"]
     gates_x = torch.nn.functional.linear(x, w_ih, b_ih)
+<<<<<<< HEAD
     h0, c0 = given["h0"], given["c0"]
     zeros = gates_x.new_zeros(x.shape[1], given["w_hh"].shape[1])
     h0, c0 = zeros if h0 is None else h0, zeros if c0 is None and mode == "LSTM" else c0
     masks = {name: given[name] for name in ("lengths", "resets")}
     return plain.run_gates(mode, gates_x, h0, c0, given["w_hh"], given["b_hh"], **masks, reverse=reverse, grad_norms=grad_norms)
+=======
+    return plain.run_plain_gates(
+        mode,
+        gates_x,
+        given["h0"],
+        given["c0"],
+        given["w_hh"],
+        given["b_hh"],
+        given["lengths"],
+        given["resets"],
+        reverse,
+        grad_norms,
+    )
+>>>>>>> kernels
 
 
 def by_kernels(mode, given, reverse=False, **more):
@@ -86,7 +109,10 @@ def assert_all_agree(mode, size, dtype, lengths=False, resets=False, reverse=Fal
     exact = in_float64(given)
     T, B = size[:2]
     norms, exact_norms = torch.zeros(2, T, B), torch.zeros(2, T, B, dtype=torch.float64)
-    results, expected = by_kernels(mode, given, reverse, grad_norms=norms), by_definition(mode, exact, reverse, exact_norms)
+    results, expected = (
+        by_kernels(mode, given, reverse, grad_norms=norms),
+        by_definition(mode, exact, reverse, exact_norms),
+    )
     for name, r, e in zip(("output", "cs", "h_n", "c_n"), results, expected, strict=True):
         assert (r is None) == (e is None), name
         if r is not None:

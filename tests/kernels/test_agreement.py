@@ -89,8 +89,11 @@ def test_tokens_give_what_their_embeddings_give(isa, mode, options):
     for name, r, e in zip(("output", "cs", "h_n", "c_n"), by_table, by_rows, strict=True):
         if r is not None:
             agree.assert_agree(r, e, name, torch.float32)
-    for r, e in zip(torch.autograd.grad(by_table[0].square().sum(), leaves),
-                    torch.autograd.grad(by_rows[0].square().sum(), leaves), strict=True):  # fmt: skip
+    for r, e in zip(
+        torch.autograd.grad(by_table[0].square().sum(), leaves),
+        torch.autograd.grad(by_rows[0].square().sum(), leaves),
+        strict=True,
+    ):
         agree.assert_agree(r, e, "gradient", torch.float32)
 
 
@@ -100,7 +103,14 @@ def test_a_reset_equals_running_the_pieces_apart(mode):
     given["resets"] = torch.zeros(9, 4, dtype=torch.bool)
     given["resets"][4] = True
     whole = agree.by_kernels(mode, given)[0]
+<<<<<<< HEAD
     pieces = [agree.by_kernels(mode, given | {"x": given["x"][part], "resets": None})[0] for part in (slice(0, 4), slice(4, 9))]
+=======
+    pieces = [
+        agree.by_kernels(mode, given | {"x": given["x"][part], "resets": None})[0]
+        for part in (slice(0, 4), slice(4, 9))
+    ]
+>>>>>>> kernels
     torch.testing.assert_close(whole, torch.cat(pieces), rtol=0, atol=0)
 
 

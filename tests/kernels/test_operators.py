@@ -11,8 +11,24 @@ OPERATORS = torch.ops.unrolled
 
 def tensors(mode, given, reverse=False, save=True):
     g = given
-    return (g["x"], None, None, g["h0"], g["c0"], g["w_ih"], g["w_hh"], g["b_ih"], g["b_hh"], g["lengths"], g["resets"],
-            None, mode, reverse, save, True)  # fmt: skip
+    return (
+        g["x"],
+        None,
+        None,
+        g["h0"],
+        g["c0"],
+        g["w_ih"],
+        g["w_hh"],
+        g["b_ih"],
+        g["b_hh"],
+        g["lengths"],
+        g["resets"],
+        None,
+        mode,
+        reverse,
+        save,
+        True,
+    )
 
 
 def call(mode, given, reverse=False):
@@ -45,8 +61,20 @@ def test_operators_pass_opcheck(mode, dtype):
     inputs = [None if t is None else t.detach() for t in tensors(mode, given)[:11]]
     needed = [t is not None for t in (inputs[0], *inputs[2:9])]
     lstm = mode == "LSTM"
-    arguments = (torch.randn_like(output), torch.randn_like(cs) if lstm else None, torch.randn_like(h_n),
-                 torch.randn_like(c_n) if lstm else None, *inputs, output, cs, gates, mode, False, needed, True)  # fmt: skip
+    arguments = (
+        torch.randn_like(output),
+        torch.randn_like(cs) if lstm else None,
+        torch.randn_like(h_n),
+        torch.randn_like(c_n) if lstm else None,
+        *inputs,
+        output,
+        cs,
+        gates,
+        mode,
+        False,
+        needed,
+        True,
+    )
     torch.library.opcheck(OPERATORS.sequence_backward.default, arguments)
 
 
@@ -57,8 +85,11 @@ def test_compile_takes_the_whole_graph_and_gives_the_same(mode):
     compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
     for c, e in zip(compiled(*values), function(*values), strict=True):
         assert torch.equal(c, e)
-    for c, e in zip(torch.autograd.grad(compiled(*values)[0].sum(), values, allow_unused=True),
-                    torch.autograd.grad(function(*values)[0].sum(), values, allow_unused=True), strict=True):  # fmt: skip
+    for c, e in zip(
+        torch.autograd.grad(compiled(*values)[0].sum(), values, allow_unused=True),
+        torch.autograd.grad(function(*values)[0].sum(), values, allow_unused=True),
+        strict=True,
+    ):
         assert (c is None and e is None) or torch.equal(c, e)
 
 
@@ -113,9 +144,10 @@ def test_inference_gives_the_same_and_saves_nothing(mode):
         quiet = agree.by_kernels(mode, given, every_c=False)
     usual = agree.by_kernels(mode, given)
     assert quiet[1] is None
-    assert torch.equal(quiet[0], usual[0])
-    assert torch.equal(quiet[2], usual[2])
-    assert quiet[3] is None or torch.equal(quiet[3], usual[3])
+    torch.testing.assert_close(quiet[0], usual[0], rtol=1e-6, atol=1e-6)  # i tanh(g) with one rounding fewer
+    torch.testing.assert_close(quiet[2], usual[2], rtol=1e-6, atol=1e-6)
+    if quiet[3] is not None:
+        torch.testing.assert_close(quiet[3], usual[3], rtol=1e-6, atol=1e-6)
     assert OPERATORS.sequence(*tensors(mode, given, save=False))[4].numel() == 0
 
 
@@ -136,7 +168,10 @@ def test_backward_twice_over_the_same_graph_gives_the_same(mode):
         ({"lengths": torch.tensor([1, 2, -1])}, "lengths between 0 and 4, got values from -1 to 2"),
         ({"lengths": torch.tensor([1, 2, float("nan")])}, "lengths of int64, got .* float32"),
         ({"lengths": torch.tensor([1, 2])}, r"lengths of shape \(3,\), got \(2,\)"),
-        ({"h0": torch.zeros(3, 6, dtype=torch.float64)}, "h0 of torch.float32, the dtype of the weights, got .* float64"),
+        (
+            {"h0": torch.zeros(3, 6, dtype=torch.float64)},
+            "h0 of torch.float32, the dtype of the weights, got .* float64",
+        ),
         ({"x": torch.zeros(4, 3, 8)}, r"w_ih of shape \(24, 8\), got \(24, 5\)"),
         ({"x": torch.zeros(4, 3, 5, device="meta")}, "x on cpu, where the weights are, got .* on meta"),
         ({"x": torch.zeros(4, 5)}, r"x of shape \(T, B, I\), got \(4, 5\)"),

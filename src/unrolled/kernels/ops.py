@@ -1,8 +1,8 @@
 """The CPU kernels as PyTorch operators, and `run`, the one function layers call.
 
-`unrolled::sequence` runs one layer in one direction over a whole sequence, `unrolled::sequence_backward` is its gradient.
-Both are functional: the gates saved by forward are only read, so backward may run twice. Differentiating the backward
-goes through the definition (`plain.py`).
+`unrolled::sequence` runs one layer in one direction over a whole sequence, `unrolled::sequence_backward` is its
+gradient. Both are functional: the gates saved by forward are only read, so backward may run twice. Differentiating
+the backward goes through the definition (`plain.py`).
 """
 
 # Operators take tensors or None by position, in the dispatcher's untyped way; `check` does at run time what types cannot.
@@ -22,13 +22,14 @@ _GATE_SLOTS = {"LSTM": 4, "GRU": 4}  # what the kernels save per hidden unit
 _library = torch.library.Library("unrolled", "FRAGMENT")
 _library.define(
     "sequence(Tensor? x, Tensor? ids, Tensor? table, Tensor? h0, Tensor? c0, Tensor? w_ih, Tensor w_hh, Tensor? b_ih,"
-    " Tensor? b_hh, Tensor? lengths, Tensor? resets, Tensor? grad_norms, str mode, bool reverse, bool save, bool every_c)"
+    " Tensor? b_hh, Tensor? lengths, Tensor? resets, Tensor? grad_norms,"
+    " str mode, bool reverse, bool save, bool every_c)"
     " -> (Tensor output, Tensor cs, Tensor h_n, Tensor c_n, Tensor gates)"
 )
 _library.define(
-    "sequence_backward(Tensor? d_out, Tensor? d_cs, Tensor? d_h_n, Tensor? d_c_n, Tensor? x, Tensor? ids, Tensor? table,"
-    " Tensor? h0, Tensor? c0, Tensor? w_ih, Tensor w_hh, Tensor? b_ih, Tensor? b_hh, Tensor? lengths, Tensor? resets,"
-    " Tensor output, Tensor cs, Tensor gates, str mode, bool reverse, bool[] needed, bool norms)"
+    "sequence_backward(Tensor? d_out, Tensor? d_cs, Tensor? d_h_n, Tensor? d_c_n, Tensor? x, Tensor? ids,"
+    " Tensor? table, Tensor? h0, Tensor? c0, Tensor? w_ih, Tensor w_hh, Tensor? b_ih, Tensor? b_hh, Tensor? lengths,"
+    " Tensor? resets, Tensor output, Tensor cs, Tensor gates, str mode, bool reverse, bool[] needed, bool norms)"
     " -> (Tensor dx, Tensor d_table, Tensor dh0, Tensor dc0, Tensor dw_ih, Tensor dw_hh, Tensor db_ih, Tensor db_hh,"
     " Tensor norms)"
 )
@@ -134,11 +135,18 @@ def _as(t: Tensor | None, dtype: torch.dtype) -> Tensor | None:
 def _inputs(x, ids, table, h0, c0, w_ih, w_hh, b_ih, b_hh, lengths, resets):
     dtype = w_hh.dtype
     return {
-        "x": _as(x, dtype), "ids": _as(ids, torch.int64), "table": _as(table, _real(dtype)),
-        "w_ih": _as(w_ih, dtype), "w_hh": _as(w_hh, dtype), "b_ih": _as(b_ih, dtype), "b_hh": _as(b_hh, dtype),
-        "h0": _as(h0, dtype), "c0": _as(c0, _real(dtype)), "lengths": _as(lengths, torch.int64),
+        "x": _as(x, dtype),
+        "ids": _as(ids, torch.int64),
+        "table": _as(table, _real(dtype)),
+        "w_ih": _as(w_ih, dtype),
+        "w_hh": _as(w_hh, dtype),
+        "b_ih": _as(b_ih, dtype),
+        "b_hh": _as(b_hh, dtype),
+        "h0": _as(h0, dtype),
+        "c0": _as(c0, _real(dtype)),
+        "lengths": _as(lengths, torch.int64),
         "resets": None if resets is None else resets.contiguous(),
-    }  # fmt: skip
+    }
 
 
 def _forward(x, ids, table, h0, c0, w_ih, w_hh, b_ih, b_hh, lengths, resets, grad_norms, mode, reverse, save, every_c):
@@ -171,7 +179,9 @@ def _new_forward(x, ids, h0, c0, w_hh, mode, save, every_c):
     return output, cs, h_n, c_n, gates
 
 
-def _forward_fake(x, ids, table, h0, c0, w_ih, w_hh, b_ih, b_hh, lengths, resets, grad_norms, mode, reverse, save, every_c):
+def _forward_fake(
+    x, ids, table, h0, c0, w_ih, w_hh, b_ih, b_hh, lengths, resets, grad_norms, mode, reverse, save, every_c
+):
     check(mode, x, ids, table, h0, c0, w_ih, w_hh, b_ih, b_hh, lengths, resets, grad_norms)
     return _new_forward(x, ids, h0, c0, w_hh, mode, save, every_c)
 
@@ -186,8 +196,30 @@ def _new_backward(x, ids, table, h0, c0, w_ih, w_hh, b_ih, b_hh, needed, norms):
     return (*grads, w_hh.new_empty((2, T, B) if norms else (0,), dtype=torch.float32))
 
 
-def _backward(d_out, d_cs, d_h_n, d_c_n, x, ids, table, h0, c0, w_ih, w_hh, b_ih, b_hh, lengths, resets, output, cs, gates,
-              mode, reverse, needed, norms):  # fmt: skip
+def _backward(
+    d_out,
+    d_cs,
+    d_h_n,
+    d_c_n,
+    x,
+    ids,
+    table,
+    h0,
+    c0,
+    w_ih,
+    w_hh,
+    b_ih,
+    b_hh,
+    lengths,
+    resets,
+    output,
+    cs,
+    gates,
+    mode,
+    reverse,
+    needed,
+    norms,
+):
     T, B, width, H, V = _sizes(x, ids, table, w_hh)
     dtype, real = w_hh.dtype, _real(w_hh.dtype)
     if gates.numel() != _gates_size(mode, dtype, T, B, H) or (mode == "LSTM" and cs.numel() != output.numel()):
@@ -197,7 +229,14 @@ def _backward(d_out, d_cs, d_h_n, d_c_n, x, ids, table, h0, c0, w_ih, w_hh, b_ih
         )
     results = _new_backward(x, ids, table, h0, c0, w_ih, w_hh, b_ih, b_hh, needed, norms)
     dx, d_table, dh0, dc0, dw_ih, dw_hh, db_ih, db_hh, norms_out = results
-    into: dict[str, Tensor | None] = {"dx": dx, "dh0": dh0, "dw_ih": dw_ih, "dw_hh": dw_hh, "db_ih": db_ih, "db_hh": db_hh}
+    into: dict[str, Tensor | None] = {
+        "dx": dx,
+        "dh0": dh0,
+        "dw_ih": dw_ih,
+        "dw_hh": dw_hh,
+        "db_ih": db_ih,
+        "db_hh": db_hh,
+    }
     wanted = dict(zip(_DIFFERENTIABLE, needed, strict=True))
     into = {name: t for name, t in into.items() if wanted[name[1:]]}
     for name, t in (("d_table", d_table), ("dc0", dc0)):
@@ -205,11 +244,15 @@ def _backward(d_out, d_cs, d_h_n, d_c_n, x, ids, table, h0, c0, w_ih, w_hh, b_ih
             into[name] = t if t.dtype == real else torch.empty_like(t, dtype=real)
     tensors = _inputs(x, ids, table, h0, c0, w_ih, w_hh, b_ih, b_hh, lengths, resets)
     tensors |= {
-        "out": output.contiguous(), "cs": cs.contiguous() if mode == "LSTM" else None, "gates": gates,
-        "d_out": _as(d_out, dtype), "d_cs": _as(d_cs, real) if mode == "LSTM" else None,
-        "d_h_n": _as(d_h_n, dtype), "d_c_n": _as(d_c_n, real) if mode == "LSTM" else None,
+        "out": output.contiguous(),
+        "cs": cs.contiguous() if mode == "LSTM" else None,
+        "gates": gates,
+        "d_out": _as(d_out, dtype),
+        "d_cs": _as(d_cs, real) if mode == "LSTM" else None,
+        "d_h_n": _as(d_h_n, dtype),
+        "d_c_n": _as(d_c_n, real) if mode == "LSTM" else None,
         "grad_norms": norms_out if norms else None,
-    }  # fmt: skip
+    }
     native.call("backward", mode, dtype, (T, B, width, H, V), reverse, tensors | into)
     for name, t in (("d_table", d_table), ("dc0", dc0)):
         if name in into and into[name] is not t:
@@ -217,8 +260,30 @@ def _backward(d_out, d_cs, d_h_n, d_c_n, x, ids, table, h0, c0, w_ih, w_hh, b_ih
     return results
 
 
-def _backward_fake(d_out, d_cs, d_h_n, d_c_n, x, ids, table, h0, c0, w_ih, w_hh, b_ih, b_hh, lengths, resets, output, cs,
-                   gates, mode, reverse, needed, norms):  # fmt: skip
+def _backward_fake(
+    d_out,
+    d_cs,
+    d_h_n,
+    d_c_n,
+    x,
+    ids,
+    table,
+    h0,
+    c0,
+    w_ih,
+    w_hh,
+    b_ih,
+    b_hh,
+    lengths,
+    resets,
+    output,
+    cs,
+    gates,
+    mode,
+    reverse,
+    needed,
+    norms,
+):
     return _new_backward(x, ids, table, h0, c0, w_ih, w_hh, b_ih, b_hh, needed, norms)
 
 
@@ -290,20 +355,25 @@ def _differentiate_twice(ctx, *grads_of_grads):
         gates_x = torch.nn.functional.linear(x, w_ih, b_ih) if x is not None else table[ids].to(w_hh.dtype)
         results = _by_definition(ctx.mode, gates_x, h0, c0, w_hh, b_hh, lengths, resets, ctx.reverse)
         pairs = [(r, d) for r, d in zip(results, d_results, strict=True) if r is not None and d is not None]
-        wanted = [(t, g) for t, need, g in zip(inputs, ctx.needed, grads_of_grads[:8], strict=True)
-                  if need and g is not None]  # fmt: skip
+        wanted = [
+            (t, g) for t, need, g in zip(inputs, ctx.needed, grads_of_grads[:8], strict=True) if need and g is not None
+        ]
         if not wanted:
             return (None,) * 22
-        first = torch.autograd.grad([r for r, _ in pairs], [t for t, _ in wanted], [d.to(r.dtype) for r, d in pairs],
-                                    create_graph=True, allow_unused=True)  # fmt: skip
+        first = torch.autograd.grad(
+            [r for r, _ in pairs],
+            [t for t, _ in wanted],
+            [d.to(r.dtype) for r, d in pairs],
+            create_graph=True,
+            allow_unused=True,
+        )
         chosen = [(f, g) for f, (_, g) in zip(first, wanted, strict=True) if f is not None and f.requires_grad]
         leaves = [t for t in fresh if t is not None]
         second = torch.autograd.grad([f for f, _ in chosen], leaves, [g for _, g in chosen], allow_unused=True)
     second = iter(second)
     out = [None if t is None else next(second) for t in fresh]
     d_out, d_cs, d_h_n, d_c_n, dx, d_table, dh0, dc0, dw_ih, dw_hh, db_ih, db_hh = out
-    return (d_out, d_cs, d_h_n, d_c_n, dx, None, d_table, dh0, dc0, dw_ih, dw_hh, db_ih, db_hh,
-            *[None] * 9)  # fmt: skip
+    return (d_out, d_cs, d_h_n, d_c_n, dx, None, d_table, dh0, dc0, dw_ih, dw_hh, db_ih, db_hh, *[None] * 9)
 
 
 torch.library.register_autograd(
@@ -320,8 +390,10 @@ def _loop(op):
     def rule(info, in_dims, *args):
         results = []
         for i in range(info.batch_size):
-            one = [a if d is None or not isinstance(a, Tensor) else a.select(d, i)
-                   for a, d in zip(args, in_dims, strict=True)]  # fmt: skip
+            one = [
+                a if d is None or not isinstance(a, Tensor) else a.select(d, i)
+                for a, d in zip(args, in_dims, strict=True)
+            ]
             results.append(op(*one))
         stacked = tuple(torch.stack(r) for r in zip(*results, strict=True))
         return stacked, (0,) * len(stacked)
@@ -373,8 +445,22 @@ def _autocast(device: torch.device) -> torch.dtype | None:
     return torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None
 
 
-def run(mode, x, h0, c0, w_ih, w_hh, b_ih=None, b_hh=None, *, lengths=None, resets=None, reverse=False, grad_norms=None,
-        every_c=True):  # fmt: skip
+def run(
+    mode,
+    x,
+    h0,
+    c0,
+    w_ih,
+    w_hh,
+    b_ih=None,
+    b_hh=None,
+    *,
+    lengths=None,
+    resets=None,
+    reverse=False,
+    grad_norms=None,
+    every_c=True,
+):
     """One layer in one direction over a whole sequence: `(output, cs, h_n, c_n)`.
 
     x (T, B, I); h0, c0 (B, H) or None for zeros; weights and biases as torch.nn's, biases may be None.
@@ -382,15 +468,30 @@ def run(mode, x, h0, c0, w_ih, w_hh, b_ih=None, b_hh=None, *, lengths=None, rese
     resets (T, B): where true, the state, and the gradient through it, is cut to zero before step t.
     output, cs (T, B, H): every step's h and c; h_n, c_n (B, H). cs and c_n are None except for LSTM, and cs is None
     with every_c=False, which saves its memory in inference.
-    grad_norms (2, T, B) float32: backward writes ||dL/dh_t|| and ||dL/dc_t|| there, all that arrives at each row's state.
+    grad_norms (2, T, B) float32: backward writes ||dL/dh_t|| and ||dL/dc_t|| there, of all that arrives at each state.
 
     Raises ValueError if shapes, dtypes, devices, lengths or resets do not fit each other.
     """
     return _run(mode, x, None, None, h0, c0, w_ih, w_hh, b_ih, b_hh, lengths, resets, reverse, grad_norms, every_c)
 
 
-def run_tokens(mode, ids, embedding, h0, c0, w_ih, w_hh, b_ih=None, b_hh=None, *, lengths=None, resets=None, reverse=False,
-               grad_norms=None, every_c=True):  # fmt: skip
+def run_tokens(
+    mode,
+    ids,
+    embedding,
+    h0,
+    c0,
+    w_ih,
+    w_hh,
+    b_ih=None,
+    b_hh=None,
+    *,
+    lengths=None,
+    resets=None,
+    reverse=False,
+    grad_norms=None,
+    every_c=True,
+):
     """`run` on x = embedding[ids], ids (T, B), without the product with W_ih at every step: it is made once per row of
     the (V, I) embedding. Pays where V is below T * B. Without an embedding, ids are one-hot vectors of width I = V."""
     dtype = _autocast(w_hh.device) or w_hh.dtype
@@ -409,11 +510,15 @@ def _run(mode, x, ids, table, h0, c0, w_ih, w_hh, b_ih, b_hh, lengths, resets, r
         cast = [None if t is None else t.to(dtype) for t in (x, table, h0, c0, w_ih, w_hh, b_ih, b_hh)]
         x, table, h0, c0, w_ih, w_hh, b_ih, b_hh = cast
         with torch.autocast(w_hh.device.type, enabled=False):
-            return _run(mode, x, ids, table, h0, c0, w_ih, w_hh, b_ih, b_hh, lengths, resets, reverse, grad_norms, every_c)
+            return _run(
+                mode, x, ids, table, h0, c0, w_ih, w_hh, b_ih, b_hh, lengths, resets, reverse, grad_norms, every_c
+            )
     if not supports(mode, w_hh.dtype, w_hh.device):
         check(mode, x, ids, table, h0, c0, w_ih, w_hh, b_ih, b_hh, lengths, resets, grad_norms)
         if not torch.compiler.is_compiling():
-            check_values(mode, (x if x is not None else ids).shape[0], 0 if table is None else table.shape[0], lengths, ids)
+            check_values(
+                mode, (x if x is not None else ids).shape[0], 0 if table is None else table.shape[0], lengths, ids
+            )
         gates_x = torch.nn.functional.linear(x, w_ih, b_ih) if x is not None else table[ids]
         output, cs, h_n, c_n = _by_definition(mode, gates_x, h0, c0, w_hh, b_hh, lengths, resets, reverse, grad_norms)
         return output, cs if every_c else None, h_n, c_n
