@@ -17,7 +17,8 @@ import time
 
 import torch
 
-from unrolled.kernels import native, run
+import unrolled
+from unrolled.kernels import native
 
 SHAPES = (
     (100, 64, 128, 128),
@@ -35,19 +36,11 @@ MODES = ("LSTM", "GRU", "RNN_TANH")
 GATES = {"LSTM": 4, "GRU": 3, "RNN_TANH": 1}
 
 
-class Ours:
+def ours_of(module: torch.nn.RNNBase, dtype: torch.dtype = torch.float32) -> torch.nn.Module:
     """Our layer with a torch.nn module's weights."""
-
-    def __init__(self, module: torch.nn.RNNBase, mode: str, dtype: torch.dtype = torch.float32):
-        self.mode = mode
-        self.weights = [p.detach().clone().to(dtype).requires_grad_() for p in module.parameters()]
-
-    def __call__(self, x):
-        output, _, h_n, _ = run(self.mode, x, None, None, *self.weights, every_c=False)
-        return output, h_n
-
-    def parameters(self):
-        return self.weights
+    layer = getattr(unrolled, type(module).__name__)(module.input_size, module.hidden_size)
+    layer.load_state_dict(module.state_dict())
+    return layer.to(dtype)
 
 
 def inference(layer, x):
@@ -76,7 +69,7 @@ def peers(mode, module, x, d_out, what):
     """name -> call. Ours first; `ours again` is the same thing once more, for the noise."""
     bf16 = torch.nn.__dict__[mode.split("_")[0]](module.input_size, module.hidden_size).to(torch.bfloat16)
     bf16.load_state_dict(module.state_dict())
-    ours, ours16 = Ours(module, mode), Ours(module, mode, torch.bfloat16)
+    ours, ours16 = ours_of(module), ours_of(module, torch.bfloat16)
     x16, d16 = x.bfloat16(), d_out.bfloat16()
     layers = {
         "ours": (ours, x, d_out),

@@ -56,26 +56,11 @@ def in_float64(given):
 def by_definition(mode, given, reverse=False, grad_norms=None):
     x, w_ih, b_ih = given["x"], given["w_ih"], given["b_ih"]
     gates_x = torch.nn.functional.linear(x, w_ih, b_ih)
-<<<<<<< HEAD
     h0, c0 = given["h0"], given["c0"]
     zeros = gates_x.new_zeros(x.shape[1], given["w_hh"].shape[1])
     h0, c0 = zeros if h0 is None else h0, zeros if c0 is None and mode == "LSTM" else c0
     masks = {name: given[name] for name in ("lengths", "resets")}
     return plain.run_gates(mode, gates_x, h0, c0, given["w_hh"], given["b_hh"], **masks, reverse=reverse, grad_norms=grad_norms)
-=======
-    return plain.run_plain_gates(
-        mode,
-        gates_x,
-        given["h0"],
-        given["c0"],
-        given["w_hh"],
-        given["b_hh"],
-        given["lengths"],
-        given["resets"],
-        reverse,
-        grad_norms,
-    )
->>>>>>> kernels
 
 
 def by_kernels(mode, given, reverse=False, **more):

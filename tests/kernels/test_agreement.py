@@ -103,14 +103,7 @@ def test_a_reset_equals_running_the_pieces_apart(mode):
     given["resets"] = torch.zeros(9, 4, dtype=torch.bool)
     given["resets"][4] = True
     whole = agree.by_kernels(mode, given)[0]
-<<<<<<< HEAD
     pieces = [agree.by_kernels(mode, given | {"x": given["x"][part], "resets": None})[0] for part in (slice(0, 4), slice(4, 9))]
-=======
-    pieces = [
-        agree.by_kernels(mode, given | {"x": given["x"][part], "resets": None})[0]
-        for part in (slice(0, 4), slice(4, 9))
-    ]
->>>>>>> kernels
     torch.testing.assert_close(whole, torch.cat(pieces), rtol=0, atol=0)
 
 

@@ -50,20 +50,13 @@ def test_sanitizers_find_nothing_in_any_kernel(tmp_path):
     ]
 
     def compile_unit(unit):
-        subprocess.run(
-            ["g++", *flags, *UNITS[unit], "-c", SOURCES / f"{unit}.cpp", "-o", tmp_path / f"{unit}.o"], check=True
-        )
+        subprocess.run(["g++", *flags, *UNITS[unit], "-c", SOURCES / f"{unit}.cpp", "-o", tmp_path / f"{unit}.o"], check=True)
 
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(compile_unit, UNITS))
     objects = [tmp_path / f"{unit}.o" for unit in UNITS]
     subprocess.run(
-<<<<<<< HEAD
         ["g++", *flags, SOURCES / "check" / "all_kernels.cpp", *objects, "-o", tmp_path / "check", "-lpthread"], check=True
-=======
-        ["g++", *flags, SOURCES / "check" / "all_kernels.cpp", *objects, "-o", tmp_path / "check", "-lpthread"],
-        check=True,
->>>>>>> kernels
     )
     ran = subprocess.run([tmp_path / "check"], capture_output=True, text=True)
     assert ran.returncode == 0, ran.stdout + ran.stderr
@@ -72,16 +65,9 @@ def test_sanitizers_find_nothing_in_any_kernel(tmp_path):
 
 @pytest.mark.skipif(shutil.which("aarch64-linux-gnu-g++") is None, reason="no arm64 cross compiler")
 def test_the_portable_kernels_compile_for_arm64(tmp_path):
-<<<<<<< HEAD
     for unit in ("dispatch", "memory", "isa_portable", "streaming", "streaming_isa_portable"):
         subprocess.run(
             ["aarch64-linux-gnu-g++", "-std=gnu++17", "-O1", "-c", SOURCES / f"{unit}.cpp", "-o", tmp_path / "o"], check=True
-=======
-    for unit in ("dispatch", "memory", "isa_portable"):
-        subprocess.run(
-            ["aarch64-linux-gnu-g++", "-std=gnu++17", "-O1", "-c", SOURCES / f"{unit}.cpp", "-o", tmp_path / "o"],
-            check=True,
->>>>>>> kernels
         )
 
 

@@ -20,41 +20,9 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float64)
 ISAS = ("avx512", "avx2", "portable")
 
 _POINTERS = [
-<<<<<<< HEAD
     *("x", "ids", "table", "w_ih", "w_hh", "b_ih", "b_hh", "h0", "c0", "lengths", "resets"),
     *("out", "cs", "h_n", "c_n", "gates", "d_out", "d_cs", "d_h_n", "d_c_n"),
     *("dx", "d_table", "dw_ih", "dw_hh", "db_ih", "db_hh", "dh0", "dc0", "grad_norms"),
-=======
-    "x",
-    "ids",
-    "table",
-    "w_ih",
-    "w_hh",
-    "b_ih",
-    "b_hh",
-    "h0",
-    "c0",
-    "lengths",
-    "resets",
-    "out",
-    "cs",
-    "h_n",
-    "c_n",
-    "gates",
-    "d_out",
-    "d_cs",
-    "d_h_n",
-    "d_c_n",
-    "dx",
-    "d_table",
-    "dw_ih",
-    "dw_hh",
-    "db_ih",
-    "db_hh",
-    "dh0",
-    "dc0",
-    "grad_norms",
->>>>>>> kernels
 ]
 
 

@@ -179,9 +179,7 @@ def _new_forward(x, ids, h0, c0, w_hh, mode, save, every_c):
     return output, cs, h_n, c_n, gates
 
 
-def _forward_fake(
-    x, ids, table, h0, c0, w_ih, w_hh, b_ih, b_hh, lengths, resets, grad_norms, mode, reverse, save, every_c
-):
+def _forward_fake(x, ids, table, h0, c0, w_ih, w_hh, b_ih, b_hh, lengths, resets, grad_norms, mode, reverse, save, every_c):
     check(mode, x, ids, table, h0, c0, w_ih, w_hh, b_ih, b_hh, lengths, resets, grad_norms)
     return _new_forward(x, ids, h0, c0, w_hh, mode, save, every_c)
 
@@ -355,9 +353,7 @@ def _differentiate_twice(ctx, *grads_of_grads):
         gates_x = torch.nn.functional.linear(x, w_ih, b_ih) if x is not None else table[ids].to(w_hh.dtype)
         results = _by_definition(ctx.mode, gates_x, h0, c0, w_hh, b_hh, lengths, resets, ctx.reverse)
         pairs = [(r, d) for r, d in zip(results, d_results, strict=True) if r is not None and d is not None]
-        wanted = [
-            (t, g) for t, need, g in zip(inputs, ctx.needed, grads_of_grads[:8], strict=True) if need and g is not None
-        ]
+        wanted = [(t, g) for t, need, g in zip(inputs, ctx.needed, grads_of_grads[:8], strict=True) if need and g is not None]
         if not wanted:
             return (None,) * 22
         first = torch.autograd.grad(
@@ -390,10 +386,7 @@ def _loop(op):
     def rule(info, in_dims, *args):
         results = []
         for i in range(info.batch_size):
-            one = [
-                a if d is None or not isinstance(a, Tensor) else a.select(d, i)
-                for a, d in zip(args, in_dims, strict=True)
-            ]
+            one = [a if d is None or not isinstance(a, Tensor) else a.select(d, i) for a, d in zip(args, in_dims, strict=True)]
             results.append(op(*one))
         stacked = tuple(torch.stack(r) for r in zip(*results, strict=True))
         return stacked, (0,) * len(stacked)
@@ -510,15 +503,11 @@ def _run(mode, x, ids, table, h0, c0, w_ih, w_hh, b_ih, b_hh, lengths, resets, r
         cast = [None if t is None else t.to(dtype) for t in (x, table, h0, c0, w_ih, w_hh, b_ih, b_hh)]
         x, table, h0, c0, w_ih, w_hh, b_ih, b_hh = cast
         with torch.autocast(w_hh.device.type, enabled=False):
-            return _run(
-                mode, x, ids, table, h0, c0, w_ih, w_hh, b_ih, b_hh, lengths, resets, reverse, grad_norms, every_c
-            )
+            return _run(mode, x, ids, table, h0, c0, w_ih, w_hh, b_ih, b_hh, lengths, resets, reverse, grad_norms, every_c)
     if not supports(mode, w_hh.dtype, w_hh.device):
         check(mode, x, ids, table, h0, c0, w_ih, w_hh, b_ih, b_hh, lengths, resets, grad_norms)
         if not torch.compiler.is_compiling():
-            check_values(
-                mode, (x if x is not None else ids).shape[0], 0 if table is None else table.shape[0], lengths, ids
-            )
+            check_values(mode, (x if x is not None else ids).shape[0], 0 if table is None else table.shape[0], lengths, ids)
         gates_x = torch.nn.functional.linear(x, w_ih, b_ih) if x is not None else table[ids]
         output, cs, h_n, c_n = _by_definition(mode, gates_x, h0, c0, w_hh, b_hh, lengths, resets, reverse, grad_norms)
         return output, cs if every_c else None, h_n, c_n

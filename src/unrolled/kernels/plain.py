@@ -1,11 +1,7 @@
-<<<<<<< HEAD
 """Sequences by the definition: a cell's step in a loop, in differentiable PyTorch operations.
 
 For every device, dtype and order of derivative. Kernels are checked against this, and their second derivatives are its.
 """
-=======
-"""The same sequences in differentiable PyTorch operations: any device and dtype, differentiable any number of times."""
->>>>>>> kernels
 
 from __future__ import annotations
 
@@ -36,7 +32,6 @@ def run_gates(
 ) -> tuple[Tensor, Tensor | None, Tensor, Tensor | None]:
     """From x_gates = W_ih x + b_ih, (T, B, G*H), and the state before: (output, cs, h_n, c_n), as `kernels.run`.
 
-<<<<<<< HEAD
     cs and c_n are None except for the LSTM. With w_hr (P, H) the LSTM's output is W_hr h_t (Sak et al. 2014).
     """
     outputs: list[Tensor] = []
@@ -64,53 +59,6 @@ def run_gates(
             cs.append(c_t if alive is None else c_t.masked_fill(~alive, 0))
             c = c_t if alive is None else torch.where(alive, c_t, c)
     return _in_order(outputs, reverse, h), None if c is None else _in_order(cs, reverse, c), h, c
-=======
-
-def _write_norm(to: Tensor, gradient: Tensor) -> None:
-    to.copy_(gradient.detach().norm(dim=1))
-
-
-def _note_norms(grad_norms: Tensor | None, t: int, h: Tensor, c: Tensor | None) -> None:
-    """Let backward write the norm of all that arrives at h_t and c_t into grad_norms (2, T, B)."""
-    for row, state in enumerate((h, c)):
-        if grad_norms is not None and state is not None and state.requires_grad:
-            state.register_hook(functools.partial(_write_norm, grad_norms[row, t]))
-
-
-def run_plain_gates(mode, gates_x, h0, c0, w_hh, b_hh, lengths=None, resets=None, reverse=False, grad_norms=None):
-    """From gates_x = W_ih x + b_ih, (T, B, G*H): (output, cs, h_n, c_n); cs and c_n are None except for LSTM."""
-    T, B = gates_x.shape[:2]
-    H = w_hh.shape[1]
-    h = gates_x.new_zeros(B, H) if h0 is None else h0
-    c: Tensor | None = None
-    if mode == "LSTM":
-        c = gates_x.new_zeros(B, H) if c0 is None else c0
-    outputs: list = [None] * T
-    cells: list = [None] * T
-    for t in reversed(range(T)) if reverse else range(T):
-        h_in, c_in = h, c
-        if resets is not None:
-            cut = resets[t].bool()[:, None]
-            h_in = torch.where(cut, torch.zeros_like(h), h)
-            if c is not None:
-                c_in = torch.where(cut, torch.zeros_like(c), c)
-        h_new, c_new = _cell(mode, gates_x[t], h_in, c_in, w_hh, b_hh)
-        _note_norms(grad_norms, t, h_new, c_new)
-        outputs[t], cells[t] = h_new, c_new
-        if lengths is not None:
-            alive = (t < lengths)[:, None]
-            outputs[t] = torch.where(alive, h_new, torch.zeros_like(h_new))
-            h_new = torch.where(alive, h_new, h)
-            if c is not None and c_new is not None:
-                cells[t] = torch.where(alive, c_new, torch.zeros_like(c_new))
-                c_new = torch.where(alive, c_new, c)
-        h, c = h_new, c_new
-    output = torch.stack(outputs) if T else gates_x.new_zeros(0, B, H)
-    cs = None
-    if c is not None:
-        cs = torch.stack(cells) if T else gates_x.new_zeros(0, B, H)
-    return output, cs, h, c
->>>>>>> kernels
 
 
 def _in_order(steps: list[Tensor], reverse: bool, like: Tensor) -> Tensor:
