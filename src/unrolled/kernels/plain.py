@@ -10,7 +10,7 @@ from torch import Tensor
 
 def _cell(mode: str, gates_x: Tensor, h: Tensor, c: Tensor | None, w_hh: Tensor, b_hh: Tensor | None):
     gates_h = torch.nn.functional.linear(h, w_hh, b_hh)
-    if mode == "LSTM":
+    if c is not None:
         i, f, g, o = (gates_x + gates_h).chunk(4, 1)
         c = f.sigmoid() * c + i.sigmoid() * g.tanh()
         return o.sigmoid() * c.tanh(), c
