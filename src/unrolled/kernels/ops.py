@@ -11,6 +11,8 @@ the backward goes through the definition (`plain.py`).
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -235,7 +237,7 @@ def _backward(
         "db_ih": db_ih,
         "db_hh": db_hh,
     }
-    wanted = dict(zip(_DIFFERENTIABLE, needed, strict=True))
+    wanted: dict[str, bool] = dict(zip(_DIFFERENTIABLE, needed, strict=True))
     into = {name: t for name, t in into.items() if wanted[name[1:]]}
     for name, t in (("d_table", d_table), ("dc0", dc0)):
         if wanted[name.removeprefix("d_").removeprefix("d")]:
@@ -343,14 +345,18 @@ def _save_for_double_backward(ctx, inputs, output):
 def _differentiate_twice(ctx, *grads_of_grads):
     """The gradient of sequence_backward, from the definition: run it, differentiate it, differentiate that."""
     d_out, d_cs, d_h_n, d_c_n, x, ids, table, h0, c0, w_ih, w_hh, b_ih, b_hh, lengths, resets = ctx.saved_tensors
-    fresh = [
+    fresh: list[Any] = [
         None if t is None else t.detach().requires_grad_(t.is_floating_point())
         for t in (d_out, d_cs, d_h_n, d_c_n, x, table, h0, c0, w_ih, w_hh, b_ih, b_hh)
     ]
     d_results, inputs = fresh[:4], fresh[4:]
     x, table, h0, c0, w_ih, w_hh, b_ih, b_hh = inputs
     with torch.enable_grad():
-        gates_x = torch.nn.functional.linear(x, w_ih, b_ih) if x is not None else table[ids].to(w_hh.dtype)
+        gates_x = (
+            torch.nn.functional.linear(x, w_ih, b_ih)
+            if x is not None
+            else torch.nn.functional.embedding(ids, table).to(w_hh.dtype)
+        )
         results = _by_definition(ctx.mode, gates_x, h0, c0, w_hh, b_hh, lengths, resets, ctx.reverse)
         pairs = [(r, d) for r, d in zip(results, d_results, strict=True) if r is not None and d is not None]
         wanted = [(t, g) for t, need, g in zip(inputs, ctx.needed, grads_of_grads[:8], strict=True) if need and g is not None]
@@ -364,6 +370,8 @@ def _differentiate_twice(ctx, *grads_of_grads):
             allow_unused=True,
         )
         chosen = [(f, g) for f, (_, g) in zip(first, wanted, strict=True) if f is not None and f.requires_grad]
+        if not chosen:
+            return (None,) * 22
         leaves = [t for t in fresh if t is not None]
         second = torch.autograd.grad([f for f, _ in chosen], leaves, [g for _, g in chosen], allow_unused=True)
     second = iter(second)
@@ -409,7 +417,7 @@ def _transformed() -> bool:
 class _Sequence(torch.autograd.Function):
     forward = staticmethod(torch.ops.unrolled.sequence.default)
     setup_context = staticmethod(_save_for_backward)
-    backward = staticmethod(_differentiate)
+    backward = staticmethod(_differentiate)  # pyright: ignore[reportAssignmentType]
 
     @staticmethod
     def vmap(info, in_dims, *args):
@@ -497,10 +505,10 @@ def run_tokens(
     return _run(mode, None, ids, table, h0, c0, None, w_hh, None, b_hh, lengths, resets, reverse, grad_norms, every_c)
 
 
-def _run(mode, x, ids, table, h0, c0, w_ih, w_hh, b_ih, b_hh, lengths, resets, reverse, grad_norms, every_c):
+def _run(mode, x: Any, ids: Any, table: Any, h0, c0, w_ih, w_hh, b_ih, b_hh, lengths, resets, reverse, grad_norms, every_c):
     dtype = _autocast(w_hh.device)
     if dtype is not None:
-        cast = [None if t is None else t.to(dtype) for t in (x, table, h0, c0, w_ih, w_hh, b_ih, b_hh)]
+        cast: list[Any] = [None if t is None else t.to(dtype) for t in (x, table, h0, c0, w_ih, w_hh, b_ih, b_hh)]
         x, table, h0, c0, w_ih, w_hh, b_ih, b_hh = cast
         with torch.autocast(w_hh.device.type, enabled=False):
             return _run(mode, x, ids, table, h0, c0, w_ih, w_hh, b_ih, b_hh, lengths, resets, reverse, grad_norms, every_c)
@@ -508,7 +516,7 @@ def _run(mode, x, ids, table, h0, c0, w_ih, w_hh, b_ih, b_hh, lengths, resets, r
         check(mode, x, ids, table, h0, c0, w_ih, w_hh, b_ih, b_hh, lengths, resets, grad_norms)
         if not torch.compiler.is_compiling():
             check_values(mode, (x if x is not None else ids).shape[0], 0 if table is None else table.shape[0], lengths, ids)
-        gates_x = torch.nn.functional.linear(x, w_ih, b_ih) if x is not None else table[ids]
+        gates_x = torch.nn.functional.linear(x, w_ih, b_ih) if x is not None else torch.nn.functional.embedding(ids, table)
         output, cs, h_n, c_n = _by_definition(mode, gates_x, h0, c0, w_hh, b_hh, lengths, resets, reverse, grad_norms)
         return output, cs if every_c else None, h_n, c_n
     save = torch.is_grad_enabled() and any(
