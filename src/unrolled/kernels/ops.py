@@ -515,7 +515,7 @@ def _run(
         check(mode, x, ids, table, h0, c0, w_ih, w_hh, b_ih, b_hh, lengths, resets, grad_norms)
         if not torch.compiler.is_compiling():
             check_values(
-                mode, (x if x is not None else ids).shape[0], 0 if table is None else table.shape[0], lengths, ids
+                mode, (x if x is not None else ids).shape[0], table.shape[0] if ids is not None else 0, lengths, ids
             )
         gates_x = (
             torch.nn.functional.linear(x, w_ih, b_ih) if x is not None else torch.nn.functional.embedding(ids, table)
