@@ -30,7 +30,10 @@ int run_pass(const unrolled_args &args) {
                 c->pass->run(Team{threads, me, &c->barrier});
             },
             &call);
-        if (ran) return 0;
+        if (ran) {
+            note_crowding(pass.division, call.barrier, a.T);
+            return 0;
+        }
         a.threads = 1;  // inside someone else's parallel region
     }
 }

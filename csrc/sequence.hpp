@@ -13,6 +13,22 @@ struct Division {
     bool by_units;
 };
 
+// Calls during which threads are not made to meet at every step, because lately one of them kept losing its core to
+// another process. The results are the same bits either way, except for gradient norms, which never change sides.
+inline int crowded_calls = 0;
+constexpr int kCrowdedCalls = 32;
+
+inline void note_crowding(const Division &division, const Barrier &barrier, index T) {
+    if (division.by_units && barrier.long_waits > T / 64)
+        __atomic_store_n(&crowded_calls, kCrowdedCalls, __ATOMIC_RELAXED);
+}
+
+inline bool is_crowded() {
+    if (__atomic_load_n(&crowded_calls, __ATOMIC_RELAXED) <= 0) return false;
+    __atomic_sub_fetch(&crowded_calls, 1, __ATOMIC_RELAXED);
+    return true;
+}
+
 inline Division divide(const unrolled_args &a, int gates, index unit_blocks, index elem_size) {
     const index threads = a.threads;
     const double step = double(a.B) * gates * double(a.H) * double(a.H);
@@ -20,7 +36,10 @@ inline Division divide(const unrolled_args &a, int gates, index unit_blocks, ind
     if (threads <= 1 || work < 3e5) return {1, false};
     const double recurrent_bytes = double(gates) * double(a.H) * double(a.H) * double(elem_size);
     const bool few_rows = a.B < 4 * threads || (recurrent_bytes > 1.5e6 && a.B < 12 * threads);
-    if (few_rows && unit_blocks >= threads && step > 6e4) return {int(threads), true};
+    if (few_rows && unit_blocks >= threads && step > 6e4) {
+        if (a.grad_norms || !is_crowded()) return {int(threads), true};
+        if (a.B < 4 * threads) return {1, false};
+    }
     if (a.B >= threads) return {int(threads), false};
     return {1, false};
 }

@@ -1,6 +1,7 @@
 // The threads of one call: who am I, how many are we, and a barrier.
 #pragma once
 #include <sched.h>
+#include <time.h>
 #include "kernels.hpp"
 #include "simd.hpp"
 
@@ -14,9 +15,16 @@ UNROLLED_INLINE void pause_briefly() { asm volatile("yield"); }
 UNROLLED_INLINE void pause_briefly() {}
 #endif
 
-// Spins for about two microseconds, then gives the core away: whoever we wait for may need it.
+inline double monotonic_seconds() {
+    timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return double(t.tv_sec) + 1e-9 * double(t.tv_nsec);
+}
+
+// Spins for about two microseconds, then gives the core away: whoever we wait for may need it. A wait of more than 0.3 ms
+// is counted: between two steps it means that the other thread has lost its core to another process.
 struct Barrier {
-    int arrived = 0, phase = 0;
+    int arrived = 0, phase = 0, long_waits = 0;
     void wait(int count) {
         if (count == 1) return;
         const int mine = __atomic_load_n(&phase, __ATOMIC_ACQUIRE);
@@ -25,12 +33,16 @@ struct Barrier {
             __atomic_store_n(&phase, mine + 1, __ATOMIC_RELEASE);
             return;
         }
+        double since = 0;
         for (int spins = 0; __atomic_load_n(&phase, __ATOMIC_ACQUIRE) == mine; ++spins) {
-            if (spins < 200)
+            if (spins < 200) {
                 pause_briefly();
-            else
-                sched_yield();
+                continue;
+            }
+            if (spins == 200) since = monotonic_seconds();
+            sched_yield();
         }
+        if (since != 0 && monotonic_seconds() - since > 3e-4) __atomic_add_fetch(&long_waits, 1, __ATOMIC_RELAXED);
     }
 };
 
