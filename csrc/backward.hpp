@@ -156,7 +156,7 @@ struct Backward {
             for (index p = 0; p < P; ++p) {
                 const elem *row = from[k + p] + first;  // the list ends with a row of zeros
                 if constexpr (P == 1)
-                    memcpy(to + k * R, row, R * sizeof(elem));  // a few vector moves: 1.1 times on H = 32 as a whole
+                    memcpy(to + k * R, row, R * sizeof(elem));  // a few vector moves
                 else
                     for (int r = 0; r < R; ++r) to[k * R + r * P + p] = row[r];
             }

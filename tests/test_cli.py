@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.tolerance import assert_same
 
 from unrolled import cli, kernels, tasks
 
@@ -65,6 +66,21 @@ def test_train_sample_evaluate_info(command, real_text: Path, tmp_path: Path, ti
     assert facts["config"]["hidden_size"] == 16
     code, out, _ = command("info", run)
     assert "parameters" in out
+
+
+def test_an_exported_run_answers_in_onnxruntime_as_it_does_here(command, trained: Path, tmp_path: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    code, out, err = command("export", trained, "--output", tmp_path / "model.onnx")
+    assert (code, err) == (0, "")
+    assert Path(out.strip()) == tmp_path / "model.onnx"
+    run = tasks.load(trained)
+    ids = torch.from_numpy(run.tokenizer.encode("import textwrap"))[None]
+    with torch.no_grad():
+        expected, _ = run.model(ids)
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    zeros = torch.zeros(1, 1, run.config.hidden_size).numpy()
+    (logits,) = session.run(["logits"], {"tokens": ids.numpy(), "h_0": zeros, "c_0": zeros})
+    assert_same(torch.from_numpy(logits), expected)
 
 
 def test_the_command_and_the_three_lines_of_python_do_the_same(

@@ -109,6 +109,16 @@ def evaluate(run: Path, data: tuple[str, ...], as_json: bool) -> None:
 
 @cli.command()
 @click.argument("run", type=click.Path(path_type=Path))
+@click.option("--output", metavar="FILE.onnx", type=click.Path(path_type=Path), help="[default: RUN/model.onnx]")
+def export(run: Path, output: Path | None) -> None:
+    """Write a trained model as ONNX, for other runtimes; its state goes in and comes out, so it streams there too."""
+    from unrolled.tasks import load
+
+    click.echo(load(run).export(output or run / "model.onnx"))
+
+
+@cli.command()
+@click.argument("run", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def info(run: Path, as_json: bool) -> None:
     """Show what is in a run folder: settings, parameters, how training went."""
@@ -124,6 +134,19 @@ def doctor(as_json: bool) -> None:
     from unrolled.inspection.doctor import describe
 
     _print(describe(), as_json)
+
+
+@cli.command()
+def bench() -> None:
+    """Time our layers beside torch.nn's on this machine: about half a minute."""
+    from unrolled import kernels
+    from unrolled.errors import UnrolledError
+    from unrolled.inspection.speed import short_table
+
+    if not kernels.available():
+        raise UnrolledError(f"nothing to measure, the compiled kernels are not here: {kernels.why_not()}")
+    for line in short_table():
+        click.echo(line)
 
 
 def main() -> None:

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from unrolled import checkpoint
+from unrolled import checkpoint, export
 from unrolled.data import text, tokenizers
+from unrolled.errors import ExportError
 from unrolled.progress import Progress
 from unrolled.tasks.language_model import data
 from unrolled.tasks.language_model.config import Config
@@ -99,6 +100,25 @@ class Run:
     def sample(self, prompt: str = "", **how: Any) -> Iterator[str]:
         """Text after the prompt, piece by piece; `how` is `generate`'s."""
         return generate(self.model, self.tokenizer, prompt=prompt, **how)
+
+    def export(self, path: str | Path) -> Path:
+        """Write the model as ONNX: `tokens` (batch, time) and a state in, `logits` and the state after them out.
+
+        Raises:
+            ExportError: the onnx package is missing, or the model does what ONNX cannot say.
+        """
+        if self.config.documents:
+            raise ExportError(f"{self.folder}: ONNX has no state that is cut inside a sequence, which --documents is.")
+        graph = export.Graph("language_model")
+        tokens = graph.input("tokens", torch.int64, ["batch", "time"])
+        state = export.state_inputs(graph, self.model.layers)
+        size = self.tokenizer.size
+        encoder = self.model.encoder
+        x = export.embedding(graph, encoder, tokens) if encoder else export.one_hot(graph, tokens, size)
+        output, state = export.recurrent(graph, self.model.layers, x, state)
+        graph.output("logits", export.linear(graph, self.model.decoder, output), torch.float32, ["batch", "time", size])
+        export.state_outputs(graph, self.model.layers, state)
+        return graph.save(path)
 
     def evaluate(self, *paths: str) -> dict[str, float]:
         """`loss` (nats per token), `perplexity`, `bits_per_character`, and how many tokens were measured or unknown."""

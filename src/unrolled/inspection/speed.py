@@ -1,0 +1,215 @@
+"""Recurrent layers on the CPU beside torch.nn's, taking turns in one process.
+
+A figure is the median of its calls; outputs are compared in the same run before anything is timed. The share of peak refers
+to the multiply-add peak of this machine, measured between the cells. `unrolled bench` is the short version;
+`python -m benchmarks.layers` the whole table.
+"""
+
+from __future__ import annotations
+
+import math
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import unrolled
+from unrolled.kernels import native
+
+SHAPES = (
+    (100, 64, 128, 128),
+    (50, 50, 64, 512),
+    (100, 32, 256, 256),
+    (128, 64, 512, 512),
+    (35, 20, 650, 650),
+    (100, 1, 256, 256),
+    (1000, 8, 64, 64),
+    (200, 128, 32, 32),
+    (512, 16, 1024, 1024),
+)
+QUICK_SHAPES = ((100, 64, 128, 128), (100, 1, 256, 256), (200, 128, 32, 32))
+MODES = ("LSTM", "GRU", "RNN_TANH")
+GATES = {"LSTM": 4, "GRU": 3, "RNN_TANH": 1}
+
+
+def ours_of(module: nn.RNNBase, dtype: torch.dtype = torch.float32) -> nn.Module:
+    """Our layer with a torch.nn module's weights."""
+    layer = getattr(unrolled, type(module).__name__)(module.input_size, module.hidden_size)
+    layer.load_state_dict(module.state_dict())
+    return layer.to(dtype)
+
+
+def inference(layer: Any, x: Tensor) -> Callable[[], Tensor]:
+    def call() -> Tensor:
+        with torch.inference_mode():
+            return layer(x)[0]
+
+    return call
+
+
+def training(layer: Any, x: Tensor, d_out: Tensor) -> Callable[[], Tensor]:
+    x = x.clone().requires_grad_()
+
+    def call() -> Tensor:
+        output = layer(x)[0]
+        output.backward(d_out)
+        x.grad = None
+        for p in layer.parameters():
+            p.grad = None
+        return output
+
+    return call
+
+
+def peers(mode: str, module: nn.RNNBase, x: Tensor, d_out: Tensor, what: str) -> dict[str, Callable[[], Tensor]]:
+    """name -> call. Ours first; `ours again` is the same thing once more, for the noise."""
+    bf16 = torch.nn.__dict__[mode.split("_")[0]](module.input_size, module.hidden_size).to(torch.bfloat16)
+    bf16.load_state_dict(module.state_dict())
+    ours, ours16 = ours_of(module), ours_of(module, torch.bfloat16)
+    x16, d16 = x.bfloat16(), d_out.bfloat16()
+    layers = {
+        "ours": (ours, x, d_out),
+        "torch": (module, x, d_out),
+        "ours again": (ours, x, d_out),
+        "ours bf16": (ours16, x16, d16),
+        "torch bf16": (bf16, x16, d16),
+    }
+    if torch.bfloat16 not in native.dtypes:
+        del layers["ours bf16"]
+    make = {"inference": lambda layer, x, _: inference(layer, x), "training": training}[what]
+    return {name: make(*args) for name, args in layers.items()}
+
+
+def compare(calls: dict[str, Callable[[], Tensor]]) -> float:
+    """The largest difference between our output and torch's; refuses to time things that disagree."""
+    reference = calls["torch"]().detach()
+    worst = (calls["ours"]().detach() - reference).abs().max().item()
+    if not worst < 1e-5:
+        raise SystemExit(f"ours and torch.nn disagree by {worst}")
+    if "ours bf16" in calls:
+        relative = ((calls["ours bf16"]().detach().float() - reference).norm() / reference.norm()).item()
+        if not relative < 2e-2:
+            raise SystemExit(f"ours in bf16 and torch.nn in fp32 disagree by {relative} (relative L2)")
+    return worst
+
+
+def take_turns(calls: dict[str, Callable[[], Tensor]], seconds: float, least: int) -> dict[str, list[float]]:
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    end = time.perf_counter() + seconds
+    rounds = 0
+    while rounds < least or time.perf_counter() < end:
+        for name, call in calls.items():
+            start = time.perf_counter()
+            call()
+            times[name].append(time.perf_counter() - start)
+        rounds += 1
+    return times
+
+
+def measure(mode: str, shape: tuple[int, int, int, int], threads: int, what: str, seconds: float, least: int) -> dict[str, Any]:
+    """One cell of the table."""
+    T, B, width, H = shape
+    torch.manual_seed(0)
+    torch.set_num_threads(threads)
+    module = getattr(torch.nn, mode.split("_")[0])(width, H)
+    x, d_out = torch.randn(T, B, width), torch.randn(T, B, H)
+    calls = peers(mode, module, x, d_out, what)
+    difference = compare(calls)
+    peak = native.fma_peak(torch.float32, threads, 0.05)
+    times = take_turns(calls, seconds, least)
+    medians = {name: statistics.median(t) for name, t in times.items()}
+    best = {name: min(t) for name, t in times.items()}
+    flops = 2 * T * B * GATES[mode] * H * (width + H) * (3 if what == "training" else 1)
+    return {
+        "mode": mode,
+        "T": T,
+        "B": B,
+        "I": width,
+        "H": H,
+        "threads": threads,
+        "what": what,
+        "seconds": medians,
+        "best_seconds": best,
+        "difference": difference,
+        "rounds": len(times["ours"]),
+        "peak_gflops": peak / 1e9,
+        "percent_of_peak": 100 * flops / medians["ours"] / peak,
+        "best_percent_of_peak": 100 * flops / best["ours"] / peak,
+        "over_torch": medians["torch"] / medians["ours"],
+        "best_over_torch": best["torch"] / best["ours"],
+        "bf16_over_torch": medians["torch"] / medians["ours bf16"] if "ours bf16" in medians else None,
+        "noise": abs(medians["ours again"] / medians["ours"] - 1),
+    }
+
+
+def geometric_mean(values: Any) -> float:
+    values = list(values)
+    return math.exp(sum(map(math.log, values)) / len(values)) if values else float("nan")
+
+
+def machine() -> dict[str, Any]:
+    name = platform.processor()
+    try:
+        with open("/proc/cpuinfo") as lines:
+            name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        pass
+    return {"processor": name, "isa": native.isa(), "torch": torch.__version__, "python": platform.python_version()}
+
+
+HEADER = (
+    f"{'cell':9}{'T, B, I, H':21}{'thr':>3} {'what':9}{'ours ms':>9}{'torch ms':>9}{'torch/ours':>11}"
+    f"{'(best)':>8}{'% peak':>8}{'(best)':>7}{'bf16 ms':>9}{'torch/bf16':>11}{'noise':>7}"
+)
+
+
+def line(r: dict[str, Any]) -> str:
+    shape = f"{r['T']}, {r['B']}, {r['I']}, {r['H']}"
+    s = r["seconds"]
+    bf16 = f"{1e3 * s['ours bf16']:9.2f}{r['bf16_over_torch']:11.2f}" if r["bf16_over_torch"] else f"{'-':>9}{'-':>11}"
+    return (
+        f"{r['mode']:9}{shape:21}{r['threads']:3} {r['what']:9}{1e3 * s['ours']:9.2f}{1e3 * s['torch']:9.2f}"
+        f"{r['over_torch']:11.2f}{r['best_over_torch']:8.2f}{r['percent_of_peak']:8.0f}"
+        f"{r['best_percent_of_peak']:7.0f}{bf16}{100 * r['noise']:6.0f}%"
+    )
+
+
+def means_of(results: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """Geometric means over the table, and the least ratio in it, by cell and pass."""
+    means = {}
+    for mode in dict.fromkeys(r["mode"] for r in results):
+        for what in ("inference", "training"):
+            rows = [r for r in results if r["mode"] == mode and r["what"] == what]
+            means[f"{mode} {what}"] = {
+                "over_torch": geometric_mean(r["over_torch"] for r in rows),
+                "best_over_torch": geometric_mean(r["best_over_torch"] for r in rows),
+                "bf16_over_torch": geometric_mean(r["bf16_over_torch"] for r in rows if r["bf16_over_torch"]),
+                "least_over_torch": min(r["over_torch"] for r in rows),
+            }
+    return means
+
+
+def summary(results: list[dict[str, Any]]) -> Iterator[str]:
+    for name, m in means_of(results).items():
+        yield (
+            f"{name:20} geometric mean over torch {m['over_torch']:.2f} (best of each {m['best_over_torch']:.2f}), "
+            f"least {m['least_over_torch']:.2f}; bf16 over torch fp32 {m['bf16_over_torch']:.2f}"
+        )
+    yield f"median noise {100 * statistics.median(r['noise'] for r in results):.1f}%"
+
+
+def short_table() -> Iterator[str]:
+    """The lines of `unrolled bench`, as they become known: three shapes, all cells, this machine's threads."""
+    yield ", ".join(f"{name} {value}" for name, value in machine().items())
+    yield HEADER
+    results = []
+    for mode in MODES:
+        for shape in QUICK_SHAPES:
+            for what in ("inference", "training"):
+                results.append(measure(mode, shape, torch.get_num_threads(), what, seconds=0.5, least=3))
+                yield line(results[-1])
+    yield from summary(results)
