@@ -24,7 +24,7 @@ from unrolled.tasks.language_model.model import LanguageModel
 def report(title: str, calls: dict[str, Callable[[], object]], rounds: int = 15) -> None:
     """Medians of `calls`, and each one's ratio to the first."""
     times: dict[str, list[float]] = {name: [] for name in calls}
-    for name, call in calls.items():
+    for call in calls.values():
         call()
     for _ in range(rounds):
         for name, call in calls.items():
