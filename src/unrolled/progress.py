@@ -67,10 +67,12 @@ class Progress:
         done = counters.step / config.max_steps
         if config.max_seconds:
             done = max(done, counters.seconds / config.max_seconds)
-        (then, first_step, first_units), span = self._recent[0], 0.0
+        then, first_step, first_units = self._recent[0]
         span = now - then
-        rate = (self._units - first_units) / span if span else 0.0
-        per_step = span / (counters.step - first_step) if counters.step > first_step else 0.0
+        if counters.step == first_step:  # the first after a pause: nothing to tell a rate from yet
+            return
+        rate = (self._units - first_units) / span
+        per_step = span / (counters.step - first_step)
         seconds_left = per_step * (config.max_steps - counters.step)
         if config.max_seconds:
             seconds_left = min(seconds_left, config.max_seconds - counters.seconds)
