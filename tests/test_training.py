@@ -105,7 +105,7 @@ def test_it_stops_early_when_evaluations_do_not_get_better(tmp_path: Path) -> No
 def test_it_stops_when_the_seconds_are_used_up(tmp_path: Path) -> None:
     outcome = train(Toy(max_steps=10**9, max_seconds=0.2), tmp_path)
     assert outcome.reason == "finished"
-    assert outcome.counters.seconds == pytest.approx(0.2, abs=0.2)
+    assert outcome.counters.seconds >= 0.2
 
 
 @pytest.mark.parametrize("spoil_at", [2, 12])
