@@ -9,7 +9,7 @@ import torch
 from tests.tolerance import assert_same
 from torch import nn
 
-from unrolled import tasks
+from unrolled import kernels, tasks
 from unrolled.data import text, tokenizers
 from unrolled.errors import ConfigError, DataError
 from unrolled.tasks.language_model import data, loss
@@ -145,11 +145,13 @@ class TestSampling:
         assert write(1) != write(2)
         assert len(write(1)) == 60
 
+    @pytest.mark.skipif(not kernels.available(), reason="the streaming engine was not built here")
     @pytest.mark.parametrize("precision", ["bf16", "int8"])
     def test_fewer_bits_write_nearly_the_same(self, run: Run, precision: str) -> None:
         exact = "".join(run.sample("def ", length=40, temperature=0))
         assert "".join(run.sample("def ", length=40, temperature=0, precision=precision))[:3] == exact[:3]
 
+    @pytest.mark.skipif(not kernels.available(), reason="the streaming engine was not built here")
     def test_the_engine_and_the_loop_in_python_write_the_same(self, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
         write = lambda: "".join(run.sample("import ", length=60, temperature=0))  # noqa: E731
         native = write()
