@@ -3,7 +3,7 @@
 // Single precision: e^x = 2^n (1 + p), p = 2^f - 1 a polynomial fitted for the least largest error (1e-7 of e^x), f or its
 // natural-log counterpart r in a half-unit around zero. tanh goes through e^2x - 1, so that it keeps its relative accuracy
 // near zero; sigmoid keeps its own where it is tiny. With AVX-512, vreduceps gives f in one instruction and vscalefps
-// saturates by itself: 11 instructions for a sigmoid instead of 16 (LSTM inference at H = 128: 5% of the whole).
+// saturates by itself: 11 instructions for a sigmoid instead of 16.
 // NaN comes out as NaN; +-Inf saturate exactly, as in the C library. Double precision calls the C library.
 #pragma once
 #include "simd.hpp"

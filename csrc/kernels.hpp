@@ -11,7 +11,7 @@ namespace unrolled {
 bool run_parallel(int threads, void (*body)(void *, int threads, int me), void *data);
 
 // Memory aligned to a cache line, or null. What is given back is kept for the next call, up to 128 MB: fresh pages from
-// the system cost up to 12% of a backward pass.
+// the system cost time at every call.
 void *take_memory(size_t bytes);
 void give_memory_back(void *memory);
 
