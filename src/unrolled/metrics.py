@@ -54,8 +54,8 @@ def words(caption: str) -> list[str]:
     """The words of a caption as the COCO evaluation counts them: lower case, contractions apart, punctuation dropped.
 
     The rules of the Penn Treebank as Stanford's PTBTokenizer has them, oddities included: brackets stay, as -lrb- and -rrb-,
-    and so does ``!!``. Equal to what the evaluation's own tokenizer (Java) says of each of the 59,842 English captions of Flickr8k,
-    Multi30k and 128 photos of COCO; outside captions (rare abbreviations, smileys, scripts without spaces) it can differ.
+    and so does ``!!``. Equal to what the evaluation's own tokenizer (Java) says of each of the 59,842 English captions of
+    Flickr8k, Multi30k and 128 photos of COCO; outside captions (rare abbreviations, smileys, scripts without spaces) it can differ.
 
     >>> words("The dog can't find Mr. Smith's T-shirt, so it waits.")
     ['the', 'dog', 'ca', "n't", 'find', 'mr.', 'smith', "'s", 't-shirt', 'so', 'it', 'waits']
@@ -69,10 +69,10 @@ def words(caption: str) -> list[str]:
 def caption_scores(candidates: Mapping[str, str], references: Mapping[str, Sequence[str]]) -> dict[str, float]:
     """BLEU-1 to 4, ROUGE-L and CIDEr of one caption per image against what people wrote about it.
 
-    The numbers of the COCO caption evaluation: `bleu_1` .. `bleu_4` (Papineni et al. 2002, over the whole set, closest
+    The numbers of the COCO caption evaluation: `bleu_1` .. `bleu_4` (Papineni et al. 2002, over the whole set, with the closest
     length of a reference) and `rouge_l` (Lin 2004) from 0 to 1, `cider` (Vedantam, Zitnick and Parikh 2015; that evaluation's
-    CIDEr is the paper's CIDEr-D) from 0 to 10. Multiply by 100 for the usual way to print them. CIDEr weighs words by how many images of
-    this very set have them, so it depends on the set, and is 0 for a single image.
+    CIDEr is the paper's CIDEr-D) from 0 to 10. Multiply by 100 for the usual way to print them. CIDEr weighs words by how many
+    images of this very set have them, so it depends on the set, and is 0 for a single image.
 
     Args:
         candidates: image -> caption; any text, it is taken apart by `words`.
