@@ -55,7 +55,8 @@ def words(caption: str) -> list[str]:
 
     The rules of the Penn Treebank as Stanford's PTBTokenizer has them, oddities included: brackets stay, as -lrb- and -rrb-,
     and so does ``!!``. Equal to what the evaluation's own tokenizer (Java) says of each of the 59,842 English captions of
-    Flickr8k, Multi30k and 128 photos of COCO; outside captions (rare abbreviations, smileys, scripts without spaces) it can differ.
+    Flickr8k, Multi30k and 128 photos of COCO; outside captions (rare abbreviations, smileys, scripts without spaces) it can
+    differ.
 
     >>> words("The dog can't find Mr. Smith's T-shirt, so it waits.")
     ['the', 'dog', 'ca', "n't", 'find', 'mr.', 'smith', "'s", 't-shirt', 'so', 'it', 'waits']
