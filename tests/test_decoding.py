@@ -1,9 +1,13 @@
 """Choosing the next token."""
 
+import itertools
+
 import pytest
 import torch
+from tests.tolerance import assert_same
+from torch import Tensor
 
-from unrolled.decoding import choose
+from unrolled.decoding import beam_search, choose
 
 LOGITS = torch.tensor([[2.0, 1.0, 0.0, -1.0], [0.0, 0.0, 5.0, 0.0]])
 
@@ -52,3 +56,129 @@ def test_nan_scores_are_refused() -> None:
 def test_impossible_settings_are_refused(how: dict) -> None:
     with pytest.raises(ValueError, match="expected temperature of at least 0"):
         choose(LOGITS, **how)
+
+
+START, END, PAD, V, H = 0, 1, 2, 6, 7
+
+
+class Speaker(torch.nn.Module):
+    """A tiny decoder whose state is nested as a decoder's may be: (h, c) of an LSTM, and something that it only reads."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.embedding, self.cell, self.out = torch.nn.Embedding(V, 3), torch.nn.LSTMCell(3 + 2, H), torch.nn.Linear(H, V)
+        self.double()
+        with torch.no_grad():
+            for parameter in self.parameters():
+                parameter.mul_(3)  # sure of itself: far from all sentences being equally likely
+
+    def beginnings(self, batch: int) -> dict:
+        features = torch.randn(batch, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(batch))
+        zeros = torch.zeros(batch, H, dtype=torch.float64)
+        return {"lstm": (zeros, zeros), "features": features}
+
+    def forward(self, tokens: Tensor, state: dict) -> tuple[Tensor, dict]:
+        h, c = self.cell(torch.cat([self.embedding(tokens), state["features"]], dim=-1), state["lstm"])
+        return self.out(h), {"lstm": (h, c), "features": state["features"]}
+
+    def log_p(self, tokens: list[int], state: dict) -> float:
+        """Of these tokens, with the ids never said left in the softmax."""
+        total = 0.0
+        for before, token in zip([START, *tokens], tokens, strict=False):
+            logits, state = self(torch.tensor([before]), state)
+            total += float(logits.detach().log_softmax(-1)[0, token])
+        return total
+
+
+def row(state, k: int):
+    """Row k of a state, kept as a batch of one."""
+    if isinstance(state, Tensor):
+        return state[k : k + 1]
+    return {name: row(part, k) for name, part in state.items()} if isinstance(state, dict) else tuple(row(s, k) for s in state)
+
+
+def said(found) -> list[list[list[int]]]:
+    return [[sentence.tokens for sentence in one] for one in found]
+
+
+@pytest.mark.parametrize("power", [0.0, 0.7, 1.0])
+def test_a_wide_beam_finds_what_exhaustive_search_finds(power: float) -> None:
+    speaker, longest = Speaker(0), 4
+    state = speaker.beginnings(1)
+    words = [token for token in range(V) if token not in (START, END, PAD)]
+    ranked = []
+    for length in range(1, longest + 1):
+        for tokens in itertools.product(words, repeat=length - 1):
+            ranked.append((speaker.log_p([*tokens, END], state) / length**power, list(tokens)))
+    ranked.sort(reverse=True)
+    options = {"start": START, "end": END, "max_length": longest, "length_power": power, "forbidden": [PAD]}
+    found = beam_search(speaker, state, beam=200, best=5, **options)[0]
+    assert [sentence.tokens for sentence in found] == [tokens for _, tokens in ranked[:5]]
+    assert all(sentence.ended for sentence in found)
+    scores = torch.tensor([sentence.score for sentence in found], dtype=torch.float64)
+    assert_same(scores, torch.tensor([score for score, _ in ranked[:5]], dtype=torch.float64))
+
+
+@pytest.mark.parametrize("power", [0.0, 1.0])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_batch_gives_what_its_sentences_give_one_at_a_time(seed: int, power: float) -> None:
+    speaker = Speaker(seed)
+    state = speaker.beginnings(5)
+    options = {"start": START, "end": END, "max_length": 9, "beam": 3, "best": 3, "length_power": power, "forbidden": [PAD]}
+    together = said(beam_search(speaker, state, **options))
+    assert together == [said(beam_search(speaker, row(state, k), **options))[0] for k in range(5)]
+    assert len({str(sentences) for sentences in together}) > 1
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_beam_of_one_is_greedy(seed: int) -> None:
+    speaker = Speaker(seed)
+    state = now = speaker.beginnings(1)
+    tokens, greedy = torch.tensor([START]), []
+    for _ in range(9):
+        logits, now = speaker(tokens, now)
+        logits[:, [START, PAD]] = -torch.inf
+        tokens = choose(logits, temperature=0)
+        if tokens.item() == END:
+            break
+        greedy.append(tokens.item())
+    found = beam_search(speaker, state, start=START, end=END, max_length=9, beam=1, length_power=1.0, forbidden=[PAD])
+    assert said(found) == [[greedy]]
+
+
+def test_forbidden_ids_are_never_said_and_sentences_are_no_longer_than_allowed() -> None:
+    for seed in range(5):
+        options = {"start": START, "end": END, "max_length": 5, "beam": 4, "best": 4, "forbidden": [PAD, 4]}
+        for sentence in itertools.chain(*beam_search(Speaker(seed), Speaker(seed).beginnings(3), **options)):
+            assert not {START, END, PAD, 4} & set(sentence.tokens)
+            assert len(sentence.tokens) + sentence.ended <= 5
+
+
+def test_a_sentence_that_never_ends_is_cut_and_says_so() -> None:
+    def step(tokens: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        logits = torch.zeros(len(tokens), V)
+        logits[:, END] = -torch.inf
+        return logits, state
+
+    (found,) = beam_search(step, torch.zeros(1, 0), start=START, end=END, max_length=3, beam=2, best=2)
+    assert [(len(sentence.tokens), sentence.ended) for sentence in found] == [(3, False)] * 2
+
+
+def test_fewer_sentences_come_back_where_there_are_no_more() -> None:
+    def step(tokens: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.zeros(len(tokens), 3), state
+
+    (found,) = beam_search(step, torch.zeros(1, 0), start=0, end=1, max_length=4, beam=9, best=9, forbidden=[2])
+    assert [sentence.tokens for sentence in found] == [[]]
+
+
+@pytest.mark.parametrize("how", [{"beam": 0}, {"best": 4}, {"max_length": 0}, {"length_power": -1.0}], ids=str)
+def test_impossible_searches_are_refused(how: dict) -> None:
+    with pytest.raises(ValueError, match="beam_search expected"):
+        beam_search(Speaker(0), Speaker(0).beginnings(1), **{"start": START, "end": END, "max_length": 3, **how})
+
+
+def test_a_beam_search_over_nan_is_refused() -> None:
+    with pytest.raises(ValueError, match="got NaN"):
+        beam_search(lambda _, s: (torch.full((1, 3), torch.nan), s), torch.zeros(1), start=0, end=1, max_length=3)
