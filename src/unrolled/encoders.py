@@ -68,7 +68,9 @@ class Encoder(nn.Module):
 
     def fingerprint(self) -> str:
         """Of name, weights and input: features of encoders that differ in any of them are never mixed up."""
-        digest = hashlib.sha256(f"{self.name} {self.size} {self.mean.flatten().tolist()} {self.std.flatten().tolist()}".encode())
+        digest = hashlib.sha256(
+            f"{self.name} {self.size} {self.mean.flatten().tolist()} {self.std.flatten().tolist()}".encode()
+        )
         for name, tensor in self.body.state_dict().items():
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
@@ -100,7 +102,9 @@ def _library(module: str, name: str, install: str) -> Any:
         return importlib.import_module(module)
     except Exception as error:  # a library of a version that does not fit another's fails with whatever it meets
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ConfigError(f"encoder {name}: needs {module}, which cannot be imported ({reason}). Install it: {install}") from None
+        raise ConfigError(
+            f"encoder {name}: needs {module}, which cannot be imported ({reason}). Install it: {install}"
+        ) from None
 
 
 def _efficientnet_lite0() -> Encoder:
@@ -113,7 +117,9 @@ def _efficientnet_lite0() -> Encoder:
         network = library.EfficientNet.from_name("efficientnet-lite0")
         network.load_state_dict(tensors)
     except Exception as error:
-        raise ConfigError(f"encoder {DEFAULT}: {path} cannot be used ({str(error).splitlines()[0]}). Reinstall: {install}") from None
+        raise ConfigError(
+            f"encoder {DEFAULT}: {path} cannot be used ({str(error).splitlines()[0]}). Reinstall: {install}"
+        ) from None
     body = _EfficientNetLite(network.eval())
     half = 127 / 255  # (pixel - 127) / 128
     return Encoder(DEFAULT, body, 224, (half,) * 3, (128 / 255,) * 3)

@@ -51,7 +51,9 @@ class FeatureCache:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise DataError(f"{self.folder}: cannot make this folder ({error.strerror}). Name another in UNROLLED_CACHE.") from None
+            raise DataError(
+                f"{self.folder}: cannot make this folder ({error.strerror}). Name another in UNROLLED_CACHE."
+            ) from None
         self.shape = (encoder.places, encoder.channels)
         self._lock = FileLock(self.folder / "lock")
         self._rows: dict[bytes, int] = {}
@@ -63,13 +65,17 @@ class FeatureCache:
         return [position for position, key in enumerate(keys) if key not in self._rows]
 
     def fill(
-        self, keys: Sequence[bytes], photo: Callable[[int], Tensor], mirrored: Sequence[bytes] = (), report: Report | None = None
-    ) -> None:
-        """Take the features of every photo that is not there yet.
+        self,
+        keys: Sequence[bytes],
+        photo: Callable[[int], Tensor],
+        mirrored: Sequence[bytes] = (),
+        report: Report | None = None,
+    ) -> dict[int, str]:
+        """Take the features of every photo that is not there yet; return what was wrong with those that cannot be read.
 
         Args:
             keys: `digest` of each photo.
-            photo: position -> its pixels, (3, size, size) bytes.
+            photo: position -> its pixels, (3, size, size) bytes; raises `DataError` where there are none to be had.
             mirrored: the keys of their mirror images, where these are wanted too.
             report: called with how many are done and how many there are to do.
 
@@ -77,14 +83,22 @@ class FeatureCache:
             DataError: the disk is full or refuses; what is there is kept.
         """
         wanted = sorted({*self.missing(keys), *(self.missing(mirrored) if mirrored else ())})
+        problems: dict[int, str] = {}
         for begin in range(0, len(wanted), BATCH):
-            positions = wanted[begin : begin + BATCH]
-            pixels = torch.stack([photo(position) for position in positions])
-            self._add([keys[position] for position in positions], self._take(pixels))
-            if mirrored:
-                self._add([mirrored[position] for position in positions], self._take(pixels.flip(-1)))
+            pixels: dict[int, Tensor] = {}
+            for position in wanted[begin : begin + BATCH]:
+                try:
+                    pixels[position] = photo(position)
+                except DataError as error:
+                    problems[position] = str(error)
+            if pixels:
+                stacked = torch.stack(list(pixels.values()))
+                self._add([keys[position] for position in pixels], self._take(stacked))
+                if mirrored:
+                    self._add([mirrored[position] for position in pixels], self._take(stacked.flip(-1)))
             if report:
                 report(min(begin + BATCH, len(wanted)), len(wanted))
+        return problems
 
     def read(self, keys: Sequence[bytes]) -> Tensor:
         """The features of these photos, (N, P, F), 32-bit; all must be there."""

@@ -82,7 +82,9 @@ class Config(TrainingConfig):
                 f"got {self.attention} and {self.hidden_size}."
             )
         if self.doubly_stochastic and not self.image.startswith("attention"):
-            raise ValueError(f"doubly_stochastic: expected image = attention, got {self.image}: there are no weights to even out.")
+            raise ValueError(
+                f"doubly_stochastic: expected image = attention, got {self.image}: there are no weights to even out."
+            )
         if self.objective == "self-critical" and not self.start:
             raise ValueError("objective: self-critical expected a trained run to begin from. Name it with start (--start RUN).")
         return self
