@@ -25,14 +25,11 @@ def likelihood_loss(model: Captioner, batch: dict[str, Any], config: Config) -> 
     counted = targets != PAD
     captions = int(counted.any(1).sum())
     written = model(model.see(batch["features"]), tokens[:, :-1], counted=counted)
-    wanted = targets[counted]
-    loss = cross_entropy(written.logits.float(), wanted, reduction="sum", label_smoothing=config.label_smoothing) / captions
-    with torch.no_grad():
-        nats = (
-            float(cross_entropy(written.logits.float(), wanted))
-            if config.label_smoothing
-            else float(loss) * captions / len(wanted)
-        )
+    log_p = torch.log_softmax(written.logits.float(), dim=-1)  # (words of all captions, V)
+    written_words = -log_p.gather(-1, targets[counted].unsqueeze(-1)).sum()
+    smooth = config.label_smoothing
+    loss = ((1 - smooth) * written_words - smooth * log_p.mean(-1).sum()) / captions
+    nats = float(written_words.detach()) / log_p.shape[0]
     if config.doubly_stochastic and written.weights is not None:
         looked = (written.weights * counted.unsqueeze(-1)).sum(1)  # (B, P)
         loss = loss + config.doubly_stochastic * ((1 - looked) ** 2).sum(-1)[counted.any(1)].mean()
