@@ -108,8 +108,8 @@ def test_grey_and_black_and_white() -> None:
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "PPM"])
 def test_grey_of_16_bits_keeps_its_shades(kind: str) -> None:
-    shades = Image.fromarray(np.array([[0, 257 * 100, 65535, 255]], dtype=np.uint16))
-    assert pixels(read_image(encoded(shades, kind)))[0, :, 0].tolist() == [0, 100, 255, 1]
+    shades = Image.fromarray(np.array([[771, 25700, 51400, 255]], dtype=np.uint16))
+    assert pixels(read_image(encoded(shades, kind)))[0, :, 0].tolist() == [3, 100, 200, 1]
 
 
 def test_integers_and_floats_are_scaled_by_their_range() -> None:
