@@ -17,7 +17,10 @@ from click.exceptions import NoArgsIsHelpError
 
 from unrolled import __version__
 
-TASKS = {"language-model": "Learn to write like some text, character by character or word by word."}
+TASKS = {
+    "language-model": "Learn to write like some text, character by character or word by word.",
+    "captioning": "Learn to describe photos in a sentence.",
+}
 """What there is to train, with a line each; `unrolled.tasks.TASKS` has the same names (a test holds them together)."""
 
 
@@ -91,6 +94,50 @@ def sample(run: Path, prompt: str, **how: Any) -> None:
         if sys.stdout.isatty():
             sys.stdout.flush()
     sys.stdout.write("\n")
+
+
+@cli.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per photo.")
+@click.option(
+    "--show",
+    metavar="FOLDER",
+    type=click.Path(path_type=Path),
+    help="Write a picture per photo: where it looked for each word.",
+)
+@click.option(
+    "--beam", default=3, show_default=True, type=click.IntRange(min=1), help="Sentences kept while searching; 1 is greedy."
+)
+@click.option("--captions", default=1, show_default=True, type=click.IntRange(min=1), help="Sentences for each photo.")
+@click.option(
+    "--temperature",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Draw sentences instead of searching for the likeliest; 1 is the model as it is.",
+)
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Of the drawing.")
+def caption(run: Path, images: tuple[Path, ...], as_json: bool, show: Path | None, **how: Any) -> None:
+    """Describe photos: IMAGES are files and folders.
+
+    unrolled caption runs/my-run photo.jpg holiday/ --show pictures
+    """
+    from unrolled.tasks import load
+
+    skipped: list[str] = []
+
+    def skip(problem: str) -> None:
+        skipped.append(problem)
+        click.echo(f"skipped: {problem}", err=True)
+
+    for one in load(run).caption(*images, skipped=skip, show=show, **how):
+        if as_json:
+            told = [{"caption": caption.text, "score": round(caption.score, 4)} for caption in one.captions]
+            click.echo(json.dumps({"image": one.image, "captions": told}, ensure_ascii=False))
+        else:
+            for caption in one.captions:
+                click.echo(f"{one.image}\t{caption.text}")
+    if skipped:
+        click.echo(f"skipped {len(skipped):,} images that cannot be read", err=True)
 
 
 @cli.command()

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from unrolled.progress import Progress
     from unrolled.training import Outcome
 
-TASKS = {"language-model": "unrolled.tasks.language_model"}
+TASKS = {"language-model": "unrolled.tasks.language_model", "captioning": "unrolled.tasks.captioning"}
 """Name on the command line -> package."""
 
 
@@ -68,7 +68,7 @@ def train(
     progress = progress or Progress(quiet=True)
     with checkpoint.new_folder(folder) as unfinished:
         with progress.preparing("preparing the data"):
-            module.Task.prepare(config, unfinished)
+            module.Task.prepare(config, unfinished, progress.say)
         checkpoint.write_config(unfinished, task, config)
     return _run(module, config, folder, engine, progress, resume=False)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from unrolled.tasks.language_model.config import Config
 FOLDER = "data"
 
 
-def prepare(config: Config, folder: Path) -> None:
+def prepare(config: Config, folder: Path, say: Callable[[str], None]) -> None:
     """Learn the vocabulary, encode the text, and leave both in the run folder.
 
     Raises:

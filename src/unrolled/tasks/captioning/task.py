@@ -1,0 +1,259 @@
+"""Captioning as the training loop sees it, and as a trained run is used."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from unrolled import checkpoint, encoders
+from unrolled.data import captions as source
+from unrolled.data.captions import END, Vocabulary
+from unrolled.data.features import FeatureCache
+from unrolled.data.images import find_images, read_image
+from unrolled.errors import DataError
+from unrolled.metrics import CiderReward, caption_scores
+from unrolled.progress import Progress
+from unrolled.tasks.captioning import data
+from unrolled.tasks.captioning.config import Config
+from unrolled.tasks.captioning.data import Batches, Example
+from unrolled.tasks.captioning.generate import Caption, looks, write
+from unrolled.tasks.captioning.loss import likelihood_loss, nats, self_critical_loss
+from unrolled.tasks.captioning.model import Captioner
+from unrolled.training import Carry, Outcome, Step
+
+PHOTOS_AT_ONCE = 50
+
+
+class Task:
+    """A captioner bound to its run folder, for `unrolled.training.train`."""
+
+    name = "captioning"
+    unit = "captions"
+    prepare = staticmethod(data.prepare)
+
+    def __init__(self, config: Config, folder: Path) -> None:
+        self.config, self.folder = config, folder
+        self.vocabulary = Vocabulary.load(folder)
+        examples = data.load(folder)
+        self.encoder = encoders.load(config.encoder)
+        self.cache = FeatureCache(self.encoder)
+        training = data.take_features(
+            self.cache, examples["train"], config.flips, _silent
+        )  # nothing to do, unless the cache is lost
+        self.validation = data.take_features(self.cache, examples["validation"], False, _silent)
+        if [len(training), len(self.validation)] != [len(examples["train"]), len(examples["validation"])]:
+            raise DataError(
+                f"{folder}: features are no longer in {self.cache.folder}, and some photos are not where they were."
+            )
+        self.batches = Batches(config, training, self.vocabulary, self.cache)
+        self.reward = None
+        if config.objective == "self-critical":
+            self.reward = CiderReward([[[*ids, END] for ids in several] for several in self.batches.ids])
+        self.summary = (
+            f"{len(training):,} photos with {sum(map(len, self.batches.ids)):,} captions to learn from, "
+            f"{len(self.validation):,} photos to measure on, vocabulary of {self.vocabulary.size:,}"
+        )
+
+    def build(self) -> nn.Module:
+        model = _model(self.config, self.vocabulary, self.encoder)
+        start = self.folder / data.STARTING_WEIGHTS
+        if start.exists():
+            tensors, _ = checkpoint.read_tensors(start)
+            if model.encoder is not None and not any(name.startswith("encoder.") for name in tensors):
+                tensors |= {f"encoder.{name}": tensor for name, tensor in model.encoder.state_dict().items()}
+            checkpoint.put_weights(start, model, tensors)
+        return model
+
+    def batch(self, step: int) -> dict[str, Any]:
+        return self.batches.batch(step)
+
+    def loss(self, model: nn.Module, batch: dict[str, Any], carry: Carry) -> Step:
+        if self.reward:
+            return self_critical_loss(model, batch, self.config, self.reward)  # type: ignore[arg-type]
+        return likelihood_loss(model, batch, self.config)  # type: ignore[arg-type]
+
+    def evaluate(self, model: nn.Module) -> dict[str, float]:
+        """On greedy captions; `loss` is the objective's: nats per token, or minus the captions' CIDEr."""
+        if not self.validation:
+            return {}
+        metrics = measure(model, self.vocabulary, self.validation, self.cache, self.config.longest, beam=1)  # type: ignore[arg-type]
+        return {**metrics, "loss": -metrics["cider"]} if self.reward else metrics
+
+    def show(self, model: nn.Module, seed: int) -> str:
+        several = self.validation or self.batches.examples
+        chosen = [several[(seed * 7 + i * 31) % len(several)] for i in range(min(4, len(several)))]
+        return "\n".join(
+            f"{one.name}: {captions[0].text}"
+            for one, captions in zip(
+                chosen, _captions(model, self.vocabulary, chosen, self.cache, self.config.longest), strict=True
+            )  # type: ignore[arg-type]
+        )
+
+
+class Captioned(NamedTuple):
+    """What a run answers about a photo."""
+
+    image: str
+    """Its path."""
+    captions: list[Caption]
+    """Best first."""
+    weights: list[Tensor | None]
+    """Where it looked for each word of each caption, (T, P); only where asked for, None without attention."""
+    photo: Image.Image | None
+    """The photo itself, where the weights were asked for."""
+
+
+class Run:
+    """A trained captioner from its run folder.
+
+    Raises:
+        RunError: the folder is missing, damaged, of a newer format, or of another task.
+        ConfigError: its encoder is not installed here.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self.config: Config = checkpoint.open_config(self.folder, Task.name, Config)
+        self.vocabulary = Vocabulary.load(self.folder)
+        self.encoder = encoders.load(self.config.encoder)
+        self.model = _model(self.config, self.vocabulary, self.encoder)
+        checkpoint.load_model(self.folder, self.model)
+        self.model.eval()
+
+    @cached_property
+    def cache(self) -> FeatureCache:
+        return FeatureCache(self.encoder)
+
+    def farewell(self, outcome: Outcome, progress: Progress) -> None:
+        """What a person sees when training is over: a few captions, the figures, and what to try next."""
+        examples = data.load(self.folder)
+        chosen = (examples["validation"] or examples["train"])[:5]
+        written = _captions(self.model, self.vocabulary, chosen, self.cache, self.config.longest, beam=3)
+        progress.panel(
+            "\n".join(f"{one.name}: {captions[0].text}" for one, captions in zip(chosen, written, strict=True)), "captions"
+        )
+        progress.table(
+            {
+                "ended": f"{outcome.reason} after {outcome.counters.step:,} steps, {outcome.counters.seconds:.0f} s",
+                **{name.replace("_", " "): f"{value:.4f}" for name, value in outcome.metrics.items()},
+                "loss curve": self.folder / "loss.png",
+                "run folder": self.folder,
+            }
+        )
+        progress.say(f"\nTry next:\n  unrolled caption {self.folder} YOUR_PHOTO.jpg")
+
+    def caption(
+        self, *paths: str | Path, skipped: Callable[[str], None] | None = None, show: bool = False, **how: Any
+    ) -> Iterator[Captioned]:
+        """Captions of photos and of every image in folders, in order; `how` is `generate.write`'s.
+
+        Args:
+            paths: images and folders.
+            skipped: called with what is wrong with each image that cannot be read and is left out.
+            show: whether to give the photos and where the model looked, too.
+
+        Raises:
+            DataError: no such file, no image in a folder, or none of the images can be read.
+        """
+        images = [str(path) for path in find_images(paths)]
+        problems: list[str] = []
+        for begin in range(0, len(images), PHOTOS_AT_ONCE):
+            photos: dict[str, Image.Image | None] = {}
+            pixels: list[Tensor] = []
+            for path in images[begin : begin + PHOTOS_AT_ONCE]:
+                try:
+                    photo = read_image(path)
+                except DataError as error:
+                    problems.append(str(error))
+                    if skipped and len(images) > 1:
+                        skipped(str(error))
+                    continue
+                pixels.append(self.encoder.pixels(photo))
+                photos[path] = photo if show else None
+            if photos:
+                yield from self._caption(photos, torch.stack(pixels), show, how)
+        if len(problems) == len(images):
+            raise DataError(
+                problems[0] if len(problems) == 1 else f"none of the {len(images):,} images can be read: {problems[0]}"
+            )
+
+    @torch.inference_mode()
+    def _caption(
+        self, photos: dict[str, Image.Image | None], pixels: Tensor, show: bool, how: dict[str, Any]
+    ) -> Iterator[Captioned]:
+        features = (self.model.encoder or self.encoder)(pixels)
+        seen = self.model.see(features)
+        written = write(self.model, self.vocabulary, seen, **{"longest": self.config.longest, **how})
+        for n, ((path, photo), captions) in enumerate(zip(photos.items(), written, strict=True)):
+            one = type(seen)(*(part[n : n + 1] for part in seen))
+            yield Captioned(path, captions, [looks(self.model, one, caption) for caption in captions] if show else [], photo)
+
+    def evaluate(self, *paths: str, images: str | None = None, beam: int = 3) -> dict[str, float]:
+        """`bleu_1` to `bleu_4`, `rouge_l` and `cider` of captions by beam search; `loss` in nats per token; how many photos.
+
+        Args:
+            paths: a captions file or its folder; then files that list the photos to take, one a line.
+            images: the folder or .tar of the photos; looked for beside the captions when left out.
+            beam: width of the search.
+        """
+        found = source.find(paths, images)
+        problems: list[str] = []
+        several = data.take_features(self.cache, [data.example(one) for one in found.photos], False, problems.append)
+        if not several:
+            raise DataError(f"{', '.join(paths)}: none of its photos can be read. {problems[0]}")
+        metrics = measure(self.model, self.vocabulary, several, self.cache, self.config.longest, beam=beam)
+        return {**metrics, "photos": len(several), "photos_left_out": len(found.absent) + len(found.photos) - len(several)}
+
+
+def measure(
+    model: Captioner, vocabulary: Vocabulary, several: Sequence[Example], cache: FeatureCache, longest: int, beam: int
+) -> dict[str, float]:
+    """`loss` in nats per token over every caption that people wrote, and the scores of the captions that the model writes."""
+    model.eval()
+    total, count = 0.0, 0
+    for begin in range(0, len(several), PHOTOS_AT_ONCE):
+        chosen = several[begin : begin + PHOTOS_AT_ONCE]
+        ids = [[vocabulary.encode(caption) for caption in one.captions] for one in chosen]
+        one, tokens = nats(model, _features(model, chosen, cache), data.lay_out(ids, longest).to(_device(model)))
+        total, count = total + one, count + tokens
+    written = _captions(model, vocabulary, several, cache, longest, beam=beam)
+    candidates = {str(n): captions[0].text for n, captions in enumerate(written)}
+    return {"loss": total / count, **caption_scores(candidates, {str(n): one.captions for n, one in enumerate(several)})}
+
+
+def _captions(
+    model: Captioner, vocabulary: Vocabulary, several: Sequence[Example], cache: FeatureCache, longest: int, **how: Any
+) -> list[list[Caption]]:
+    model.eval()
+    written: list[list[Caption]] = []
+    for begin in range(0, len(several), PHOTOS_AT_ONCE):
+        with torch.inference_mode():
+            seen = model.see(_features(model, several[begin : begin + PHOTOS_AT_ONCE], cache))
+        written += write(model, vocabulary, seen, longest=longest, **how)
+    return written
+
+
+def _features(model: Captioner, several: Sequence[Example], cache: FeatureCache) -> Tensor:
+    """From the cache, or, where the CNN may have learned, its input."""
+    if model.encoder is not None:
+        return torch.stack([data.pixels(cache.encoder, one) for one in several]).to(_device(model))
+    return cache.read([one.key for one in several]).to(_device(model))
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next(model.parameters()).device
+
+
+def _model(config: Config, vocabulary: Vocabulary, encoder: encoders.Encoder) -> Captioner:
+    learning = encoders.load(config.encoder) if config.fine_tune_from else None  # a second one: the cache's stays as it is
+    return Captioner(config, vocabulary.size, encoder.channels, learning)
+
+
+def _silent(text: str) -> None:
+    """Where nobody is told."""
