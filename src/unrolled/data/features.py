@@ -1,8 +1,8 @@
 """Features of photos, taken once and kept on disk, memory-mapped.
 
-A cache is one folder per encoder, named by its fingerprint: `features.bin`, one row of 16-bit floats per photo, and `keys.bin`, the
-digest of each row's photo. Rows are only ever added, under a lock and before their keys, so a kill leaves whole rows, and what it
-left behind the last key is overwritten. Several processes may fill one cache.
+A cache is one folder per encoder, named by its fingerprint: `features.bin`, one row of 16-bit floats per photo, and
+`keys.bin`, the digest of each row's photo. Rows are only ever added, under a lock and before their keys, so a kill leaves whole
+rows, and what it left behind the last key is overwritten. Several processes may fill one cache.
 """
 
 from __future__ import annotations
@@ -108,9 +108,8 @@ class FeatureCache:
         return torch.from_numpy(self._map[rows].astype(np.float32))
 
     def _take(self, pixels: Tensor) -> np.ndarray:
-        device = self.encoder.mean.device
         with torch.inference_mode():
-            return self.encoder(pixels.to(device)).half().cpu().numpy()
+            return self.encoder(pixels).half().numpy()
 
     def _add(self, keys: Sequence[bytes], features: np.ndarray) -> None:
         try:
@@ -123,8 +122,8 @@ class FeatureCache:
                 self._read_keys()
         except OSError as error:
             raise DataError(
-                f"{self.folder}: could not keep features ({error.strerror}). What was there is kept; make room, or name another "
-                "folder in UNROLLED_CACHE."
+                f"{self.folder}: could not keep features ({error.strerror}). What was there is kept; make room, or name "
+                "another folder in UNROLLED_CACHE."
             ) from None
 
     def _read_keys(self) -> None:

@@ -13,17 +13,17 @@ class Config(TrainingConfig):
     """A captioner and how it is trained."""
 
     data: tuple[str, ...] = ()
-    """Captions of photos: a CSV or TSV of (image, caption), COCO's JSON, Flickr's token file, or a folder that holds one of these."""
+    """Captions of photos: a CSV or TSV of (image, caption), COCO's JSON, Flickr's token file, or a folder with one of these."""
     images: str | None = None
     """Folder or .tar of the photos; looked for beside the captions when left out."""
     train_list: str | None = None
     """File that names the photos to learn from, one a line; all others are left out."""
     validation_list: str | None = None
-    """File that names the photos to measure on, one a line; a tenth of all photos, drawn by the seed, when both lists are left out."""
+    """File that names the photos to measure on, one a line; a tenth of all, by chance, when both lists are left out."""
     encoder: str = "efficientnet-lite0"
-    """Pretrained CNN: efficientnet-lite0, or timm:NAME or hf:NAME, a model of those libraries in your cache or a local folder."""
+    """Pretrained CNN: efficientnet-lite0, or timm:NAME or hf:NAME, a model of those libraries in your cache or a folder."""
     fine_tune_from: PositiveInt | None = None
-    """Epoch from which on the CNN's weights learn too, counted from 1; never when left out: features are then taken once and kept."""
+    """Epoch, from 1, from which on the CNN's weights learn too; never when left out: features are then taken once."""
     flips: bool = True
     """Show each photo as it is or mirrored, by chance, in training."""
     unit: Literal["word", "bpe"] = "word"
@@ -35,7 +35,7 @@ class Config(TrainingConfig):
     cell: Literal["rnn", "lstm", "gru"] = "lstm"
     """The recurrence: vanilla RNN, LSTM or GRU."""
     image: Literal["initial", "every-step", "attention", "attention-between"] = "attention-between"
-    """How the photo enters: initial state; extra term at every step; attention by the state before (Show, Attend and Tell); attention by the layer below."""
+    """How the photo enters: initial state; extra term at every step; attention of the state before; of the layer below."""
     attention: Literal["additive", "dot"] = "dot"
     """How a place's weight comes about: by an additive score, or by a scaled dot product."""
     heads: PositiveInt = 1
@@ -51,11 +51,11 @@ class Config(TrainingConfig):
     label_smoothing: float = Field(0.1, ge=0, lt=1)
     """Share of the target's probability that is spread over all words (Szegedy et al. 2016)."""
     doubly_stochastic: NonNegativeFloat = 0.0
-    """Weight of the penalty that asks each place to be looked at as much as the others over a caption (Xu et al. 2015, eq. 14)."""
+    """Weight of the penalty on places that a caption looks at more or less than once in all (Xu et al. 2015, eq. 14)."""
     objective: Literal["likelihood", "self-critical"] = "likelihood"
     """Learn the words people wrote, or, in a second phase, the CIDEr of the model's own captions (Rennie et al. 2017)."""
     start: str | None = None
-    """A trained run to begin from instead of fresh weights; model and vocabulary are its own. Needed by the self-critical phase."""
+    """A trained run whose weights and vocabulary to begin with; the self-critical phase needs one."""
     samples: int = Field(5, ge=2)
     """Captions drawn per photo in the self-critical phase; the mean of the others is each one's baseline."""
     batch_size: PositiveInt = 32
@@ -67,7 +67,7 @@ class Config(TrainingConfig):
     weight_decay: NonNegativeFloat = 0.05
     """AdamW's decoupled weight decay, for matrices only."""
     clip_norm: float = Field(10.0, gt=0)
-    """Scale gradients down to this norm when they exceed it; the loss is a sum over a caption's steps, hence larger than elsewhere."""
+    """Scale gradients down to this norm when they exceed it; the loss is a sum over a caption's steps, hence large."""
 
     @model_validator(mode="after")
     def _fit_together(self) -> Self:

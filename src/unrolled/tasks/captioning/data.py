@@ -111,9 +111,7 @@ def split(config: Config, say: Say) -> tuple[list[Captioned], list[Captioned]]:
     training_list, validation_list = (name and str(_list_path(name, where)) for name in lists)
     everything = source.find(config.data, config.images)
     if everything.absent:
-        say(
-            f"{len(everything.absent):,} photos with captions are not there and are left out, the first {everything.absent[0]!r}"
-        )
+        say(f"{len(everything.absent):,} photos that have captions are not there: {everything.absent[0]!r} and so on")
     by_name = {one.name: one for one in everything.photos}
 
     def listed(path: str) -> list[Captioned]:

@@ -50,7 +50,7 @@ def write(
         beam: unfinished sentences kept at each step; 1 is greedy. As wide as `captions` at least.
         captions: how many for each photo.
         length_power: 0 prefers short captions, 1 takes the mean log probability of a token.
-        temperature: draw the captions from the model, its scores divided by this, instead of searching; 1 is the model as it is.
+        temperature: draw the captions instead of searching, scores divided by this; 1 is the model as it is.
         seed: of the drawing.
 
     Raises:
@@ -89,11 +89,11 @@ def write(
 
 
 @torch.inference_mode()
-def looks(model: Captioner, seen: Seen, caption: Caption) -> Tensor | None:
-    """Where the model looked for each word of its caption of one photo: weights (T, P), or None without attention."""
-    words = torch.tensor([[START, *caption.tokens[:-1]]] if caption.tokens else [[START]], device=seen.places.device)
-    weights = model(seen, words).weights
-    return None if weights is None else weights[0]
+def explain(model: Captioner, vocabulary: Vocabulary, seen: Seen, caption: Caption) -> tuple[list[str], Tensor | None]:
+    """The words of a caption of one photo, and where the model looked for each: weights (T, P), or None without attention."""
+    before = torch.tensor([[START, *caption.tokens]], device=seen.places.device)[:, : len(caption.tokens)]
+    weights = model(seen, before).weights if caption.tokens else None
+    return vocabulary.tokens(caption.tokens), None if weights is None else weights[0]
 
 
 def _drawn(

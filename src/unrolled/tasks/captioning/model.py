@@ -40,8 +40,10 @@ class Written(NamedTuple):
 
 
 class LockedDropout(nn.Module):
-    """Dropout of the same units at every step of a sequence (B, T, H) (Gal and Ghahramani 2016, "A theoretically grounded
-    application of dropout in recurrent neural networks"): drawing a mask for every step took a sixth of a training step.
+    """Dropout of the same units at every step of a sequence (B, T, H).
+
+    Gal and Ghahramani 2016, "A theoretically grounded application of dropout in recurrent neural networks". Drawing a mask for
+    every step took a sixth of a training step.
     """
 
     def __init__(self, probability: float) -> None:
@@ -58,22 +60,23 @@ class LockedDropout(nn.Module):
 class Captioner(nn.Module):
     """One-to-many: a photo, then word after word.
 
-    v_p = dropout(relu(W LayerNorm(feature_p) + b)) keeps H channels of each place p of the CNN's map; v is their mean. The photo
-    enters the recurrence in one of these ways, `config.image`:
+    v_p = dropout(relu(W LayerNorm(feature_p) + b)) keeps H channels of each place p of the CNN's map; v is their mean. The
+    photo enters the recurrence in one of these ways, `config.image`:
 
     - `initial` (after Vinyals et al. 2015, Show and Tell): the state of every layer starts at an affine of v,
       h_0 = W_h v + b_h (and c_0 = W_c v + b_c).
-    - `every-step`: an extra term in each gate, for the vanilla cell h_t = tanh(W_xh x_t + W_hh h_{t-1} + W_ih v). The state starts
-      at zero. v stands beside the word in the input, so the layer's weight_ih is [W_xh W_ih].
-    - `attention` (Xu et al. 2015, Show, Attend and Tell, eq. 1-9): h_0, c_0 = tanh(affine of v); before each step the first layer's
-      h_{t-1} weighs the places; their weighted mean, gated by beta = sigmoid(W_b h_{t-1}), enters its gates: z_t beside the word.
+    - `every-step`: an extra term in each gate, for the vanilla cell h_t = tanh(W_xh x_t + W_hh h_{t-1} + W_ih v). The state
+      starts at zero. v stands beside the word in the input, so the layer's weight_ih is [W_xh W_ih].
+    - `attention` (Xu et al. 2015, Show, Attend and Tell, eq. 1-9): h_0, c_0 = tanh(affine of v); before each step the first
+      layer's h_{t-1} weighs the places; their weighted mean, gated by beta = sigmoid(W_b h_{t-1}), enters its gates: z_t stands
+      beside the word.
     - `attention-between`: the first layer reads the words alone; its h_t weighs the places; [h_t, z_t] is what the second layer
       reads, as the language LSTM of Anderson et al. 2018 (Bottom-Up and Top-Down, eq. 5-7) does, whose attention LSTM also gets
       the language LSTM's last state. Without that, no step waits for the attention of another: with the words known, layers
       and attention run over all steps at once.
 
-    Words leave by the deep output of Xu et al. (eq. 7): logits = L_o dropout(tanh(L_h h_t + L_z z_t + L_e e_t)), without L_z where
-    there is no z.
+    Words leave by the deep output of Xu et al. (eq. 7): logits = L_o dropout(tanh(L_h h_t + L_z z_t + L_e e_t)),
+    without L_z where there is no z.
 
     Captions of one photo stand together: B = N * g rows, the first g for the first photo.
 

@@ -22,7 +22,7 @@ from unrolled.progress import Progress
 from unrolled.tasks.captioning import data
 from unrolled.tasks.captioning.config import Config
 from unrolled.tasks.captioning.data import Batches, Example
-from unrolled.tasks.captioning.generate import Caption, looks, write
+from unrolled.tasks.captioning.generate import Caption, explain, write
 from unrolled.tasks.captioning.loss import likelihood_loss, nats, self_critical_loss
 from unrolled.tasks.captioning.model import Captioner
 from unrolled.training import Carry, Outcome, Step
@@ -88,12 +88,8 @@ class Task:
     def show(self, model: nn.Module, seed: int) -> str:
         several = self.validation or self.batches.examples
         chosen = [several[(seed * 7 + i * 31) % len(several)] for i in range(min(4, len(several)))]
-        return "\n".join(
-            f"{one.name}: {captions[0].text}"
-            for one, captions in zip(
-                chosen, _captions(model, self.vocabulary, chosen, self.cache, self.config.longest), strict=True
-            )  # type: ignore[arg-type]
-        )
+        written = _captions(model, self.vocabulary, chosen, self.cache, self.config.longest)  # type: ignore[arg-type]
+        return "\n".join(f"{one.name}: {captions[0].text}" for one, captions in zip(chosen, written, strict=True))
 
 
 class Captioned(NamedTuple):
@@ -103,10 +99,12 @@ class Captioned(NamedTuple):
     """Its path."""
     captions: list[Caption]
     """Best first."""
-    weights: list[Tensor | None]
-    """Where it looked for each word of each caption, (T, P); only where asked for, None without attention."""
-    photo: Image.Image | None
-    """The photo itself, where the weights were asked for."""
+    photo: Image.Image | None = None
+    """The photo itself, where it is to be shown."""
+    words: Sequence[str] = ()
+    """Of the best caption, where it is to be shown."""
+    weights: Tensor | None = None
+    """Where the model looked for each of these words, (T, P); None without attention."""
 
 
 class Run:
@@ -156,7 +154,7 @@ class Run:
         Args:
             paths: images and folders.
             skipped: called with what is wrong with each image that cannot be read and is left out.
-            show: whether to give the photos and where the model looked, too.
+            show: whether to give the photos and where the model looked, too, for `inspection.attention_maps.draw`.
 
         Raises:
             DataError: no such file, no image in a folder, or none of the images can be read.
@@ -191,8 +189,11 @@ class Run:
         seen = self.model.see(features)
         written = write(self.model, self.vocabulary, seen, **{"longest": self.config.longest, **how})
         for n, ((path, photo), captions) in enumerate(zip(photos.items(), written, strict=True)):
+            if not show:
+                yield Captioned(path, captions)
+                continue
             one = type(seen)(*(part[n : n + 1] for part in seen))
-            yield Captioned(path, captions, [looks(self.model, one, caption) for caption in captions] if show else [], photo)
+            yield Captioned(path, captions, photo, *explain(self.model, self.vocabulary, one, captions[0]))
 
     def evaluate(self, *paths: str, images: str | None = None, beam: int = 3) -> dict[str, float]:
         """`bleu_1` to `bleu_4`, `rouge_l` and `cider` of captions by beam search; `loss` in nats per token; how many photos.
