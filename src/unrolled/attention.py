@@ -45,7 +45,7 @@ class AdditiveAttention(nn.Module):
     def forward(self, queries: Tensor, places: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
         """queries (N, Q, H), places (N, P, E) and their `keys` -> z (N, Q, E), weights (N, Q, P)."""
         summed = self.query(queries).unsqueeze(2) + keys.unsqueeze(1)  # (N, Q, P, hidden)
-        weights = torch.softmax(self.score(torch.tanh(summed)).squeeze(-1).float(), dim=-1)  # (N, Q, P)
+        weights = torch.softmax(self.score(torch.tanh(summed)).squeeze(-1), dim=-1)  # (N, Q, P)
         return weights.to(places.dtype) @ places, weights
 
 
@@ -97,7 +97,7 @@ class DotAttention(nn.Module):
         key, value = (self._split(part) for part in keys.chunk(2, dim=-1))  # each (N, heads, P, d)
         query = self._split(self.query(queries).to(key.dtype))  # (N, heads, Q, d)
         scores = query @ key.transpose(-2, -1) * query.shape[-1] ** -0.5  # (N, heads, Q, P)
-        weights = torch.softmax(scores.float(), dim=-1)
+        weights = torch.softmax(scores, dim=-1)
         z = (weights.to(value.dtype) @ value).transpose(1, 2).flatten(2)  # (N, Q, E)
         return z, weights.mean(1)
 

@@ -157,7 +157,7 @@ def _timm(name: str, model: str) -> Encoder:
     source = f"local-dir:{model}" if Path(model).is_dir() else model
     body: Any = _offline(name, lambda: timm.create_model(source, pretrained=True, num_classes=0))
     facts: dict[str, Any] = body.pretrained_cfg  # type: ignore[assignment]
-    wrapped = _Features(body, lambda network, x: network.forward_features(x))
+    wrapped = _Features(body, lambda network, x: network.forward_features(x))  # type: ignore[operator]
     return Encoder(name, wrapped, facts["input_size"][-1], tuple(facts["mean"]), tuple(facts["std"]))
 
 

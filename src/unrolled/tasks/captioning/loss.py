@@ -39,8 +39,8 @@ def likelihood_loss(model: Captioner, batch: dict[str, Any], config: Config) -> 
 def self_critical_loss(model: Captioner, batch: dict[str, Any], config: Config, reward: CiderReward) -> Step:
     """REINFORCE with a baseline (Rennie et al. 2017, eq. 7): -(r - b) log p(caption), averaged over the drawn captions.
 
-    r is a drawn caption's CIDEr-D; b, where they take the greedy caption's, is the mean of the others drawn for the photo (Kool,
-    van Hoof and Welling 2019), which needs no further decoding.
+    r is a drawn caption's CIDEr-D; b, where they take the greedy caption's, is the mean of the others drawn for the photo
+    (Kool, van Hoof and Welling 2019), which needs no further decoding.
     """
     photos, count = batch["photos"].tolist(), config.samples
     model.eval()

@@ -120,18 +120,18 @@ class Captioner(nn.Module):
         """features (N, P, F), or, where the CNN learns too, photos (N, 3, height, width) as bytes -> what the decoder needs."""
         if self.encoder is not None and features.dim() == 4:
             features = self.encoder(features)
-        places = self.place_dropout(torch.relu(self.keep(self.norm(features.float()))))
+        places = self.place_dropout(torch.relu(self.keep(self.norm(features.to(self.norm.weight.dtype)))))
         return Seen(places, places.mean(1), self.attention.keys(places) if self.attends else places[..., :0])
 
     def begin(self, seen: Seen, captions: int = 1) -> list[Tensor]:
         """The state before the first word, for `captions` of each photo."""
         count = len(self.layers) * PARTS[self.cell]
         if self.start is None:
-            zeros = seen.mean.new_zeros(seen.mean.shape[0] * captions, seen.mean.shape[1], dtype=torch.float32)
+            zeros = seen.mean.new_zeros(seen.mean.shape[0] * captions, seen.mean.shape[1], dtype=self.norm.weight.dtype)
             return [zeros] * count
         state = self.start(seen.mean)
         state = torch.tanh(state) if self.attends else state
-        return [part.repeat_interleave(captions, 0) for part in state.float().chunk(count, dim=-1)]
+        return [part.repeat_interleave(captions, 0) for part in state.to(self.norm.weight.dtype).chunk(count, dim=-1)]
 
     def forward(self, seen: Seen, words: Tensor, state: list[Tensor] | None = None, counted: Tensor | None = None) -> Written:
         """The scores after each of words (B, T), going on from `state`.

