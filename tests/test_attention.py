@@ -4,8 +4,8 @@ import math
 
 import pytest
 import torch
-
 from tests.tolerance import assert_same
+
 from unrolled.attention import AdditiveAttention, DotAttention
 
 

@@ -1,0 +1,389 @@
+"""Captioning, on photos that the tests draw: coloured shapes, seen through the real encoder."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image, ImageDraw
+from tests.tolerance import assert_same
+
+from unrolled import cells, tasks
+from unrolled.cells import Weights
+from unrolled.data.captions import END, PAD, START, UNKNOWN
+from unrolled.errors import ConfigError, DataError
+from unrolled.metrics import CiderReward
+from unrolled.tasks.captioning import data, generate, loss
+from unrolled.tasks.captioning.config import Config
+from unrolled.tasks.captioning.model import Captioner
+from unrolled.tasks.captioning.task import Run, Task
+from unrolled.training import Step
+
+V, H, F, P = 11, 6, 10, 4
+WAYS = ("initial", "every-step", "attention", "attention-between")
+TINY = {
+    "hidden_size": 32,
+    "batch_size": 8,
+    "minimum_count": 1,
+    "max_steps": 12,
+    "warmup_steps": 4,
+    "evaluate_every": 6,
+    "save_every": 6,
+    "sample_every": 0,
+    "dropout": 0.1,
+}
+
+
+def model(**how) -> Captioner:
+    torch.manual_seed(0)
+    return Captioner(Config(hidden_size=H, **how), V, F).double().eval()
+
+
+@pytest.fixture(scope="session")
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Photos of coloured shapes with two captions each, and a cache for their features."""
+    folder = tmp_path_factory.mktemp("shapes")
+    (folder / "images").mkdir()
+    lines = []
+    for shape in ("circle", "square"):
+        for colour in ("red", "green", "blue", "yellow"):
+            for place, where in ((20, "left"), (120, "right")):
+                name = f"{colour}-{shape}-{where}.png"
+                photo = Image.new("RGB", (224, 160), "white")
+                corners = (place, 40, place + 80, 120)
+                draw = ImageDraw.Draw(photo)
+                draw.ellipse(corners, fill=colour) if shape == "circle" else draw.rectangle(corners, fill=colour)
+                photo.save(folder / "images" / name)
+                lines += [f"{name}\ta {colour} {shape}", f"{name}\tthe {shape} is {colour}."]
+    (folder / "captions.tsv").write_text("\n".join(lines))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("UNROLLED_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def captioner(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A trained run, shared by tests that only read it."""
+    folder = tmp_path_factory.mktemp("captioner") / "run"
+    settings = {**TINY, "max_steps": 120, "evaluate_every": 60, "save_every": 60, "learning_rate": 1e-2}
+    tasks.train("captioning", shapes, run=folder, **settings)
+    return folder
+
+
+# the equations
+
+
+@pytest.mark.parametrize("image", WAYS)
+@pytest.mark.parametrize("cell", ["rnn", "lstm", "gru"])
+def test_word_by_word_gives_what_the_whole_caption_gives(cell: str, image: str) -> None:
+    captioner = model(cell=cell, image=image)
+    seen, words = captioner.see(torch.randn(2, P, F)), torch.randint(V, (6, 5))
+    whole = captioner(seen, words)
+    state, steps = None, []
+    for t in range(5):
+        written = captioner(seen, words[:, t : t + 1], state)
+        state = written.state
+        steps.append(written.logits)
+    assert_same(torch.cat(steps, dim=1), whole.logits)
+    for last, one in zip(state, whole.state, strict=True):
+        assert_same(last, one)
+
+
+def told(captioner: Captioner, h: torch.Tensor, z: torch.Tensor | None, e: torch.Tensor) -> torch.Tensor:
+    deep = captioner.deep(torch.cat([h, e] if z is None else [h, z, e], dim=-1))
+    return captioner.output(torch.tanh(deep))
+
+
+def first_step(image: str) -> tuple[Captioner, torch.Tensor, torch.Tensor, torch.Tensor, list[Weights]]:
+    """A vanilla RNN captioner, the places it sees (P, H), a word's embedding (1, H), the logits it gives, its weights."""
+    captioner = model(cell="rnn", image=image, attention="additive")
+    features = torch.randn(1, P, F)
+    seen = captioner.see(features)
+    places = torch.relu(captioner.keep(captioner.norm(features.double())))[0]
+    assert_same(seen.places[0], places)
+    word = torch.tensor([[7]])
+    e = captioner.embedding(word)[0] * captioner.embedding_scale
+    weights = [Weights(*layer.all_weights[0]) for layer in captioner.layers]
+    return captioner, places, e, captioner(seen, word).logits[0], weights
+
+
+def test_initial_state_is_an_affine_of_the_pooled_feature() -> None:
+    captioner, places, e, logits, (low, high) = first_step("initial")
+    h0, h1 = captioner.start(places.mean(0, keepdim=True)).chunk(2, dim=-1)
+    h = cells.rnn_tanh_cell(cells.rnn_tanh_cell(e, h0, low), h1, high)
+    assert_same(logits, told(captioner, h, None, e))
+
+
+def test_at_every_step_the_photo_is_an_extra_term() -> None:
+    captioner, places, e, logits, (low, high) = first_step("every-step")
+    w_xh, w_ih = low.w_ih[:, :H], low.w_ih[:, H:]
+    h = torch.tanh(e @ w_xh.T + places.mean(0) @ w_ih.T + low.b_ih + low.b_hh)  # h_0 = 0: no W_hh term yet
+    assert_same(logits, told(captioner, cells.rnn_tanh_cell(h, torch.zeros_like(h), high), None, e))
+
+
+def attended(captioner: Captioner, places: torch.Tensor, h: torch.Tensor) -> torch.Tensor:
+    attention = captioner.attention
+    scores = [attention.score(torch.tanh(attention.query(h[0]) + attention.key(a))) for a in places]
+    alpha = torch.cat(scores).softmax(0)
+    return torch.sigmoid(captioner.gate(h)) * (alpha @ places)
+
+
+def test_show_attend_and_tell_looks_before_each_step() -> None:
+    captioner, places, e, logits, (low, high) = first_step("attention")
+    h0, h1 = torch.tanh(captioner.start(places.mean(0, keepdim=True))).chunk(2, dim=-1)
+    z = attended(captioner, places, h0)
+    h = cells.rnn_tanh_cell(cells.rnn_tanh_cell(torch.cat([e, z], -1), h0, low), h1, high)
+    assert_same(logits, told(captioner, h, z, e))
+
+
+def test_attention_between_looks_after_the_first_layer() -> None:
+    captioner, places, e, logits, (low, high) = first_step("attention-between")
+    h0, h1 = torch.tanh(captioner.start(places.mean(0, keepdim=True))).chunk(2, dim=-1)
+    h = cells.rnn_tanh_cell(e, h0, low)
+    z = attended(captioner, places, h)
+    assert_same(logits, told(captioner, cells.rnn_tanh_cell(torch.cat([h, z], -1), h1, high), z, e))
+
+
+# the losses
+
+
+def test_the_loss_is_summed_over_steps_averaged_over_captions_and_blind_to_padding() -> None:
+    captioner = model(image="initial")
+    batch = {"features": torch.randn(2, P, F), "tokens": data.lay_out([[[4, 5, 6], [7]], [[8, 9]]], longest=9)}
+    assert batch["tokens"].shape == (2, 2, 5)
+    step = loss.likelihood_loss(captioner, batch, Config(label_smoothing=0))
+    total = 0.0
+    for photo, caption in ((0, [4, 5, 6]), (0, [7]), (1, [8, 9])):
+        seen = captioner.see(batch["features"][photo : photo + 1])
+        log_p = captioner(seen, torch.tensor([[START, *caption]])).logits[0].float().log_softmax(-1)
+        total -= sum(log_p[t, word] for t, word in enumerate([*caption, END]))
+    assert_same(step.loss, total / 3)
+    assert step.count == 3
+
+
+def test_the_doubly_stochastic_penalty_is_its_equation() -> None:
+    captioner = model(image="attention")
+    batch = {"features": torch.randn(2, P, F), "tokens": data.lay_out([[[4, 5]], [[6, 7, 8]]], longest=9)}
+    plain = loss.likelihood_loss(captioner, batch, Config(label_smoothing=0.1))
+    step = loss.likelihood_loss(captioner, batch, Config(label_smoothing=0.1, doubly_stochastic=2.0))
+    penalty = 0.0
+    for photo, caption in ((0, [4, 5]), (1, [6, 7, 8])):
+        seen = captioner.see(batch["features"][photo : photo + 1])
+        looked = captioner(seen, torch.tensor([[START, *caption]])).weights[0].sum(0)
+        penalty += ((1 - looked) ** 2).sum() / 2
+    assert_same((step.loss - plain.loss).float(), (2 * penalty).float())
+
+
+def test_the_self_critical_gradient_is_that_of_reward_minus_baseline_times_log_p() -> None:
+    captioner, config = model(image="initial", dropout=0), Config(samples=3, longest=4)
+    reward = CiderReward([[[4, 5, END]], [[6, 7, END]]])
+    batch = {"photos": torch.tensor([1, 0]), "features": torch.randn(2, P, F)}
+    torch.manual_seed(1)
+    step = loss.self_critical_loss(captioner, batch, config, reward)
+    captioner.eval()  # the loss leaves it in training; with no dropout that is the same
+    torch.manual_seed(1)
+    drawn = loss.draw(captioner, captioner.see(batch["features"]), 3, 4)
+    total = 0.0
+    for row, ids in enumerate(drawn.tolist()):
+        ids = [i for i in ids if i != PAD]
+        group = [[i for i in other if i != PAD] for other in drawn[row - row % 3 : row - row % 3 + 3].tolist()]
+        rewards = reward.reward([int(batch["photos"][row // 3])] * 3, group)
+        others = (rewards.sum() - rewards[row % 3]) / 2
+        logits = captioner(captioner.see(batch["features"][row // 3][None]), torch.tensor([[START, *ids[:-1]]])).logits[0]
+        log_p = loss.only_words(logits.float()).log_softmax(-1)
+        total -= (rewards[row % 3] - others) * sum(log_p[t, i] for t, i in enumerate(ids)) / 6
+    assert_same(step.loss, total)
+    assert not set(drawn.flatten().tolist()) & {START, UNKNOWN}
+
+
+# decoding
+
+
+@pytest.mark.parametrize("how", [{"beam": 1}, {"beam": 3}, {"beam": 4, "captions": 3}, {"temperature": 0.9, "captions": 3}])
+def test_a_batch_gives_the_captions_of_one_at_a_time(captioner: Path, shapes: Path, how: dict) -> None:
+    run = Run(captioner)
+    together = list(run.caption(shapes / "images", **how))
+    assert len(together) == 16
+    for one in together[:5]:
+        alone = next(run.caption(one.image, **how))
+        assert [caption.text for caption in alone.captions] == [caption.text for caption in one.captions]
+        assert len(one.captions) == how.get("captions", 1)
+
+
+def test_padding_and_unknown_are_never_written() -> None:
+    captioner = model(image="initial").float()
+    with torch.no_grad():
+        captioner.output.bias[[PAD, START, UNKNOWN]] = 50.0  # by far the likeliest, were they allowed
+    vocabulary = data.Vocabulary("word", list("abcdefg"))
+    seen = captioner.see(torch.randn(3, P, F))
+    for how in ({"beam": 2}, {"temperature": 1.0, "captions": 4}):
+        for captions in generate.write(captioner, vocabulary, seen, longest=6, **how):
+            for caption in captions:
+                assert not set(caption.tokens) & {PAD, START, UNKNOWN, END}
+                assert len(caption.tokens) <= 6 + 1
+
+
+# the run
+
+
+def test_it_learns_to_name_what_is_in_the_photos(captioner: Path, shapes: Path) -> None:
+    said = {Path(one.image).stem: one.captions[0].text for one in Run(captioner).caption(shapes / "images")}
+    right = sum(all(part in said[name] for part in name.split("-")[:2]) for name in said)
+    assert right >= 13, said  # of 16: two were kept for validation
+
+
+def test_resuming_is_exact(shapes: Path, tmp_path: Path) -> None:
+    whole = tasks.train("captioning", shapes, run=tmp_path / "whole", **TINY)
+    taken: list[int] = []
+    original = Task.batch
+
+    def stop(self: Task, step: int) -> dict:
+        if step == 8:
+            raise KeyboardInterrupt
+        taken.append(step)
+        return original(self, step)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Task, "batch", stop)
+        with pytest.raises(KeyboardInterrupt):
+            tasks.train("captioning", shapes, run=tmp_path / "stopped", **TINY)
+    outcome = tasks.resume(tmp_path / "stopped")
+    assert outcome.metrics == whole.metrics
+    names = [(tmp_path / name / "training.safetensors").read_bytes() for name in ("whole", "stopped")]
+    first, second = (safetensors_of(content) for content in names)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def safetensors_of(content: bytes) -> dict[str, torch.Tensor]:
+    from safetensors.torch import load
+
+    return load(content)
+
+
+def test_the_second_phase_begins_with_the_first_ones_weights_and_resumes_exactly(
+    captioner: Path, shapes: Path, tmp_path: Path
+) -> None:
+    settings = {
+        **TINY,
+        "objective": "self-critical",
+        "start": str(captioner),
+        "learning_rate": 1e-3,
+        "max_steps": 4,
+        "save_every": 2,
+    }
+    begun = Task(Config(data=(str(shapes),), **settings), captioner)
+    shutil.copy(captioner / "model.safetensors", tmp_path / data.STARTING_WEIGHTS)
+    begun.folder = tmp_path
+    assert_same(begun.build().output.weight, Run(captioner).model.output.weight)
+    whole = tasks.train("captioning", shapes, run=tmp_path / "whole", **settings)
+    original = Task.loss
+
+    def stop(self: Task, model, batch, carry) -> Step:
+        step = original(self, model, batch, carry)
+        if stop.seen == 3:
+            raise KeyboardInterrupt
+        stop.seen += 1
+        return step
+
+    stop.seen = 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Task, "loss", stop)
+        with pytest.raises(KeyboardInterrupt):
+            tasks.train("captioning", shapes, run=tmp_path / "stopped", **settings)
+    assert tasks.resume(tmp_path / "stopped").metrics == whole.metrics
+    assert whole.metrics["loss"] == -whole.metrics["cider"]
+
+
+def test_the_encoder_learns_from_its_epoch_on_and_not_before(shapes: Path, tmp_path: Path) -> None:
+    settings = {**TINY, "max_steps": 4, "save_every": 2, "evaluate_every": 4, "batch_size": 7, "fine_tune_from": 2}
+    tasks.train("captioning", shapes, run=tmp_path / "run", **settings)  # 15 photos: 3 steps are an epoch
+    run = Run(tmp_path / "run")
+    assert run.model.encoder is not None
+    frozen, learned = run.encoder.body.state_dict(), run.model.encoder.body.state_dict()
+    assert any(not torch.equal(frozen[name], learned[name]) for name in frozen)
+    assert Task(run.config, tmp_path / "run").batch(2)["features"].dim() == 3
+    assert Task(run.config, tmp_path / "run").batch(3)["features"].dtype == torch.uint8
+
+
+def test_starting_from_a_model_of_another_shape_is_refused(captioner: Path, shapes: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="hidden_size: it has 32, got 16"):
+        tasks.train("captioning", shapes, run=tmp_path / "run", **{**TINY, "hidden_size": 16}, start=str(captioner))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"num_layers": 1}, "attention-between expected num_layers of 2 or more, got 1"),
+        ({"heads": 5}, "a hidden_size that 5 divides, got dot and 512"),
+        ({"objective": "self-critical"}, "Name it with start"),
+        ({"image": "initial", "doubly_stochastic": 1.0}, "expected image = attention, got initial"),
+    ],
+)
+def test_settings_at_odds_are_refused(shapes: Path, tmp_path: Path, settings: dict, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        tasks.train("captioning", shapes, run=tmp_path / "run", **settings)
+
+
+# the commands
+
+
+def test_the_commands_train_caption_and_evaluate(command, shapes: Path, tmp_path: Path) -> None:
+    flags = [part for name, value in TINY.items() for part in (f"--{name.replace('_', '-')}", str(value))]
+    code, _, errors = command("train", "captioning", shapes, "--run", tmp_path / "run", *flags)
+    assert code == 0, errors
+    assert "photos with" in errors
+    photo = shapes / "images" / "red-circle-left.png"
+    code, out, _ = command("caption", tmp_path / "run", photo, "--captions", "2", "--json", "--show", tmp_path / "seen")
+    answer = json.loads(out)
+    assert code == 0
+    assert answer["image"] == str(photo)
+    assert [set(caption) for caption in answer["captions"]] == [{"caption", "score"}] * 2
+    assert [path.name for path in (tmp_path / "seen").iterdir()] == ["0001-red-circle-left.png"]
+    code, out, _ = command("evaluate", tmp_path / "run", shapes, "--json")
+    assert code == 0
+    assert {"loss", "bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_l", "cider", "photos"} <= set(json.loads(out))
+
+
+def test_a_damaged_photo_is_skipped_in_a_folder_and_an_error_alone(
+    command, captioner: Path, shapes: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    good = (shapes / "images" / "red-circle-left.png").read_bytes()
+    (folder / "a.png").write_bytes(good)
+    (folder / "b.png").write_bytes(good[: len(good) // 2])
+    (folder / "c.png").write_bytes(b"")
+    code, out, errors = command("caption", captioner, folder)
+    assert code == 0
+    assert out.startswith((f"{folder / 'a.png'}\ta ", f"{folder / 'a.png'}\tthe "))
+    assert "b.png" in errors
+    assert "skipped 2 images that cannot be read" in errors
+    code, out, errors = command("caption", captioner, folder / "b.png")
+    assert (code, out) == (2, "")
+    assert errors.startswith("error: ")
+    assert len(errors.splitlines()) == 1
+
+
+def test_damaged_and_absent_photos_are_left_out_of_training_and_told(command, shapes: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "some"
+    shutil.copytree(shapes, folder)
+    (folder / "images" / "red-circle-left.png").write_bytes(b"no image")
+    (folder / "images" / "blue-square-left.png").unlink()
+    flags = [part for name, value in TINY.items() for part in (f"--{name.replace('_', '-')}", str(value))]
+    code, _, errors = command("train", "captioning", folder, "--run", tmp_path / "run", *flags, "--max-steps", "2")
+    assert code == 0, errors
+    assert "red-circle-left.png" in errors
+    assert "1 photos that have captions are not there: 'blue-square-left.png'" in errors
+    kept = data.load(tmp_path / "run")
+    assert sum(len(part) for part in kept.values()) == 14
+
+
+def test_what_cannot_be_learned_from_leaves_nothing_behind(shapes: Path, tmp_path: Path) -> None:
+    for name, content in (("empty.tsv", ""), ("gone.tsv", "gone.jpg\ta dog\n")):
+        (tmp_path / name).write_text(content)
+        with pytest.raises(DataError):
+            tasks.train("captioning", tmp_path / name, run=tmp_path / "run", **TINY)
+        assert not (tmp_path / "run").exists()
