@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -42,8 +41,8 @@ def model(**how) -> Captioner:
 
 
 @pytest.fixture(scope="session")
-def shapes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Photos of coloured shapes with two captions each, and a cache for their features."""
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Photos of coloured shapes with two captions each."""
     folder = tmp_path_factory.mktemp("shapes")
     (folder / "images").mkdir()
     lines = []
@@ -58,9 +57,7 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
                 photo.save(folder / "images" / name)
                 lines += [f"{name}\ta {colour} {shape}", f"{name}\tthe {shape} is {colour}."]
     (folder / "captions.tsv").write_text("\n".join(lines))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("UNROLLED_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield folder
+    return folder
 
 
 @pytest.fixture(scope="session")
