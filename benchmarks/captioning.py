@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -27,7 +28,9 @@ WAYS = ("initial", "every-step", "attention")
 
 
 def table(captions: str, seconds: float, lists: dict[str, str | None]) -> None:
-    print(f"{seconds:.0f} seconds of training each, {torch.get_num_threads()} threads; BLEU-4 / CIDEr of greedy captions (steps)")
+    print(
+        f"{seconds:.0f} seconds of training each, {torch.get_num_threads()} threads; BLEU-4 / CIDEr of greedy captions (steps)"
+    )
     print(f"\n| | {' | '.join(WAYS)} |\n|---|{'---|' * len(WAYS)}")
     for cell in CELLS:
         row = []
@@ -66,11 +69,13 @@ def speed(folder: str, photos: str) -> None:
             marks.append(time.perf_counter())
             write(run.model, run.vocabulary, run.model.see(features), longest=run.config.longest)
             marks.append(time.perf_counter())
-            for name, (start, end) in zip(spent, zip(marks[:-1], marks[1:], strict=True), strict=True):
+            for name, (start, end) in zip(spent, pairwise(marks), strict=True):
                 spent[name] += end - start
     total = sum(spent.values())
     shares = ", ".join(f"{name} {100 * seconds / total:.0f}%" for name, seconds in spent.items())
-    print(f"{len(images):,} photos in {total:.1f} s, {len(images) / total:.1f} a second, {torch.get_num_threads()} threads: {shares}")
+    print(
+        f"{len(images):,} photos in {total:.1f} s on {torch.get_num_threads()} threads, {len(images) / total:.1f} a second: {shares}"
+    )
 
 
 def main() -> None:

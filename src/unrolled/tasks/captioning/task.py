@@ -162,7 +162,7 @@ class Run:
         images = [str(path) for path in find_images(paths)]
         problems: list[str] = []
         for begin in range(0, len(images), PHOTOS_AT_ONCE):
-            photos: dict[str, Image.Image | None] = {}
+            photos: list[tuple[str, Image.Image | None]] = []
             pixels: list[Tensor] = []
             for path in images[begin : begin + PHOTOS_AT_ONCE]:
                 try:
@@ -173,7 +173,7 @@ class Run:
                         skipped(str(error))
                     continue
                 pixels.append(self.encoder.pixels(photo))
-                photos[path] = photo if show else None
+                photos.append((path, photo if show else None))
             if photos:
                 yield from self._caption(photos, torch.stack(pixels), show, how)
         if len(problems) == len(images):
@@ -183,12 +183,12 @@ class Run:
 
     @torch.inference_mode()
     def _caption(
-        self, photos: dict[str, Image.Image | None], pixels: Tensor, show: bool, how: dict[str, Any]
+        self, photos: list[tuple[str, Image.Image | None]], pixels: Tensor, show: bool, how: dict[str, Any]
     ) -> Iterator[Captioned]:
         features = (self.model.encoder or self.encoder)(pixels)
         seen = self.model.see(features)
         written = write(self.model, self.vocabulary, seen, **{"longest": self.config.longest, **how})
-        for n, ((path, photo), captions) in enumerate(zip(photos.items(), written, strict=True)):
+        for n, ((path, photo), captions) in enumerate(zip(photos, written, strict=True)):
             if not show:
                 yield Captioned(path, captions)
                 continue
