@@ -73,9 +73,8 @@ def speed(folder: str, photos: str) -> None:
                 spent[name] += end - start
     total = sum(spent.values())
     shares = ", ".join(f"{name} {100 * seconds / total:.0f}%" for name, seconds in spent.items())
-    print(
-        f"{len(images):,} photos in {total:.1f} s on {torch.get_num_threads()} threads, {len(images) / total:.1f} a second: {shares}"
-    )
+    rate = f"{len(images):,} photos in {total:.1f} s, {len(images) / total:.1f} a second"
+    print(f"{rate}, {torch.get_num_threads()} threads: {shares}")
 
 
 def main() -> None:
