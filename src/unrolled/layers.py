@@ -389,7 +389,7 @@ class Recurrent(nn.Module):
                 norm_c = Norm(getattr(self, "gain_c" + suffix), getattr(self, "bias_c" + suffix))
             drawn = drawn._replace(norms=Norms(getattr(self, "gain_ih" + suffix), getattr(self, "gain_hh" + suffix), norm_c))
         if self.learned_state:
-            drawn = drawn._replace(start=(*(part[number].expand_as(state.h) for part in self._learned()), None)[:2])
+            drawn = drawn._replace(start=(*(part[number].expand(state.h.shape[0], -1) for part in self._learned()), None)[:2])
         return drawn
 
     def _learned(self) -> list[Tensor]:
