@@ -109,6 +109,8 @@ def supported(layers: Any, precision: str = "fp32") -> str | None:
         return f"{name} is not an RNN, LSTM or GRU"
     if layers.bidirectional:
         return f"{name} is bidirectional, and its second direction starts at the end of the sequence, which a stream has not"
+    if option := getattr(layers, "beyond_cell", ""):
+        return f"{name} has {option}={getattr(layers, option)}, which the streaming engine does not do"
     if layers.proj_size:
         return f"{name} has proj_size={layers.proj_size}, which the streaming engine does not do"
     for parameter in _flat(layers):
