@@ -540,8 +540,10 @@ def recurrence(
     The plain loop serves the rest.
     """
     inside = gradient_norms is not None or (every_step and mode == "LSTM")
-    if not x.is_floating_point() and embedding is not None and embedding.shape[0] > x.numel():
-        x = torch.nn.functional.embedding(x, embedding)  # fewer tokens than the table has rows: no table of products
+    # Fewer tokens than the table has rows: no table of products. An exported program must not depend on how many there are.
+    exporting = torch.compiler.is_compiling() and not torch.compiler.is_dynamo_compiling()
+    if not x.is_floating_point() and embedding is not None and (exporting or embedding.shape[0] > x.numel()):
+        x = torch.nn.functional.embedding(x, embedding)
     dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else w.w_hh.dtype
     if w_hr is None and kernels.supports(mode, dtype, x.device):
         how = {"lengths": lengths, "resets": resets, "reverse": reverse, "grad_norms": gradient_norms}
