@@ -609,8 +609,10 @@ def recurrence(
     CPU also lengths (through packing, which needs them there anyway). The plain loop serves what is left.
     """
     inside = gradient_norms is not None or (every_step and mode == "LSTM")
-    if not x.is_floating_point() and embedding is not None and embedding.shape[0] > x.numel():
-        x = torch.nn.functional.embedding(x, embedding)  # fewer tokens than the table has rows: no table of products
+    # Fewer tokens than the table has rows: no table of products. An exported program must not depend on how many there are.
+    exporting = torch.compiler.is_compiling() and not torch.compiler.is_dynamo_compiling()
+    if not x.is_floating_point() and embedding is not None and (exporting or embedding.shape[0] > x.numel()):
+        x = torch.nn.functional.embedding(x, embedding)
     if regularised.changes_steps or (regularised.starts_elsewhere and resets is not None):
         how = {"lengths": lengths, "resets": resets, "reverse": reverse, "gradient_norms": gradient_norms}
         return _regularised_recurrence(mode, x, state, w, w_hr, embedding=embedding, **how, regularised=regularised)
