@@ -272,8 +272,7 @@ class Recurrent(nn.Module):
                 f"{self._name}.step expected a layer of one direction, got bidirectional=True, whose second direction "
                 "starts at the end of the sequence. Collect the sequence and call the layer on it."
             )
-        if embedding is None and x_t.dim() == 2 and (streamer := self._streaming(x_t)):
-            self._check_input(x_t)
+        if embedding is None and not torch.is_grad_enabled() and (streamer := self._streaming(x_t)) is not None:
             return streamer.advance(x_t, state)
         tokens = not x_t.is_floating_point()
         batched = x_t.dim() == (1 if tokens else 2)
@@ -286,23 +285,23 @@ class Recurrent(nn.Module):
 
         It knows no gradients and no dropout, and is for few rows: a batch is better off with the sequence kernels.
         """
-        if (
-            torch.is_grad_enabled()
-            or x_t.shape[0] > STREAMING_ROWS
-            or x_t.dtype != torch.float32
-            or (self.dropout and self.training)
-            or self.beyond_cell
-            or torch.is_autocast_enabled("cpu")
-            or torch.compiler.is_compiling()
-        ):
+        if torch.compiler.is_compiling() or x_t.dtype is not torch.float32 or (self.dropout and self.training):
             return None
-        if self._streamer is None:
-            if stream.supported(self) is not None or self.weight_hh_l0.dtype != torch.float32:
-                return None
-            self._streamer = stream.Streamer(self)
-        elif self._streamer.stale():
-            self._streamer.repack()
-        return self._streamer
+        if torch.is_autocast_enabled("cpu"):
+            return None
+        streamer = self._streamer
+        if streamer is not None and x_t.shape in streamer.shapes and not streamer.stale():
+            return streamer
+        if x_t.dim() != 2 or x_t.shape[0] > STREAMING_ROWS:
+            return None
+        self._check_input(x_t)
+        if stream.supported(self) is not None or self.weight_hh_l0.dtype != torch.float32:
+            return None
+        if streamer is None:
+            self._streamer = streamer = stream.Streamer(self)
+        elif streamer.stale():
+            streamer.repack()
+        return streamer
 
     @property
     def beyond_cell(self) -> str:
