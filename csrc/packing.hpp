@@ -75,6 +75,8 @@ index forward_weights_size(index H, index K, int slots) {
     return Blocks<L, typename A::Simd>::count(H) * ceil_div(K, A::kPair) * A::kPair * slots * A::Simd::N;
 }
 
+constexpr index kPackSteps = 64;  // k moved at once: what is written stays in the innermost cache until its lines are full
+
 // W (G*H, K) -> [block][k][slot][lane] for the slots [first, first + NV), blocks [begin, end).
 template <class A, class L, int FIRST, int NV>
 void pack_forward(const typename A::elem *w, index H, index K, typename A::elem *to, Range blocks) {
@@ -82,25 +84,27 @@ void pack_forward(const typename A::elem *w, index H, index K, typename A::elem 
     constexpr index N = A::Simd::N, P = A::kPair;
     const index steps = ceil_div(K, P), step = NV * N * P;
     for (index blk = blocks.begin; blk < blocks.end; ++blk)
-        for (int v = 0; v < NV; ++v) {
-            const index unit = blk * L::U * N + L::unit(FIRST + v) * N;
-            const index lanes = larger(0, smaller(N, H - unit));
-            const elem *from = w + (L::gate(FIRST + v) * H + unit) * K;
-            elem *block = to + blk * steps * step + v * N * P;
-            if (lanes < N)
-                for (index s = 0; s < steps; ++s) memset((void *)(block + s * step), 0, N * P * sizeof(elem));
-            if constexpr (sizeof(elem) * P == 4) {
-                if (K % P == 0) {
-                    transpose_cells((const float *)(const void *)from, K / P, lanes, steps, (float *)(void *)block,
-                                    step / P);
-                    continue;
+        for (index first = 0; first < steps; first += kPackSteps)
+            for (int v = 0; v < NV; ++v) {
+                const index unit = blk * L::U * N + L::unit(FIRST + v) * N;
+                const index lanes = larger(0, smaller(N, H - unit)), some = smaller(kPackSteps, steps - first);
+                const elem *from = w + (L::gate(FIRST + v) * H + unit) * K + first * P;
+                elem *block = to + (blk * steps + first) * step + v * N * P;
+                if (lanes < N)
+                    for (index s = 0; s < some; ++s) memset((void *)(block + s * step), 0, N * P * sizeof(elem));
+                if constexpr (sizeof(elem) * P == 4) {
+                    if (K % P == 0) {
+                        transpose_cells((const float *)(const void *)from, K / P, lanes, some, (float *)(void *)block,
+                                        step / P);
+                        continue;
+                    }
                 }
+                for (index lane = 0; lane < lanes; ++lane)
+                    for (index s = 0; s < some; ++s)
+                        for (index p = 0; p < P; ++p)
+                            block[s * step + lane * P + p] =
+                                (first + s) * P + p < K ? from[lane * K + s * P + p] : elem{};
             }
-            for (index lane = 0; lane < lanes; ++lane)
-                for (index s = 0; s < steps; ++s)
-                    for (index p = 0; p < P; ++p)
-                        block[s * step + lane * P + p] = s * P + p < K ? from[lane * K + s * P + p] : elem{};
-        }
 }
 
 // The same way back: the summed gradient [block][k][slot][lane] -> dW (G*H, K).

@@ -14,6 +14,7 @@
 using unrolled::StreamCall;
 using unrolled::StreamKernels;
 using unrolled::StreamModel;
+using unrolled::StreamWalk;
 
 struct unrolled_stream {
     StreamModel model;
@@ -23,6 +24,10 @@ struct unrolled_stream {
     ptrdiff_t B;
     float *h, *c;
     int64_t pending;  // a generated token still to be fed back, or -1
+    // walking
+    char *scratch;
+    int scratch_threads;
+    int64_t alone;    // steps left to do on one thread, because another lost its core
     // choosing
     uint64_t random[4];
     float *logits;
@@ -139,6 +144,40 @@ int flush(unrolled_stream &s) {
     return run(s, 1, &token, s.h, s.c, s.h, s.c);
 }
 
+// ------------------------------------------------------------------------------------------------------------- walking
+constexpr size_t kBytesPerThread = size_t(1) << 19;  // of weights; with less, meeting costs more than a second core gains
+constexpr int64_t kStepsTogether = 64;               // before anybody looks whether the cores are still there
+constexpr int64_t kStepsAlone = 1000;
+
+// n steps of the bound state, or until `choose` ends them. Threads meet at every layer, so one that loses its core holds
+// up all: then the next steps are done on one thread. The bits are the same either way.
+int walk(unrolled_stream &s, StreamWalk &w, int64_t n, int64_t threads) {
+    threads = std::min(threads, int64_t(s.model.table_at / kBytesPerThread));  // table_at: the bytes of all weights
+    threads = std::max(int64_t(1), std::min(threads, int64_t(64)));
+    if (s.scratch_threads < threads) {
+        char *scratch = aligned(size_t(threads) * size_t(s.kernels->walk_bytes(s.model)));
+        if (!scratch) return UNROLLED_STREAM_MEMORY;
+        free(s.scratch);
+        s.scratch = scratch;
+        s.scratch_threads = int(threads);
+    }
+    w.scratch = s.scratch;
+    w.h = s.h;
+    w.c = s.c;
+    for (w.from = 0; w.from < n && !w.ended; w.from = w.end) {
+        const bool together = threads > 1 && s.alone <= 0;
+        w.end = threads > 1 ? std::min(n, w.from + kStepsTogether) : n;
+        const int waits = together ? s.kernels->walk(s.model, w, int(threads)) : -1;
+        if (waits > 0) s.alone = kStepsAlone;
+        if (waits < 0) {
+            s.kernels->walk(s.model, w, 1);
+            s.alone -= s.alone > 0 ? w.end - w.from : 0;
+            if (together) threads = 1;  // inside somebody else's parallel region
+        }
+    }
+    return 0;
+}
+
 // ------------------------------------------------------------------------------------------------------ random numbers
 uint64_t rotate(uint64_t x, int k) { return (x << k) | (x >> (64 - k)); }
 
@@ -226,6 +265,7 @@ void unrolled_stream_destroy(unrolled_stream *s) {
     free(s->model.layer_at);
     free(s->model.acts);
     free(s->model.act_scales);
+    free(s->scratch);
     free(s->logits);
     free(s->probabilities);
     free(s->order);
@@ -292,11 +332,10 @@ int64_t unrolled_stream_bytes(const unrolled_stream *s) { return int64_t(s->mode
 
 int unrolled_stream_available(const char *isa, int32_t precision) { return kernels_named(isa, precision) != nullptr; }
 
-int unrolled_stream_run(unrolled_stream *s, int64_t B, const void *x, const float *h_in, const float *c_in, float *h_out,
-                        float *c_out, float *out) {
+int unrolled_stream_run(unrolled_stream *s, const unrolled_stream_call *call) {
     Turn turn(s);
-    const int code = run(*s, B, x, h_in, c_in, h_out, c_out);
-    if (!code) copy_out(*s, B, h_out, out);
+    const int code = run(*s, call->B, call->x, call->h_in, call->c_in, call->h_out, call->c_out);
+    if (!code) copy_out(*s, call->B, call->h_out, call->out);
     return code;
 }
 
@@ -327,14 +366,16 @@ int unrolled_stream_logits(unrolled_stream *s, float *out) {
     return code;
 }
 
-int unrolled_stream_feed(unrolled_stream *s, const int64_t *ids, int64_t n) {
+int unrolled_stream_feed(unrolled_stream *s, const int64_t *ids, int64_t n, int32_t threads) {
     Turn turn(s);
     if (!s->h || !s->model.V) return UNROLLED_STREAM_MISSING;
     if (s->B != 1) return UNROLLED_STREAM_SETTINGS;
     if (!valid_ids(s->model, ids, n)) return UNROLLED_STREAM_ID;
     int code = flush(*s);
-    for (int64_t i = 0; !code && i < n; ++i) code = run(*s, 1, ids + i, s->h, s->c, s->h, s->c);
-    return code;
+    if (code) return code;
+    StreamWalk w{};
+    w.given = ids;
+    return walk(*s, w, n, threads);
 }
 
 int unrolled_stream_flush(unrolled_stream *s) {
@@ -351,17 +392,28 @@ int64_t unrolled_stream_generate(unrolled_stream *s, int64_t n, const unrolled_s
     Turn turn(s);
     int code = check_generate(*s, *choice);
     if (code) return code;
-    for (int64_t i = 0; i < n; ++i) {
-        code = flush(*s);
-        if (code) return code;
-        s->kernels->decode(s->model, 1, last_h(*s, 1, s->h), s->logits);
-        const int64_t token = choose(*s, *choice);
-        if (token < 0) return token;
-        s->pending = token;
-        if (token == choice->stop) return i;
-        ids[i] = token;
-    }
-    return n;
+    struct Text {
+        unrolled_stream *s;
+        const unrolled_stream_choice *choice;
+        int64_t *ids, result;
+    } text{s, choice, ids, n};
+    StreamWalk w{};
+    w.token = s->pending;
+    w.logits = s->logits;
+    w.owner = &text;
+    w.choose = [](StreamWalk &walk, int64_t at) {
+        Text &t = *static_cast<Text *>(walk.owner);
+        walk.token = choose(*t.s, *t.choice);
+        t.s->pending = walk.token < 0 ? -1 : walk.token;
+        const bool on = walk.token >= 0 && walk.token != t.choice->stop;
+        if (on)
+            t.ids[at] = walk.token;
+        else
+            t.result = walk.token < 0 ? walk.token : at;
+        return on;
+    };
+    code = n > 0 ? walk(*s, w, n, choice->threads) : 0;
+    return code ? code : text.result;
 }
 
 }  // extern "C"

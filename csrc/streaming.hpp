@@ -17,6 +17,7 @@
 #pragma once
 #include "activations.hpp"
 #include "streaming_model.hpp"
+#include "team.hpp"
 
 namespace UNROLLED_ISA {
 
@@ -745,14 +746,19 @@ UNROLLED_INLINE void run_block(const StreamLayer<P> &l, const char *w, index uni
     if (row < l.B) Cell::template tile<1>(l, w, unit, row);
 }
 
+// This thread's share of a layer's blocks. A block is computed by one thread in one order: as many threads as you like
+// give the same bits.
 template <class P, class Cells>
-void run_layer(const StreamLayer<P> &l, bool recurrent) {
-    const char *w = l.weights;
+void run_layer(const StreamLayer<P> &l, bool recurrent, index threads = 1, index me = 0) {
     const index K_h = recurrent ? l.H : 0, wide = wide_blocks<P, Cells>(l.H);
+    const index all = wide + (wide * Cells::Wide::units < l.H ? 1 : 0);
+    const index first = all * me / threads, end = all * (me + 1) / threads;
     const index bytes = block_bytes<P, typename Cells::Wide>(l.K, K_h);
-    for (index b = 0; b < wide; ++b, w += bytes) run_block<P, typename Cells::Wide>(l, w, b * Cells::Wide::units);
+    const char *w = l.weights + first * bytes;
+    for (index b = first; b < end && b < wide; ++b, w += bytes)
+        run_block<P, typename Cells::Wide>(l, w, b * Cells::Wide::units);
     if constexpr (Cells::Wide::units != Cells::Narrow::units)
-        if (wide * Cells::Wide::units < l.H) run_block<P, typename Cells::Narrow>(l, w, wide * Cells::Wide::units);
+        if (end > wide && first < end) run_block<P, typename Cells::Narrow>(l, w, wide * Cells::Wide::units);
 }
 
 template <class P>
@@ -830,6 +836,118 @@ void decode(const unrolled::StreamModel &m, ptrdiff_t B, const float *h, float *
     run_layer<P, LinearCells<P>>(l, false);
 }
 
+// One thread's inputs of products in a walk: of each layer its h, which is also the next layer's x, then the first x.
+template <class P>
+struct WalkInputs {
+    using act = typename P::act;
+    char *scratch;
+    index L, h_bytes;
+    WalkInputs(const unrolled::StreamModel &m, char *from) : scratch(from), L(m.L), h_bytes(act_bytes<P>(m.H)) {}
+    act *of(index layer) const { return reinterpret_cast<act *>(scratch + layer * h_bytes); }
+    act *first() const { return of(L); }
+    float *scales(const unrolled::StreamModel &m) const {  // (L + 1)
+        return reinterpret_cast<float *>(scratch + L * h_bytes + (m.has_embedding ? act_bytes<P>(m.I) : 0));
+    }
+};
+
+template <class P>
+ptrdiff_t walk_bytes(const unrolled::StreamModel &m) {
+    const index floats = blocks_of((m.L + 1) * index(sizeof(float)), 64) * 64;
+    return m.L * act_bytes<P>(m.H) + (m.has_embedding ? act_bytes<P>(m.I) : 0) + floats + 64;  // no line of two threads
+}
+
+// Threads share each layer's units and meet after it. What a layer reads of others' units is each thread's own copy,
+// made between two meetings, so that the state can be written in place.
+template <class P, class Cells>
+void walk_model(const unrolled::StreamModel &m, unrolled::StreamWalk &walk, const Team &team) {
+    const WalkInputs<P> inputs(m, walk.scratch + team.me * walk_bytes<P>(m));
+    float *const scales = inputs.scales(m);
+    const auto copy = [&](index layer) {
+        convert_rows<P>(walk.h + layer * m.H, m.H, 1, inputs.of(layer), 0, scales + layer);
+    };
+    for (index layer = 0; layer < m.L; ++layer) copy(layer);
+    team.wait();
+    for (int64_t i = walk.from; i < walk.end; ++i) {
+        const int64_t token = walk.given ? walk.given[i] : walk.token;
+        for (index layer = 0; layer < m.L && token >= 0; ++layer) {
+            StreamLayer<P> l{};
+            l.weights = m.arena + m.layer_at[layer];
+            l.B = 1;
+            l.H = l.K = m.H;
+            l.h = inputs.of(layer);
+            l.h_scales = scales + layer;
+            if (layer) {
+                l.x = inputs.of(layer - 1);
+                l.x_scales = scales + layer - 1;
+            } else if (m.has_table) {
+                l.K = 0;
+                l.table = reinterpret_cast<const float *>(m.arena + m.table_at);
+                l.table_step = padded_units<P, Cells>(m.H) * Cells::Wide::kGates;
+                l.ids = &token;
+            } else {
+                l.K = m.I;
+                l.x = inputs.first();
+                l.x_scales = scales + m.L;
+                convert_rows<P>(reinterpret_cast<const float *>(m.arena + m.embedding_at) + token * m.I, m.I, 1,
+                                inputs.first(), 0, scales + m.L);
+            }
+            l.h_in = l.h_out = walk.h + layer * m.H;
+            l.c_in = l.c_out = walk.c ? walk.c + layer * m.H : nullptr;
+            run_layer<P, Cells>(l, true, team.count, team.me);
+            team.wait();
+            copy(layer);
+        }
+        if (walk.given) {
+            if (m.L == 1) team.wait();  // the next step writes what others may still be copying
+            continue;
+        }
+        StreamLayer<P> l{};
+        l.weights = m.arena + m.layer_at[m.L];
+        l.B = 1;
+        l.H = m.V_out;
+        l.K = m.H;
+        l.x = inputs.of(m.L - 1);
+        l.x_scales = scales + m.L - 1;
+        l.h_out = walk.logits;
+        run_layer<P, LinearCells<P>>(l, false, team.count, team.me);
+        team.wait();
+        if (team.me == 0) walk.ended = !walk.choose(walk, i);
+        team.wait();
+        if (walk.ended) return;
+    }
+}
+
+template <class P>
+void walk_any(const unrolled::StreamModel &m, unrolled::StreamWalk &walk, const Team &team) {
+    switch (m.mode) {
+        case UNROLLED_LSTM: return walk_model<P, LstmCells<P>>(m, walk, team);
+        case UNROLLED_GRU: return walk_model<P, GruCells<P>>(m, walk, team);
+        case UNROLLED_RNN_TANH: return walk_model<P, TanhCells<P>>(m, walk, team);
+        default: return walk_model<P, ReluCells<P>>(m, walk, team);
+    }
+}
+
+template <class P>
+int walk_on(const unrolled::StreamModel &m, unrolled::StreamWalk &walk, int threads) {
+    struct Call {
+        const unrolled::StreamModel *model;
+        unrolled::StreamWalk *walk;
+        Barrier barrier;
+    } call{&m, &walk, {}};
+    if (threads == 1) {
+        walk_any<P>(m, walk, Team{1, 0, &call.barrier});
+        return 0;
+    }
+    const bool ran = unrolled::run_parallel(
+        threads,
+        [](void *data, int count, int me) {
+            Call *c = static_cast<Call *>(data);
+            walk_any<P>(*c->model, *c->walk, Team{count, me, &c->barrier});
+        },
+        &call);
+    return ran ? call.barrier.long_waits : -1;
+}
+
 template <class P>
 void step_any(const unrolled::StreamModel &m, const unrolled::StreamCall &call) {
     switch (m.mode) {
@@ -852,7 +970,7 @@ void pack_any(const unrolled_stream_spec &spec, unrolled::StreamModel &m) {
 // In an object of static storage: no guard, nothing of the C++ library.
 template <class P>
 constexpr unrolled::StreamKernels stream_table(const char *name) {
-    return {name, pack_any<P>, act_bytes<P>, step_any<P>, decode<P>};
+    return {name, pack_any<P>, act_bytes<P>, step_any<P>, decode<P>, walk_bytes<P>, walk_on<P>};
 }
 
 }  // namespace UNROLLED_ISA

@@ -29,12 +29,28 @@ struct StreamCall {
     float *h_out, *c_out;
 };
 
+// Many steps of one sequence, its state advanced in place: over given tokens, or over those that `choose` picks.
+struct StreamWalk {
+    float *h, *c;
+    const int64_t *given;                      // all tokens ?
+    int64_t from, end;                         // of the n steps, those of this region
+    int64_t token;                             // where none are given: the one to step over first, -1 if there is none
+    bool (*choose)(StreamWalk &, int64_t at);  // from the logits sets the next token; false ends the walk
+    void *owner;
+    float *logits;
+    char *scratch;                             // walk_bytes() for each thread
+    bool ended;
+};
+
 struct StreamKernels {
     const char *name;
     void (*pack)(const unrolled_stream_spec &, StreamModel &);  // without an arena: only sizes and places
     ptrdiff_t (*act_bytes)(ptrdiff_t width);                    // one row of inputs of a product
     void (*step)(const StreamModel &, const StreamCall &);
     void (*decode)(const StreamModel &, ptrdiff_t B, const float *h, float *logits);
+    ptrdiff_t (*walk_bytes)(const StreamModel &);
+    // Returns how often one thread waited long for another, or -1 if there were not so many threads: nothing was done.
+    int (*walk)(const StreamModel &, StreamWalk &, int threads);
 };
 
 // By precision; null where the build has none.

@@ -2,7 +2,8 @@
  *
  * A stream holds a packed copy of the weights (fp32, bf16 or int8), optionally a table of input rows for token ids and a
  * linear layer that scores the next token. State is the caller's: h and, for the LSTM, c, each (L, B, H) float,
- * contiguous. Everything runs on the calling thread; calls on one stream from several threads wait for each other.
+ * contiguous. `feed` and `generate` share the threads given to unrolled_use_openmp, all else runs on the calling thread;
+ * calls on one stream from several threads wait for each other.
  *   L layers, B batch, I input width, H hidden width, V tokens, G gates (LSTM 4: i f g o, GRU 3: r z n, RNN 1)
  */
 #ifndef UNROLLED_STREAMING_H
@@ -46,18 +47,23 @@ UNROLLED_API const char *unrolled_stream_isa(const unrolled_stream *stream); /* 
 UNROLLED_API int64_t unrolled_stream_bytes(const unrolled_stream *stream);   /* of packed weights and tables          */
 UNROLLED_API int unrolled_stream_available(const char *isa, int32_t precision); /* 1 if this machine and build run it */
 
-/* One step from the given state to the given state, which may be the same memory; h_in, c_in NULL are zeros. `x` is
- * (B, I) float, or (B) int64 ids if the stream has a token front. `out` ? (B, H): a copy of the last layer's h. */
-UNROLLED_API int unrolled_stream_run(unrolled_stream *stream, int64_t B, const void *x, const float *h_in, const float *c_in,
-                                     float *h_out, float *c_out, float *out);
+/* One step from a state to a state, which may be the same memory. */
+typedef struct unrolled_stream_call {
+    int64_t B;
+    const void *x;             /* (B, I) float, or (B) int64 ids if the stream has a token front                       */
+    const float *h_in, *c_in;  /* ? : zeros                                                                          */
+    float *h_out, *c_out;
+    float *out;                /* (B, H) ? : a copy of the last layer's h                                            */
+} unrolled_stream_call;
+UNROLLED_API int unrolled_stream_run(unrolled_stream *stream, const unrolled_stream_call *call);
 
 /* The state that the calls below advance in place. Forgets a token that `generate` still had to feed back. */
 UNROLLED_API int unrolled_stream_bind(unrolled_stream *stream, int64_t B, float *h, float *c);
 UNROLLED_API int unrolled_stream_step(unrolled_stream *stream, const void *x, float *out);
 /* The scores of the next token given the bound state: (B, V_out). */
 UNROLLED_API int unrolled_stream_logits(unrolled_stream *stream, float *out);
-/* Step over n tokens without scoring any; B must be 1. */
-UNROLLED_API int unrolled_stream_feed(unrolled_stream *stream, const int64_t *ids, int64_t n);
+/* Step over n tokens without scoring any; B must be 1. On up to `threads` threads, as `generate`. */
+UNROLLED_API int unrolled_stream_feed(unrolled_stream *stream, const int64_t *ids, int64_t n, int32_t threads);
 /* Feed back the last generated token, if that is still to be done, so that the bound state is that after it. */
 UNROLLED_API int unrolled_stream_flush(unrolled_stream *stream);
 
@@ -68,6 +74,7 @@ typedef struct unrolled_stream_choice {
     int64_t stop;             /* a token that ends the text and is not part of it; -1: none                         */
     const int64_t *forbidden; /* ? : tokens never chosen                                                            */
     int64_t forbidden_count;
+    int64_t threads;          /* at most; fewer for small weights, or while a core is taken. The same bits for any     */
 } unrolled_stream_choice;
 
 /* The random numbers of `generate`: xoshiro256** (Blackman and Vigna 2018), its four words drawn by splitmix64 from the

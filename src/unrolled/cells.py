@@ -13,11 +13,12 @@ GRU (r z n) and 4 for the LSTM (i f g o). These are torch.nn's layouts and order
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear
+from torch.nn.functional import layer_norm, linear
 
 
 class Weights(NamedTuple):
@@ -31,6 +32,25 @@ class Weights(NamedTuple):
     """(G*H,)"""
     b_hh: Tensor | None = None
     """(G*H,)"""
+
+
+class Norm(NamedTuple):
+    """Layer normalisation (Ba, Kiros and Hinton 2016, eq. 4), LN(a) = gain * (a - mean(a)) / sqrt(var(a) + 1e-5) + bias.
+
+    Mean and (biased) variance are over the units of one step of one sequence.
+
+    >>> import torch
+    >>> Norm(torch.ones(2))(torch.tensor([[1.0, 3.0]]))
+    tensor([[-1.0000,  1.0000]])
+    """
+
+    gain: Tensor
+    """(n,)"""
+    bias: Tensor | None = None
+    """(n,); none where the cell has a bias of its own there."""
+
+    def __call__(self, a: Tensor) -> Tensor:
+        return layer_norm(a, self.gain.shape, self.gain, self.bias)
 
 
 def rnn_tanh_cell(x: Tensor, h: Tensor, w: Weights) -> Tensor:
@@ -108,9 +128,14 @@ def lstm_cell(x: Tensor, h: Tensor, c: Tensor, w: Weights) -> tuple[Tensor, Tens
 
 def lstm_step(x_gates: Tensor, h: Tensor, c: Tensor, w_hh: Tensor, b_hh: Tensor | None) -> tuple[Tensor, Tensor]:
     """`lstm_cell` with ``x_gates = W_ih x_t + b_ih`` (B, 4H) already at hand."""
-    i, f, g, o = (x_gates + linear(h, w_hh, b_hh)).chunk(4, dim=-1)  # each (B, H)
+    return lstm_from_gates(x_gates + linear(h, w_hh, b_hh), c)
+
+
+def lstm_from_gates(gates: Tensor, c: Tensor, norm_c: Norm | None = None) -> tuple[Tensor, Tensor]:
+    """What `lstm_cell` does with the arguments of its gates, (B, 4H); with `norm_c`, what `layer_norm_lstm_cell` does."""
+    i, f, g, o = gates.chunk(4, dim=-1)  # each (B, H)
     c_t = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
-    return torch.sigmoid(o) * torch.tanh(c_t), c_t
+    return torch.sigmoid(o) * torch.tanh(c_t if norm_c is None else norm_c(c_t)), c_t
 
 
 def lstm_backward(
@@ -151,8 +176,13 @@ def gru_cell(x: Tensor, h: Tensor, w: Weights) -> Tensor:
 
 def gru_step(x_gates: Tensor, h: Tensor, w_hh: Tensor, b_hh: Tensor | None) -> Tensor:
     """`gru_cell` with ``x_gates = W_ih x_t + b_ih`` (B, 3H) already at hand."""
+    return gru_from_gates(x_gates, linear(h, w_hh, b_hh), h)
+
+
+def gru_from_gates(x_gates: Tensor, h_gates: Tensor, h: Tensor) -> Tensor:
+    """What `gru_cell` does with what its gates get from the input and from the state, each (B, 3H)."""
     x_r, x_z, x_n = x_gates.chunk(3, dim=-1)
-    h_r, h_z, h_n = linear(h, w_hh, b_hh).chunk(3, dim=-1)
+    h_r, h_z, h_n = h_gates.chunk(3, dim=-1)
     r, z = torch.sigmoid(x_r + h_r), torch.sigmoid(x_z + h_z)
     n = torch.tanh(x_n + r * h_n)
     return (1 - z) * n + z * h
@@ -175,6 +205,107 @@ def gru_backward(dh_loss: Tensor, dh_next: Tensor, x: Tensor, h: Tensor, w: Weig
     dx_gates = torch.cat([dr, dz, dn], dim=-1)  # (B, 3H)
     dh_gates = torch.cat([dr, dz, dn * r], dim=-1)
     return dx_gates @ w.w_ih, dh * z + dh_gates @ w.w_hh, _weight_gradients(dx_gates, dh_gates, x, h, w)
+
+
+# ------------------------------------------------------------------------------------------------------ regularised
+
+
+class Norms(NamedTuple):
+    """The gains of a cell with layer normalisation; the biases beside them are the cell's own b_ih and b_hh."""
+
+    ih: Tensor
+    """(G*H,), of W_ih x."""
+    hh: Tensor
+    """(G*H,), of W_hh h."""
+    c: Norm | None = None
+    """Of the LSTM's c, (H,) gain and bias."""
+
+
+def normalised(product: Tensor, gain: Tensor, bias: Tensor | None, widths: Sequence[int]) -> Tensor:
+    """LN(W_ih x) or LN(W_hh h) with its gain and b, (..., G*H): mean and variance over each of `widths` neighbours.
+
+    >>> import torch
+    >>> normalised(torch.tensor([[1.0, 3.0, 5.0, 9.0]]), torch.ones(4), None, [2, 2])
+    tensor([[-1.0000,  1.0000, -1.0000,  1.0000]])
+    """
+    biases = [None] * len(widths) if bias is None else bias.split(list(widths))
+    pieces = zip(product.split(list(widths), dim=-1), gain.split(list(widths)), biases, strict=True)
+    parts = [layer_norm(part, scale.shape, scale, shift) for part, scale, shift in pieces]
+    return torch.cat(parts, dim=-1) if len(parts) > 1 else parts[0]
+
+
+def norm_widths(gates: int, hidden: int) -> list[int]:
+    """Which gates are normalised together: all of them, but of the GRU's r and z together and n alone."""
+    return [2 * hidden, hidden] if gates == 3 else [gates * hidden]
+
+
+def layer_norm_lstm_cell(x: Tensor, h: Tensor, c: Tensor, w: Weights, norms: Norms) -> tuple[Tensor, Tensor]:
+    """One step of the LSTM with layer normalisation (Ba, Kiros and Hinton 2016, eq. 20-22).
+
+    (i f g o) = LN(W_ih x_t; gain_ih) + b_ih + LN(W_hh h_{t-1}; gain_hh) + b_hh       mean and variance over all 4H
+    c_t = sigmoid(f) * c_{t-1} + sigmoid(i) * tanh(g)
+    h_t = sigmoid(o) * tanh(LN(c_t; gain_c) + b_c)
+
+    >>> import torch
+    >>> w, one = Weights(torch.zeros(8, 1), torch.zeros(8, 2)), torch.ones(8)  # every gate half open, nothing to write
+    >>> layer_norm_lstm_cell(torch.ones(1, 1), torch.zeros(1, 2), torch.tensor([[1.0, 3.0]]), w, Norms(one, one, Norm(one[:2])))
+    (tensor([[-0.3808,  0.3808]]), tensor([[0.5000, 1.5000]]))
+    """
+    widths = norm_widths(4, h.shape[-1])
+    x_gates = normalised(linear(x, w.w_ih), norms.ih, w.b_ih, widths)
+    return lstm_from_gates(x_gates + normalised(linear(h, w.w_hh), norms.hh, w.b_hh, widths), c, norms.c)
+
+
+def layer_norm_gru_cell(x: Tensor, h: Tensor, w: Weights, norms: Norms) -> Tensor:
+    """One step of the GRU with layer normalisation (Ba, Kiros and Hinton 2016, appendix: the GRU of skip-thoughts).
+
+    (r z) = LN(W_ih x_t) + b_ih + LN(W_hh h_{t-1}) + b_hh             their r and z rows; mean and variance over these 2H
+    n = tanh(LN(W_in x_t) + b_in + sigmoid(r) * (LN(W_hn h_{t-1}) + b_hn))                                over these H
+    h_t = (1 - sigmoid(z)) * n + sigmoid(z) * h_{t-1}
+
+    Every LN with its gain. The paper's z is 1 - z here, as in torch.nn.
+
+    >>> import torch
+    >>> w = Weights(torch.zeros(3, 1), torch.zeros(3, 1))
+    >>> layer_norm_gru_cell(torch.ones(1, 1), torch.full((1, 1), 2.0), w, Norms(torch.ones(3), torch.ones(3)))  # half is kept
+    tensor([[1.]])
+    """
+    widths = norm_widths(3, h.shape[-1])
+    x_gates = normalised(linear(x, w.w_ih), norms.ih, w.b_ih, widths)
+    return gru_from_gates(x_gates, normalised(linear(h, w.w_hh), norms.hh, w.b_hh, widths), h)
+
+
+def layer_norm_rnn_cell(x: Tensor, h: Tensor, w: Weights, norms: Norms, f: Callable[[Tensor], Tensor] = torch.tanh) -> Tensor:
+    """One step of the RNN with layer normalisation, each product by itself as in the paper's LSTM (eq. 20).
+
+    h_t = f(LN(W_ih x_t; gain_ih) + b_ih + LN(W_hh h_{t-1}; gain_hh) + b_hh)
+
+    The paper's own RNN (its eq. 4) normalises the sum of the products instead.
+
+    >>> import torch
+    >>> w, one = Weights(torch.zeros(2, 1), torch.tensor([[1.0], [3.0]]).expand(2, 2)), torch.ones(2)
+    >>> layer_norm_rnn_cell(torch.ones(1, 1), torch.ones(1, 2), w, Norms(one, one), torch.relu)
+    tensor([[0.0000, 1.0000]])
+    """
+    widths = norm_widths(1, h.shape[-1])
+    x_gates = normalised(linear(x, w.w_ih), norms.ih, w.b_ih, widths)
+    return f(x_gates + normalised(linear(h, w.w_hh), norms.hh, w.b_hh, widths))
+
+
+def zoneout(before: Tensor, fresh: Tensor, stay: Tensor | float) -> Tensor:
+    """Zoneout (Krueger et al. 2017): some units keep their old state, state_t = stay * state_{t-1} + (1 - stay) * fresh.
+
+    In training `stay` is a mask, 1 with the rate's probability, drawn anew at each step; in evaluation it is the rate, which
+    is the expectation. For the LSTM, c_t and h_t have masks of their own, and h_t's fresh value is computed from the fresh c,
+    before c's zoneout.
+
+    >>> import torch
+    >>> zoneout(torch.tensor([1.0, 1.0]), torch.tensor([5.0, 5.0]), torch.tensor([1.0, 0.0]))
+    tensor([1., 5.])
+    >>> zoneout(torch.tensor(1.0), torch.tensor(5.0), 0.25)
+    tensor(4.)
+    """
+    return stay * before + (1 - stay) * fresh
 
 
 def _weight_gradients(dx_gates: Tensor, dh_gates: Tensor, x: Tensor, h: Tensor, w: Weights) -> Weights:

@@ -85,14 +85,21 @@ def restore(model: nn.Module) -> Report:
     return _exchange_all("restore", model, THEIRS)
 
 
-def beyond_torch(module: nn.Module) -> str | None:
-    """What this layer of ours does that torch.nn's cannot, as a reason; None where torch.nn's can do the same."""
+_SAME_ANSWERS = ("save", "forget_bias")  # one changes memory, the other was used up when the weights were drawn
+
+
+def beyond_torch(module: nn.Module, *, training: bool = True) -> str | None:
+    """What this layer of ours does that torch.nn's cannot, as a reason; None where torch.nn's can do the same.
+
+    With training=False, what acts in training only does not matter.
+    """
     kind = next((kind for kind in type(module).__mro__ if kind in THEIRS), None)
     if kind is None:
         return None
     ours, theirs = vars(_fresh(kind, module)), vars(_fresh(THEIRS[kind], module))
+    passed = (*_SAME_ANSWERS, *([] if training else ["recurrent_dropout"]))
     for name, default in ours.items():
-        if not name.startswith("_") and name not in theirs and getattr(module, name) != default:
+        if name not in passed and not name.startswith("_") and name not in theirs and getattr(module, name) != default:
             return f"{name}={getattr(module, name)!r} is not in torch.nn.{kind.__name__}"
     return None
 
@@ -110,7 +117,7 @@ def _exchange_all(name: str, model: Any, wanted: Mapping[type[nn.Module], type[n
     for module, names in places.items():
         kind, reason = type(module), _foreign(module, wanted)
         if kind in wanted:
-            reason = _unlike_new(module) or _tied(module, owners) or beyond_torch(module)
+            reason = beyond_torch(module) or _unlike_new(module) or _tied(module, owners)
             if reason is None:
                 _change_class(module, wanted[kind])
                 exchange = f"{_full_name(kind)} -> {_full_name(wanted[kind])}"

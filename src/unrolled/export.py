@@ -265,7 +265,7 @@ def _check(layer: Any) -> None:
             f"{name} with proj_size={layer.proj_size} cannot be exported: ONNX's LSTM has no projection. "
             "Train with proj_size=0 and a smaller hidden_size."
         )
-    if reason := beyond_torch(layer):
+    if reason := beyond_torch(layer, training=False):
         raise ExportError(f"{name} cannot be exported: {reason}, nor in ONNX's {kind.__name__}.")
     if _dtype(layer) not in _FLOATS:
         raise ExportError(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import numbers
 import warnings
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -17,12 +17,14 @@ from torch.nn.functional import dropout, linear, one_hot
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from unrolled import kernels
-from unrolled.cells import Weights
+from unrolled.cells import Norm, Norms, Weights, norm_widths, normalised
 from unrolled.kernels import plain, stream
+from unrolled.kernels import regularised as compiled_steps
 from unrolled.kernels.stream import Streamer
+from unrolled.regularised import CHANGE_STEPS, DEFAULTS, NOTHING, Options, Regularised, check, draw
 
 STREAMING_ROWS = 4  # up to this batch a single step runs on the streaming engine
-GATES = {"RNN_TANH": 1, "RNN_RELU": 1, "GRU": 3, "LSTM": 4}
+GATES = plain.GATES
 
 
 class State(NamedTuple):
@@ -56,10 +58,12 @@ class Recurrent(nn.Module):
         proj_size: P > 0 projects h_t to width P (LSTM only); 0 does not.
         device: where the parameters are made.
         dtype: their type; torch's default when left out.
+        options: what torch.nn's layers lack, see `unrolled.regularised.Options`. Off, the layer is torch.nn's.
 
     Raises:
-        TypeError: a size that is not a whole number.
-        ValueError: a size below 1, a dropout outside [0, 1], a proj_size of hidden_size or more.
+        TypeError: a size that is not a whole number, an unknown option.
+        ValueError: a size below 1, a dropout outside [0, 1], a proj_size of hidden_size or more, an option that this cell
+            cannot have.
     """
 
     def __init__(
@@ -75,12 +79,22 @@ class Recurrent(nn.Module):
         proj_size: int = 0,
         device: Any = None,
         dtype: torch.dtype | None = None,
+        **options: Unpack[Options],
     ) -> None:
         super().__init__()
         _check_sizes(mode, input_size, hidden_size, num_layers, bias, batch_first, dropout, proj_size)
+        check(mode, options, bias, proj_size)
         self.mode, self.input_size, self.hidden_size = mode, input_size, hidden_size
         self.num_layers, self.bias, self.batch_first = num_layers, bias, batch_first
         self.dropout, self.bidirectional, self.proj_size = float(dropout), bidirectional, proj_size
+        self.save: str
+        self.forget_bias: float | None
+        self.layer_norm: bool
+        self.learned_state: bool
+        self.recurrent_dropout: float
+        self.zoneout: float
+        self.zoneout_cell: float
+        vars(self).update({**DEFAULTS, **options})
         self._streamer: Streamer | None = None
         output_size = proj_size or hidden_size
         gates = GATES[mode] * hidden_size
@@ -91,9 +105,16 @@ class Recurrent(nn.Module):
                 shapes |= {"bias_ih": (gates,), "bias_hh": (gates,)}
             if proj_size:
                 shapes["weight_hr"] = (proj_size, hidden_size)
+            if self.layer_norm:
+                shapes |= {"gain_ih": (gates,), "gain_hh": (gates,)}
+                shapes |= {"gain_c": (hidden_size,), "bias_c": (hidden_size,)} if mode == "LSTM" else {}
             for suffix in self._suffixes(layer):
                 for name, shape in shapes.items():
                     setattr(self, name + suffix, nn.Parameter(torch.empty(shape, device=device, dtype=dtype)))
+        if self.learned_state:
+            for name, width in zip(("initial_h", "initial_c"), self._widths, strict=False):
+                shape = (num_layers * self.num_directions, width)
+                setattr(self, name, nn.Parameter(torch.empty(shape, device=device, dtype=dtype)))
         self.reset_parameters()
 
     @property
@@ -113,10 +134,21 @@ class Recurrent(nn.Module):
         ]
 
     def reset_parameters(self) -> None:
-        """Draw every parameter from U(-1/sqrt(H), 1/sqrt(H)), as torch.nn does."""
+        """Draw every parameter from U(-1/sqrt(H), 1/sqrt(H)), as torch.nn does.
+
+        Of the options': gains are 1, the bias of c's normalisation and learned states 0, and `forget_bias` is b_ih's.
+        """
         bound = 1 / math.sqrt(self.hidden_size)
-        for parameter in self.parameters():
-            nn.init.uniform_(parameter, -bound, bound)
+        for name, parameter in self.named_parameters():
+            if name.startswith("gain"):
+                nn.init.ones_(parameter)
+            elif name.startswith(("bias_c", "initial")):
+                nn.init.zeros_(parameter)
+            else:
+                nn.init.uniform_(parameter, -bound, bound)
+            if self.forget_bias is not None and name.startswith(("bias_ih", "bias_hh")):
+                value = self.forget_bias if name.startswith("bias_ih") else 0.0
+                nn.init.constant_(parameter[self.hidden_size : 2 * self.hidden_size], value)
 
     def flatten_parameters(self) -> None:
         """Nothing to do; here because code written for torch.nn calls it."""
@@ -129,6 +161,7 @@ class Recurrent(nn.Module):
             "batch_first": self.batch_first,
             "dropout": self.dropout != 0,
             "bidirectional": self.bidirectional,
+            **{name: getattr(self, name) != default for name, default in DEFAULTS.items()},
         }
         shown = [f"{name}={getattr(self, name)}" for name, differs in unlike_default.items() if differs]
         return ", ".join([str(self.input_size), str(self.hidden_size), *shown])
@@ -148,12 +181,14 @@ class Recurrent(nn.Module):
         Args:
             input: (T, B, I), or (B, T, I) with `batch_first`, or (T, I) unbatched, or a `PackedSequence`. Integers of one
                 axis fewer are token ids: rows of `embedding`, or, without one, one-hot vectors of width I.
-            hx: the state before the first step, (L*D, B, H); for the LSTM a pair of such; zeros when left out.
+            hx: the state before the first step, (L*D, B, H); for the LSTM a pair of such; when left out, zeros, or with
+                `learned_state` the parameters.
             lengths: (B,) integers from 0 to T, in any order: sequence b ends after `lengths[b]` steps. Its output is zero
                 from there on and its final state is that of its own last step. Takes the place of packing.
             resets: booleans laid out as the input's first two axes, (T, B), or (B, T) with `batch_first`: where true, the
                 state, and the gradient through it, is cut to zero just before that step (in the order in which a direction
-                reads). For episodes or documents laid end to end.
+                reads); with `learned_state`, cut and put to the parameters, whatever `hx` was. For episodes or documents laid
+                end to end.
             embedding: (V, I), the table that token ids are rows of. Gives what embedding them first gives, faster.
             gradient_norms: a float32 tensor (L*D, 2, T, B) that `backward()` fills with ||dL/dh_t|| and ||dL/dc_t|| of
                 every sequence (the latter zero but for the LSTM): all the gradient that arrives there, from this step's
@@ -217,7 +252,8 @@ class Recurrent(nn.Module):
         Feed the state back in with the next x_t; `None` starts from zeros. Steps give what `forward` gives on the sequence.
 
         Raises:
-            RuntimeError: the layer is bidirectional: its second direction begins at the end, which a stream has not.
+            RuntimeError: the layer is bidirectional: its second direction begins at the end, which a stream has not; or
+                it is in training with recurrent dropout.
 
         >>> import torch, unrolled
         >>> gru, state = unrolled.GRU(3, 4), None
@@ -226,13 +262,17 @@ class Recurrent(nn.Module):
         >>> h_t.shape
         torch.Size([2, 4])
         """
+        if self.training and self.recurrent_dropout:
+            raise RuntimeError(
+                f"{self._name}.step expected evaluation mode, got recurrent_dropout={self.recurrent_dropout} in training, "
+                "whose mask is one for a whole sequence. Call the layer on the sequence, or eval() first."
+            )
         if self.bidirectional:
             raise RuntimeError(
                 f"{self._name}.step expected a layer of one direction, got bidirectional=True, whose second direction "
                 "starts at the end of the sequence. Collect the sequence and call the layer on it."
             )
-        if embedding is None and x_t.dim() == 2 and (streamer := self._streaming(x_t)):
-            self._check_input(x_t)
+        if embedding is None and not torch.is_grad_enabled() and (streamer := self._streaming(x_t)) is not None:
             return streamer.advance(x_t, state)
         tokens = not x_t.is_floating_point()
         batched = x_t.dim() == (1 if tokens else 2)
@@ -245,22 +285,28 @@ class Recurrent(nn.Module):
 
         It knows no gradients and no dropout, and is for few rows: a batch is better off with the sequence kernels.
         """
-        if (
-            torch.is_grad_enabled()
-            or x_t.shape[0] > STREAMING_ROWS
-            or x_t.dtype != torch.float32
-            or (self.dropout and self.training)
-            or torch.is_autocast_enabled("cpu")
-            or torch.compiler.is_compiling()
-        ):
+        if torch.compiler.is_compiling() or x_t.dtype is not torch.float32 or (self.dropout and self.training):
             return None
-        if self._streamer is None:
-            if stream.supported(self) is not None or self.weight_hh_l0.dtype != torch.float32:
-                return None
-            self._streamer = stream.Streamer(self)
-        elif self._streamer.stale():
-            self._streamer.repack()
-        return self._streamer
+        if torch.is_autocast_enabled("cpu"):
+            return None
+        streamer = self._streamer
+        if streamer is not None and x_t.shape in streamer.shapes and not streamer.stale():
+            return streamer
+        if x_t.dim() != 2 or x_t.shape[0] > STREAMING_ROWS:
+            return None
+        self._check_input(x_t)
+        if stream.supported(self) is not None or self.weight_hh_l0.dtype != torch.float32:
+            return None
+        if streamer is None:
+            self._streamer = streamer = stream.Streamer(self)
+        elif streamer.stale():
+            streamer.repack()
+        return streamer
+
+    @property
+    def beyond_cell(self) -> str:
+        """The first option that makes steps, or where they start, other than torch.nn's; empty if there is none."""
+        return next((name for name in ("learned_state", *CHANGE_STEPS) if getattr(self, name)), "")
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_streamer": None}  # packed weights are no part of a copy
@@ -321,6 +367,8 @@ class Recurrent(nn.Module):
                     embedding=embedding if layer == 0 else None,
                     gradient_norms=None if gradient_norms is None else gradient_norms[len(done)],
                     every_step=every_step,
+                    save=self.save,
+                    regularised=self._regularised(suffix, len(done), state[len(done)], x.shape[0]),
                 )
                 done.append(one)
             outputs = [one.output for one in done[-self.num_directions :]]
@@ -328,6 +376,24 @@ class Recurrent(nn.Module):
             if self.dropout and layer < self.num_layers - 1:
                 x = dropout(x, self.dropout, self.training)
         return x, done
+
+    def _regularised(self, suffix: str, number: int, state: State, steps: int) -> Regularised:
+        """What this layer and direction does in this call beyond its cell."""
+        if not self.beyond_cell:
+            return NOTHING
+        drawn = draw((self.recurrent_dropout, self.zoneout, self.zoneout_cell), *state, steps, self.training)
+        if self.layer_norm:
+            norm_c = None
+            if self.mode == "LSTM":
+                norm_c = Norm(getattr(self, "gain_c" + suffix), getattr(self, "bias_c" + suffix))
+            drawn = drawn._replace(norms=Norms(getattr(self, "gain_ih" + suffix), getattr(self, "gain_hh" + suffix), norm_c))
+        if self.learned_state:
+            drawn = drawn._replace(start=(*(part[number].expand(state.h.shape[0], -1) for part in self._learned()), None)[:2])
+        return drawn
+
+    def _learned(self) -> list[Tensor]:
+        """initial_h, and the LSTM's initial_c, (L*D, H)."""
+        return [getattr(self, name) for name in ("initial_h", "initial_c")[: self._parts]]
 
     def _forward_packed(self, packed: PackedSequence, hx: Any) -> tuple[PackedSequence, Any]:
         """Pad, run with lengths, and pack again exactly as it came, sorted or not."""
@@ -349,7 +415,9 @@ class Recurrent(nn.Module):
     def _initial_state(self, batch: int, hx: Any, batched: bool) -> list[State]:
         """Check the given state, or make zeros; one `State` per layer and direction."""
         count = self.num_layers * self.num_directions
-        widths = [self.proj_size or self.hidden_size, self.hidden_size][: self._parts]
+        widths = self._widths
+        if hx is None and self.learned_state:
+            return [State(*(part[k].expand(batch, -1) for part in self._learned())) for k in range(count)]
         if hx is None:
             zeros = [self.get_parameter("weight_hh_l0").new_zeros(batch, width) for width in widths]
             return [State(*zeros)] * count
@@ -412,6 +480,11 @@ class Recurrent(nn.Module):
         return [f"_l{layer}", f"_l{layer}_reverse"][: self.num_directions]
 
     @property
+    def _widths(self) -> list[int]:
+        """Of h, and for the LSTM of c."""
+        return [self.proj_size or self.hidden_size, self.hidden_size][: self._parts]
+
+    @property
     def _parts(self) -> int:
         return 2 if self.mode == "LSTM" else 1
 
@@ -443,12 +516,14 @@ class RNN(Recurrent):
         bidirectional: bool = False,
         device: Any = None,
         dtype: torch.dtype | None = None,
+        **options: Unpack[Options],
     ) -> None:
         if nonlinearity not in ("tanh", "relu"):
             raise ValueError(f"RNN expected nonlinearity 'tanh' or 'relu', got {nonlinearity!r}.")
         self.nonlinearity = nonlinearity
         mode = f"RNN_{nonlinearity.upper()}"
-        super().__init__(mode, input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, 0, device, dtype)
+        sizes = (input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional)
+        super().__init__(mode, *sizes, 0, device, dtype, **options)
 
 
 class LSTM(Recurrent):
@@ -475,20 +550,10 @@ class LSTM(Recurrent):
         proj_size: int = 0,
         device: Any = None,
         dtype: torch.dtype | None = None,
+        **options: Unpack[Options],
     ) -> None:
-        super().__init__(
-            "LSTM",
-            input_size,
-            hidden_size,
-            num_layers,
-            bias,
-            batch_first,
-            dropout,
-            bidirectional,
-            proj_size,
-            device,
-            dtype,
-        )
+        sizes = (input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size)
+        super().__init__("LSTM", *sizes, device, dtype, **options)
 
 
 class GRU(Recurrent):
@@ -513,10 +578,10 @@ class GRU(Recurrent):
         bidirectional: bool = False,
         device: Any = None,
         dtype: torch.dtype | None = None,
+        **options: Unpack[Options],
     ) -> None:
-        super().__init__(
-            "GRU", input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, 0, device, dtype
-        )
+        sizes = (input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional)
+        super().__init__("GRU", *sizes, 0, device, dtype, **options)
 
 
 def recurrence(
@@ -532,19 +597,28 @@ def recurrence(
     embedding: Tensor | None = None,
     gradient_norms: Tensor | None = None,
     every_step: bool = False,
+    save: str = "gates",
+    regularised: Regularised = NOTHING,
 ) -> Unrolled:
     """One layer in one direction over x (T, B, I), or token ids (T, B). Here fused or plain is chosen.
 
-    Our own kernels serve everything on the CPU but projections. Where they were not built, and on accelerators, torch's
-    fused operators serve whole sequences, and on the CPU also lengths (through packing, which needs them there anyway).
-    The plain loop serves the rest.
+    What changes the steps, and resets to a learned state, go through `unrolled.kernels.regularised` on the CPU in fp32 and
+    float64, else, as with projections, through the plain loop. Of the rest, our own kernels serve everything on the CPU but
+    projections. Where they were not built, and on accelerators, torch's fused operators serve whole sequences, and on the
+    CPU also lengths (through packing, which needs them there anyway). The plain loop serves what is left.
     """
     inside = gradient_norms is not None or (every_step and mode == "LSTM")
-    if not x.is_floating_point() and embedding is not None and embedding.shape[0] > x.numel():
-        x = torch.nn.functional.embedding(x, embedding)  # fewer tokens than the table has rows: no table of products
+    # Fewer tokens than the table has rows: no table of products. An exported program must not depend on how many there are.
+    exporting = torch.compiler.is_compiling() and not torch.compiler.is_dynamo_compiling()
+    if not x.is_floating_point() and embedding is not None and (exporting or embedding.shape[0] > x.numel()):
+        x = torch.nn.functional.embedding(x, embedding)
+    if regularised.changes_steps or (regularised.starts_elsewhere and resets is not None):
+        how = {"lengths": lengths, "resets": resets, "reverse": reverse, "gradient_norms": gradient_norms}
+        return _regularised_recurrence(mode, x, state, w, w_hr, embedding=embedding, **how, regularised=regularised)
     dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else w.w_hh.dtype
     if w_hr is None and kernels.supports(mode, dtype, x.device):
         how = {"lengths": lengths, "resets": resets, "reverse": reverse, "grad_norms": gradient_norms}
+        how |= {"save": save}
         if x.is_floating_point():
             output, cells, h, c = kernels.run(mode, x, *state, *w, **how, every_c=every_step)
         else:
@@ -571,21 +645,55 @@ def plain_recurrence(
     reverse: bool = False,
     embedding: Tensor | None = None,
     gradient_norms: Tensor | None = None,
+    regularised: Regularised = NOTHING,
 ) -> Unrolled:
     """The same by its definition: the cell's step in a loop, for every device, dtype and order of derivative."""
-    x_gates = _input_gates(x, w, lengths, embedding)  # (T, B, G*H): the whole sequence in one product
+    x_gates = _input_gates(mode, x, w, lengths, embedding, regularised.norms)  # (T, B, G*H): the whole sequence in one product
     how = {"lengths": lengths, "resets": resets, "reverse": reverse, "grad_norms": gradient_norms}
-    output, cs, h, c = plain.run_gates(mode, x_gates, *state, w.w_hh, w.b_hh, w_hr, **how)
+    output, cs, h, c = plain.run_gates(mode, x_gates, *state, w.w_hh, w.b_hh, w_hr, **how, regularised=regularised)
     return Unrolled(output, State(h, c), cs)
 
 
-def _input_gates(x: Tensor, w: Weights, lengths: Tensor | None, embedding: Tensor | None) -> Tensor:
-    """W_ih x_t + b_ih of every step; for token ids a row of a table."""
-    if x.is_floating_point():
-        return linear(x if lengths is None else _without_padding(x, lengths), w.w_ih, w.b_ih)
-    table = w.w_ih.t() if embedding is None else linear(embedding, w.w_ih)  # (V, G*H)
-    gates = torch.nn.functional.embedding(x, table)
-    return gates if w.b_ih is None else gates + w.b_ih
+def _regularised_recurrence(
+    mode: str,
+    x: Tensor,
+    state: State,
+    w: Weights,
+    w_hr: Tensor | None,
+    *,
+    lengths: Tensor | None,
+    resets: Tensor | None,
+    reverse: bool,
+    embedding: Tensor | None,
+    gradient_norms: Tensor | None,
+    regularised: Regularised,
+) -> Unrolled:
+    """`plain_recurrence`, with everything but the products compiled where that can be."""
+    how = {"lengths": lengths, "resets": resets, "reverse": reverse}
+    if w_hr is None and compiled_steps.serves(mode, x, w):
+        x_gates = _input_gates(mode, x, w, lengths, embedding, regularised.norms)
+        how |= {"grad_norms": gradient_norms, "regularised": regularised}
+        output, cs, h, c = compiled_steps.run(mode, x_gates, *state, w.w_hh, w.b_hh, **how)
+        return Unrolled(output, State(h, c), cs)
+    how |= {"embedding": embedding, "gradient_norms": gradient_norms, "regularised": regularised}
+    return plain_recurrence(mode, x, state, w, w_hr, **how)
+
+
+def _input_gates(
+    mode: str, x: Tensor, w: Weights, lengths: Tensor | None, embedding: Tensor | None, norms: Norms | None
+) -> Tensor:
+    """W_ih x_t + b_ih of every step, normalised where that is asked for; for token ids a row of a table."""
+
+    def with_bias(product: Tensor) -> Tensor:
+        if norms is not None:
+            return normalised(product, norms.ih, w.b_ih, norm_widths(GATES[mode], len(norms.ih) // GATES[mode]))
+        return product if w.b_ih is None else product + w.b_ih
+
+    if not x.is_floating_point():
+        table = w.w_ih.t() if embedding is None else linear(embedding, w.w_ih)  # (V, G*H)
+        return torch.nn.functional.embedding(x, with_bias(table))
+    x = x if lengths is None else _without_padding(x, lengths)
+    return linear(x, w.w_ih, w.b_ih) if norms is None else with_bias(linear(x, w.w_ih))
 
 
 def _torch_recurrence(

@@ -89,13 +89,14 @@ def assert_agree(actual, expected, name, dtype):
     )
 
 
-def assert_all_agree(mode, size, dtype, lengths=False, resets=False, reverse=False, **how):
-    given = inputs(mode, size, dtype, lengths, resets, **how)
+def assert_all_agree(mode, size, dtype, lengths=False, resets=False, reverse=False, how=None, **of_inputs):
+    """`how` are arguments of `ops.run`."""
+    given = inputs(mode, size, dtype, lengths, resets, **of_inputs)
     exact = in_float64(given)
     T, B = size[:2]
     norms, exact_norms = torch.zeros(2, T, B), torch.zeros(2, T, B, dtype=torch.float64)
     results, expected = (
-        by_kernels(mode, given, reverse, grad_norms=norms),
+        by_kernels(mode, given, reverse, grad_norms=norms, **how or {}),
         by_definition(mode, exact, reverse, exact_norms),
     )
     for name, r, e in zip(("output", "cs", "h_n", "c_n"), results, expected, strict=True):

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import shutil
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from tests.kernels import agree
+from tests.tolerance import TOLERANCE
 
 from unrolled.kernels import native
 
@@ -63,12 +65,41 @@ def test_sanitizers_find_nothing_in_any_kernel(tmp_path):
     assert "calls" in ran.stdout
 
 
-@pytest.mark.skipif(shutil.which("aarch64-linux-gnu-g++") is None, reason="no arm64 cross compiler")
-def test_the_portable_kernels_compile_for_arm64(tmp_path):
-    for unit in ("dispatch", "memory", "isa_portable", "streaming", "streaming_isa_portable"):
-        subprocess.run(
-            ["aarch64-linux-gnu-g++", "-std=gnu++17", "-O1", "-c", SOURCES / f"{unit}.cpp", "-o", tmp_path / "o"], check=True
-        )
+ARM64 = shutil.which("aarch64-linux-gnu-g++")
+EMULATOR = shutil.which("qemu-aarch64-static") or shutil.which("qemu-aarch64")
+PORTABLE = ("dispatch", "memory", "isa_portable")
+
+
+@pytest.mark.skipif(ARM64 is None, reason="no arm64 cross compiler (apt: g++-aarch64-linux-gnu)")
+def test_the_kernels_compile_for_arm64(tmp_path):
+    def compile_unit(unit):
+        flags = ["-std=gnu++17", "-O1", "-w", "-fPIC", "-fno-exceptions", "-fno-rtti"]
+        subprocess.run([ARM64, *flags, "-c", SOURCES / f"{unit}.cpp", "-o", tmp_path / f"{unit}.o"], check=True)
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(compile_unit, (*PORTABLE, "streaming", "streaming_isa_portable")))
+
+
+@pytest.mark.skipif(ARM64 is None, reason="no arm64 cross compiler (apt: g++-aarch64-linux-gnu)")
+@pytest.mark.skipif(EMULATOR is None, reason="nothing here runs arm64 programs (apt: qemu-user-static)")
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no g++")
+@pytest.mark.skipif(os.environ.get("UNROLLED_SLOW_TESTS") != "1", reason="takes a minute: set UNROLLED_SLOW_TESTS=1")
+def test_arm64_computes_what_this_machine_computes(tmp_path):
+    """Every portable kernel over odd sizes, emulated, and the sum of its float64 results beside this machine's."""
+
+    def ran(compiler, emulator):
+        program = tmp_path / Path(compiler).name
+        sources = [*(SOURCES / f"{unit}.cpp" for unit in PORTABLE), SOURCES / "check" / "all_kernels.cpp"]
+        command = [compiler, "-std=gnu++17", "-O1", "-w", "-static", *sources, "-o", program, "-lpthread"]
+        subprocess.run(command, check=True)
+        printed = subprocess.run([*emulator, program, "portable"], capture_output=True, text=True, check=True).stdout
+        calls, total = re.fullmatch(r"(\d+) calls, sum (\S+)\n", printed).groups()
+        return int(calls), float(total)
+
+    with ThreadPoolExecutor(2) as pool:
+        there, here = pool.map(ran, (ARM64, shutil.which("g++")), ([EMULATOR], []))
+    assert there[0] == here[0] > 1000
+    torch.testing.assert_close(there[1], here[1], **TOLERANCE[torch.float64])
 
 
 def test_an_unknown_instruction_set_is_refused():

@@ -11,7 +11,7 @@ import math
 import platform
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -33,7 +33,12 @@ SHAPES = (
 )
 QUICK_SHAPES = ((100, 64, 128, 128), (100, 1, 256, 256), (200, 128, 32, 32))
 MODES = ("LSTM", "GRU", "RNN_TANH")
+PASSES = ("inference", "training")
 GATES = {"LSTM": 4, "GRU": 3, "RNN_TANH": 1}
+SLOW = 3.0  # a peer whose call takes so many seconds is timed by its first
+Call = Callable[[], Tensor]
+Peer = Callable[[nn.RNNBase, Tensor, Tensor, str, int], Call | None]
+"""(torch.nn's layer, x, gradient of the output, pass, threads) -> a call that gives the output, or None without such a pass."""
 
 
 def ours_of(module: nn.RNNBase, dtype: torch.dtype = torch.float32) -> nn.Module:
@@ -43,7 +48,7 @@ def ours_of(module: nn.RNNBase, dtype: torch.dtype = torch.float32) -> nn.Module
     return layer.to(dtype)
 
 
-def inference(layer: Any, x: Tensor) -> Callable[[], Tensor]:
+def inference(layer: Any, x: Tensor) -> Call:
     def call() -> Tensor:
         with torch.inference_mode():
             return layer(x)[0]
@@ -51,7 +56,7 @@ def inference(layer: Any, x: Tensor) -> Callable[[], Tensor]:
     return call
 
 
-def training(layer: Any, x: Tensor, d_out: Tensor) -> Callable[[], Tensor]:
+def training(layer: Any, x: Tensor, d_out: Tensor) -> Call:
     x = x.clone().requires_grad_()
 
     def call() -> Tensor:
@@ -65,7 +70,7 @@ def training(layer: Any, x: Tensor, d_out: Tensor) -> Callable[[], Tensor]:
     return call
 
 
-def peers(mode: str, module: nn.RNNBase, x: Tensor, d_out: Tensor, what: str) -> dict[str, Callable[[], Tensor]]:
+def peers(mode: str, module: nn.RNNBase, x: Tensor, d_out: Tensor, what: str) -> dict[str, Call]:
     """name -> call. Ours first; `ours again` is the same thing once more, for the noise."""
     bf16 = torch.nn.__dict__[mode.split("_")[0]](module.input_size, module.hidden_size).to(torch.bfloat16)
     bf16.load_state_dict(module.state_dict())
@@ -84,25 +89,37 @@ def peers(mode: str, module: nn.RNNBase, x: Tensor, d_out: Tensor, what: str) ->
     return {name: make(*args) for name, args in layers.items()}
 
 
-def compare(calls: dict[str, Callable[[], Tensor]]) -> float:
-    """The largest difference between our output and torch's; refuses to time things that disagree."""
-    reference = calls["torch"]().detach()
-    worst = (calls["ours"]().detach() - reference).abs().max().item()
-    if not worst < 1e-5:
-        raise SystemExit(f"ours and torch.nn disagree by {worst}")
-    if "ours bf16" in calls:
-        relative = ((calls["ours bf16"]().detach().float() - reference).norm() / reference.norm()).item()
-        if not relative < 2e-2:
-            raise SystemExit(f"ours in bf16 and torch.nn in fp32 disagree by {relative} (relative L2)")
-    return worst
+def compare(calls: dict[str, Call], others: dict[str, Call]) -> tuple[float, dict[str, float]]:
+    """The largest difference between our output and torch's, and what a first call took; refuses to time what disagrees."""
+    reference, seconds, apart = calls["torch"]().detach(), {}, 0.0
+    for name, call in {**calls, **others}.items():
+        start = time.perf_counter()
+        output = call().detach().float()
+        seconds[name] = time.perf_counter() - start
+        if "bf16" not in name:
+            difference, limit, how = (output - reference).abs().max().item(), 1e-5, "at most"
+        elif name == "torch bf16":
+            continue
+        else:
+            difference, limit, how = ((output - reference).norm() / reference.norm()).item(), 2e-2, "relative L2"
+        if not difference < limit:
+            raise SystemExit(f"{name} and torch.nn disagree by {difference} ({how}, allowed: {limit})")
+        apart = max(apart, difference) if name == "ours" else apart
+    return apart, seconds
 
 
-def take_turns(calls: dict[str, Callable[[], Tensor]], seconds: float, least: int) -> dict[str, list[float]]:
-    times: dict[str, list[float]] = {name: [] for name in calls}
+def take_turns(
+    calls: dict[str, Call], others: dict[str, Call], first: dict[str, float], seconds: float, least: int
+) -> dict[str, list[float]]:
+    """Times of each. Others have thread pools of their own: a moment's rest lets the threads of the last one go to sleep."""
+    times: dict[str, list[float]] = {name: [] for name in calls} | {name: [first[name]] for name in others}
+    turns = calls | {name: call for name, call in others.items() if first[name] < SLOW}
     end = time.perf_counter() + seconds
     rounds = 0
-    while rounds < least or time.perf_counter() < end:
-        for name, call in calls.items():
+    while rounds < (2 if first["ours"] > SLOW else least) or time.perf_counter() < end:
+        for name, call in turns.items():
+            if name in others or (others and name == "ours"):
+                time.sleep(0.003)
             start = time.perf_counter()
             call()
             times[name].append(time.perf_counter() - start)
@@ -110,7 +127,15 @@ def take_turns(calls: dict[str, Callable[[], Tensor]], seconds: float, least: in
     return times
 
 
-def measure(mode: str, shape: tuple[int, int, int, int], threads: int, what: str, seconds: float, least: int) -> dict[str, Any]:
+def measure(
+    mode: str,
+    shape: tuple[int, int, int, int],
+    threads: int,
+    what: str,
+    seconds: float,
+    least: int,
+    others: Mapping[str, Peer] | None = None,
+) -> dict[str, Any]:
     """One cell of the table."""
     T, B, width, H = shape
     torch.manual_seed(0)
@@ -118,9 +143,11 @@ def measure(mode: str, shape: tuple[int, int, int, int], threads: int, what: str
     module = getattr(torch.nn, mode.split("_")[0])(width, H)
     x, d_out = torch.randn(T, B, width), torch.randn(T, B, H)
     calls = peers(mode, module, x, d_out, what)
-    difference = compare(calls)
+    made = {name: peer(module, x, d_out, what, threads) for name, peer in (others or {}).items()}
+    foreign = {name: call for name, call in made.items() if call is not None}
+    difference, first = compare(calls, foreign)
     peak = native.fma_peak(torch.float32, threads, 0.05)
-    times = take_turns(calls, seconds, least)
+    times = take_turns(calls, foreign, first, seconds, least)
     medians = {name: statistics.median(t) for name, t in times.items()}
     best = {name: min(t) for name, t in times.items()}
     flops = 2 * T * B * GATES[mode] * H * (width + H) * (3 if what == "training" else 1)
@@ -141,6 +168,7 @@ def measure(mode: str, shape: tuple[int, int, int, int], threads: int, what: str
         "best_percent_of_peak": 100 * flops / best["ours"] / peak,
         "over_torch": medians["torch"] / medians["ours"],
         "best_over_torch": best["torch"] / best["ours"],
+        "others_over_ours": {name: medians[name] / medians["ours"] for name in foreign},
         "bf16_over_torch": medians["torch"] / medians["ours bf16"] if "ours bf16" in medians else None,
         "noise": abs(medians["ours again"] / medians["ours"] - 1),
     }
@@ -175,21 +203,32 @@ def line(r: dict[str, Any]) -> str:
         f"{r['mode']:9}{shape:21}{r['threads']:3} {r['what']:9}{1e3 * s['ours']:9.2f}{1e3 * s['torch']:9.2f}"
         f"{r['over_torch']:11.2f}{r['best_over_torch']:8.2f}{r['percent_of_peak']:8.0f}"
         f"{r['best_percent_of_peak']:7.0f}{bf16}{100 * r['noise']:6.0f}%"
+        + "".join(f"  {name} {ratio:.2f}" for name, ratio in r["others_over_ours"].items())
     )
 
 
-def means_of(results: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """Geometric means over the table, and the least ratio in it, by cell and pass."""
+def means_of(results: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Geometric means over the table, the least ratio in it, and the share of peak of its large cells, by cell and pass."""
     means = {}
-    for mode in dict.fromkeys(r["mode"] for r in results):
-        for what in ("inference", "training"):
-            rows = [r for r in results if r["mode"] == mode and r["what"] == what]
-            means[f"{mode} {what}"] = {
-                "over_torch": geometric_mean(r["over_torch"] for r in rows),
-                "best_over_torch": geometric_mean(r["best_over_torch"] for r in rows),
-                "bf16_over_torch": geometric_mean(r["bf16_over_torch"] for r in rows if r["bf16_over_torch"]),
-                "least_over_torch": min(r["over_torch"] for r in rows),
-            }
+    for mode, what in dict.fromkeys((r["mode"], r["what"]) for r in results):
+        rows = [r for r in results if (r["mode"], r["what"]) == (mode, what)]
+        names = dict.fromkeys(name for r in rows for name in r["others_over_ours"])
+        large = [r["percent_of_peak"] for r in rows if r["H"] >= 128 and r["B"] >= 16]
+        means[f"{mode} {what}"] = {
+            "over_torch": geometric_mean(r["over_torch"] for r in rows),
+            "best_over_torch": geometric_mean(r["best_over_torch"] for r in rows),
+            "bf16_over_torch": geometric_mean(r["bf16_over_torch"] for r in rows if r["bf16_over_torch"]),
+            "least_over_torch": min(r["over_torch"] for r in rows),
+            "others": {
+                name: {
+                    "over_ours": geometric_mean(row[name] for row in ratios),
+                    "least": min(row[name] for row in ratios),
+                }
+                for name in names
+                for ratios in [[r["others_over_ours"] for r in rows if name in r["others_over_ours"]]]
+            },
+            "large_percent_of_peak": [min(large), statistics.median(large), max(large)] if large else None,
+        }
     return means
 
 
@@ -198,6 +237,7 @@ def summary(results: list[dict[str, Any]]) -> Iterator[str]:
         yield (
             f"{name:20} geometric mean over torch {m['over_torch']:.2f} (best of each {m['best_over_torch']:.2f}), "
             f"least {m['least_over_torch']:.2f}; bf16 over torch fp32 {m['bf16_over_torch']:.2f}"
+            + "".join(f"; {peer} {one['over_ours']:.2f}, least {one['least']:.2f}" for peer, one in m["others"].items())
         )
     yield f"median noise {100 * statistics.median(r['noise'] for r in results):.1f}%"
 
@@ -209,7 +249,7 @@ def short_table() -> Iterator[str]:
     results = []
     for mode in MODES:
         for shape in QUICK_SHAPES:
-            for what in ("inference", "training"):
+            for what in PASSES:
                 results.append(measure(mode, shape, torch.get_num_threads(), what, seconds=0.5, least=3))
                 yield line(results[-1])
     yield from summary(results)

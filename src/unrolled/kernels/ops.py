@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import native, plain
+from . import native, plain, recompute
 
 _HIDDEN_ROWS = {"LSTM": 4, "GRU": 3, "RNN_TANH": 1, "RNN_RELU": 1}
 _GATE_SLOTS = {"LSTM": 4, "GRU": 4}  # what the kernels save per hidden unit
@@ -25,13 +25,14 @@ _library = torch.library.Library("unrolled", "FRAGMENT")
 _library.define(
     "sequence(Tensor? x, Tensor? ids, Tensor? table, Tensor? h0, Tensor? c0, Tensor? w_ih, Tensor w_hh, Tensor? b_ih,"
     " Tensor? b_hh, Tensor? lengths, Tensor? resets, Tensor? grad_norms,"
-    " str mode, bool reverse, bool save, bool every_c)"
+    " str mode, bool reverse, bool save, bool every_c, int segment=0)"
     " -> (Tensor output, Tensor cs, Tensor h_n, Tensor c_n, Tensor gates)"
 )
 _library.define(
     "sequence_backward(Tensor? d_out, Tensor? d_cs, Tensor? d_h_n, Tensor? d_c_n, Tensor? x, Tensor? ids,"
     " Tensor? table, Tensor? h0, Tensor? c0, Tensor? w_ih, Tensor w_hh, Tensor? b_ih, Tensor? b_hh, Tensor? lengths,"
-    " Tensor? resets, Tensor output, Tensor cs, Tensor gates, str mode, bool reverse, bool[] needed, bool norms)"
+    " Tensor? resets, Tensor output, Tensor cs, Tensor gates, str mode, bool reverse, bool[] needed, bool norms,"
+    " int segment=0)"
     " -> (Tensor dx, Tensor d_table, Tensor dh0, Tensor dc0, Tensor dw_ih, Tensor dw_hh, Tensor db_ih, Tensor db_hh,"
     " Tensor norms)"
 )
@@ -151,11 +152,24 @@ def _inputs(x, ids, table, h0, c0, w_ih, w_hh, b_ih, b_hh, lengths, resets):
     }
 
 
-def _forward(x, ids, table, h0, c0, w_ih, w_hh, b_ih, b_hh, lengths, resets, grad_norms, mode, reverse, save, every_c):
+def _forward(
+    x, ids, table, h0, c0, w_ih, w_hh, b_ih, b_hh, lengths, resets, grad_norms, mode, reverse, save, every_c, segment=0
+):
     check(mode, x, ids, table, h0, c0, w_ih, w_hh, b_ih, b_hh, lengths, resets, grad_norms)
-    T, B, width, H, V = _sizes(x, ids, table, w_hh)
+    T, _, _, _, V = _sizes(x, ids, table, w_hh)
     check_values(mode, T, V, lengths, ids)
-    output, cs, h_n, c_n, gates = results = _new_forward(x, ids, h0, c0, w_hh, mode, save, every_c)
+    given = x, ids, table, h0, c0, w_ih, w_hh, b_ih, b_hh, lengths, resets
+    if segment:
+        results = _new_forward(x, ids, h0, c0, w_hh, mode, save, every_c, segment)
+        return recompute.forward(given, results, mode, reverse, every_c, segment)
+    return _run_forward(given, _new_forward(x, ids, h0, c0, w_hh, mode, save, every_c), mode, reverse, save, every_c)
+
+
+def _run_forward(given, results, mode, reverse, save, every_c):
+    """The compiled forward pass into `results`."""
+    x, ids, table, h0, c0, w_ih, w_hh, b_ih, b_hh, lengths, resets = given
+    T, B, width, H, V = _sizes(x, ids, table, w_hh)
+    output, cs, h_n, c_n, gates = results
     dtype = w_hh.dtype
     c_last = c_n if mode != "LSTM" or c_n.dtype == _real(dtype) else torch.empty_like(c_n, dtype=_real(dtype))
     tensors = _inputs(x, ids, table, h0, c0, w_ih, w_hh, b_ih, b_hh, lengths, resets)
@@ -170,20 +184,25 @@ def _forward(x, ids, table, h0, c0, w_ih, w_hh, b_ih, b_hh, lengths, resets, gra
     return results
 
 
-def _new_forward(x, ids, h0, c0, w_hh, mode, save, every_c):
+def _new_forward(x, ids, h0, c0, w_hh, mode, save, every_c, segment=0):
     T, B = (x if x is not None else ids).shape[:2]
     H, dtype, real = w_hh.shape[1], w_hh.dtype, _real(w_hh.dtype)
     lstm = mode == "LSTM"
     output = w_hh.new_empty(T, B, H)
     cs = w_hh.new_empty((T, B, H) if lstm and (save or every_c) else (0,), dtype=real)
     h_n, c_n = w_hh.new_empty(B, H), w_hh.new_empty((B, H) if lstm else (0,))
-    gates = w_hh.new_empty(_gates_size(mode, dtype, T, B, H) if save else 0)
+    if segment:  # instead of gates, c before every segment
+        gates = w_hh.new_empty((-(-T // segment), B, H) if lstm else (0,), dtype=real)
+    else:
+        gates = w_hh.new_empty(_gates_size(mode, dtype, T, B, H) if save else 0)
     return output, cs, h_n, c_n, gates
 
 
-def _forward_fake(x, ids, table, h0, c0, w_ih, w_hh, b_ih, b_hh, lengths, resets, grad_norms, mode, reverse, save, every_c):
+def _forward_fake(
+    x, ids, table, h0, c0, w_ih, w_hh, b_ih, b_hh, lengths, resets, grad_norms, mode, reverse, save, every_c, segment=0
+):
     check(mode, x, ids, table, h0, c0, w_ih, w_hh, b_ih, b_hh, lengths, resets, grad_norms)
-    return _new_forward(x, ids, h0, c0, w_hh, mode, save, every_c)
+    return _new_forward(x, ids, h0, c0, w_hh, mode, save, every_c, segment)
 
 
 def _new_backward(x, ids, table, h0, c0, w_ih, w_hh, b_ih, b_hh, needed, norms):
@@ -219,15 +238,29 @@ def _backward(
     reverse,
     needed,
     norms,
+    segment=0,
 ):
-    T, B, width, H, V = _sizes(x, ids, table, w_hh)
-    dtype, real = w_hh.dtype, _real(w_hh.dtype)
+    T, B, _, H, _ = _sizes(x, ids, table, w_hh)
+    given = x, ids, table, h0, c0, w_ih, w_hh, b_ih, b_hh, lengths, resets
+    incoming = d_out, d_cs, d_h_n, d_c_n
+    results = _new_backward(x, ids, table, h0, c0, w_ih, w_hh, b_ih, b_hh, needed, norms)
+    if segment:
+        return recompute.backward(incoming, given, output, gates, results, mode, reverse, needed, norms, segment)
+    dtype = w_hh.dtype
     if gates.numel() != _gates_size(mode, dtype, T, B, H) or (mode == "LSTM" and cs.numel() != output.numel()):
         # Forward did not know that it would be differentiated (or ran under another instruction set): run it again.
         output, cs, _, _, gates = _forward(
             x, ids, table, h0, c0, w_ih, w_hh, b_ih, b_hh, lengths, resets, None, mode, reverse, True, True
         )
-    results = _new_backward(x, ids, table, h0, c0, w_ih, w_hh, b_ih, b_hh, needed, norms)
+    return _run_backward(incoming, given, (output, cs, gates), results, mode, reverse, needed, norms)
+
+
+def _run_backward(incoming, given, saved, results, mode, reverse, needed, norms):
+    """The compiled backward pass into `results`, from what forward saved."""
+    x, ids, table, h0, c0, w_ih, w_hh, b_ih, b_hh, lengths, resets = given
+    (d_out, d_cs, d_h_n, d_c_n), (output, cs, gates) = incoming, saved
+    T, B, width, H, V = _sizes(x, ids, table, w_hh)
+    dtype, real = w_hh.dtype, _real(w_hh.dtype)
     dx, d_table, dh0, dc0, dw_ih, dw_hh, db_ih, db_hh, norms_out = results
     into: dict[str, Tensor | None] = {
         "dx": dx,
@@ -283,6 +316,7 @@ def _backward_fake(
     reverse,
     needed,
     norms,
+    segment=0,
 ):
     return _new_backward(x, ids, table, h0, c0, w_ih, w_hh, b_ih, b_hh, needed, norms)
 
@@ -297,11 +331,11 @@ torch.library.register_fake("unrolled::sequence_backward", _backward_fake, lib=_
 
 
 def _save_for_backward(ctx, inputs, output):
-    (x, ids, table, h0, c0, w_ih, w_hh, b_ih, b_hh, lengths, resets, grad_norms, mode, reverse, _, _) = inputs
+    (x, ids, table, h0, c0, w_ih, w_hh, b_ih, b_hh, lengths, resets, grad_norms, mode, reverse, _, _, segment) = inputs
     h, cs, _, _, gates = output
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(x, ids, table, h0, c0, w_ih, w_hh, b_ih, b_hh, lengths, resets, h, cs, gates)
-    ctx.mode, ctx.reverse, ctx.grad_norms = mode, reverse, grad_norms
+    ctx.mode, ctx.reverse, ctx.grad_norms, ctx.segment = mode, reverse, grad_norms, segment
 
 
 def _differentiate(ctx, d_out, d_cs, d_h_n, d_c_n, _d_gates):
@@ -310,19 +344,19 @@ def _differentiate(ctx, d_out, d_cs, d_h_n, d_c_n, _d_gates):
     needed = [wants[0], wants[2], wants[3], wants[4], wants[5], wants[6], wants[7], wants[8]]
     needed = [bool(w) for w in needed]
     if d_out is None and d_cs is None and d_h_n is None and d_c_n is None:
-        return (None,) * 16
+        return (None,) * 17
     if ctx.mode != "LSTM":
         d_cs = d_c_n = None
     backward = _SequenceBackward.apply if _transformed() else torch.ops.unrolled.sequence_backward
     dx, d_table, dh0, dc0, dw_ih, dw_hh, db_ih, db_hh, norms = backward(
-        d_out, d_cs, d_h_n, d_c_n, *tensors, ctx.mode, ctx.reverse, needed, ctx.grad_norms is not None
+        d_out, d_cs, d_h_n, d_c_n, *tensors, ctx.mode, ctx.reverse, needed, ctx.grad_norms is not None, ctx.segment
     )
     if ctx.grad_norms is not None:
         with torch.no_grad():
             ctx.grad_norms.copy_(norms)
     grads = (dx, d_table, dh0, dc0, dw_ih, dw_hh, db_ih, db_hh)
     dx, d_table, dh0, dc0, dw_ih, dw_hh, db_ih, db_hh = (g if w else None for g, w in zip(grads, needed, strict=True))
-    return dx, None, d_table, dh0, dc0, dw_ih, dw_hh, db_ih, db_hh, None, None, None, None, None, None, None
+    return dx, None, d_table, dh0, dc0, dw_ih, dw_hh, db_ih, db_hh, *[None] * 8
 
 
 torch.library.register_autograd("unrolled::sequence", _differentiate, setup_context=_save_for_backward, lib=_library)
@@ -338,7 +372,7 @@ def _by_definition(mode, gates_x, h0, c0, w_hh, b_hh, lengths, resets, reverse, 
 
 def _save_for_double_backward(ctx, inputs, output):
     ctx.set_materialize_grads(False)
-    *tensors, ctx.mode, ctx.reverse, ctx.needed, _ = inputs
+    *tensors, ctx.mode, ctx.reverse, ctx.needed, _, _ = inputs
     ctx.save_for_backward(*tensors[:15])
 
 
@@ -361,7 +395,7 @@ def _differentiate_twice(ctx, *grads_of_grads):
         pairs = [(r, d) for r, d in zip(results, d_results, strict=True) if r is not None and d is not None]
         wanted = [(t, g) for t, need, g in zip(inputs, ctx.needed, grads_of_grads[:8], strict=True) if need and g is not None]
         if not wanted:
-            return (None,) * 22
+            return (None,) * 23
         first = torch.autograd.grad(
             [r for r, _ in pairs],
             [t for t, _ in wanted],
@@ -371,13 +405,13 @@ def _differentiate_twice(ctx, *grads_of_grads):
         )
         chosen = [(f, g) for f, (_, g) in zip(first, wanted, strict=True) if f is not None and f.requires_grad]
         if not chosen:
-            return (None,) * 22
+            return (None,) * 23
         leaves = [t for t in fresh if t is not None]
         second = torch.autograd.grad([f for f, _ in chosen], leaves, [g for _, g in chosen], allow_unused=True)
     second = iter(second)
     out = [None if t is None else next(second) for t in fresh]
     d_out, d_cs, d_h_n, d_c_n, dx, d_table, dh0, dc0, dw_ih, dw_hh, db_ih, db_hh = out
-    return (d_out, d_cs, d_h_n, d_c_n, dx, None, d_table, dh0, dc0, dw_ih, dw_hh, db_ih, db_hh, *[None] * 9)
+    return (d_out, d_cs, d_h_n, d_c_n, dx, None, d_table, dh0, dc0, dw_ih, dw_hh, db_ih, db_hh, *[None] * 10)
 
 
 torch.library.register_autograd(
@@ -461,6 +495,7 @@ def run(
     reverse=False,
     grad_norms=None,
     every_c=True,
+    save="gates",
 ):
     """One layer in one direction over a whole sequence: `(output, cs, h_n, c_n)`.
 
@@ -469,11 +504,12 @@ def run(
     resets (T, B): where true, the state, and the gradient through it, is cut to zero before step t.
     output, cs (T, B, H): every step's h and c; h_n, c_n (B, H). cs and c_n are None except for LSTM, and cs is None
     with every_c=False, which saves its memory in inference.
+    save: what is kept for backward beside x and h: the "gates", or "outputs", which is nothing: they are computed again.
     grad_norms (2, T, B) float32: backward writes ||dL/dh_t|| and ||dL/dc_t|| there, of all that arrives at each state.
 
     Raises ValueError if shapes, dtypes, devices, lengths or resets do not fit each other.
     """
-    return _run(mode, x, None, None, h0, c0, w_ih, w_hh, b_ih, b_hh, lengths, resets, reverse, grad_norms, every_c)
+    return _run(mode, x, None, None, h0, c0, w_ih, w_hh, b_ih, b_hh, lengths, resets, reverse, grad_norms, every_c, save)
 
 
 def run_tokens(
@@ -492,6 +528,7 @@ def run_tokens(
     reverse=False,
     grad_norms=None,
     every_c=True,
+    save="gates",
 ):
     """`run` on x = embedding[ids], ids (T, B), without the product with W_ih at every step: it is made once per row of
     the (V, I) embedding. Pays where V is below T * B. Without an embedding, ids are one-hot vectors of width I = V."""
@@ -502,16 +539,19 @@ def run_tokens(
             table = w_ih.t() if b_ih is None else w_ih.t() + b_ih
         else:
             table = torch.nn.functional.linear(embedding, w_ih, b_ih)
-    return _run(mode, None, ids, table, h0, c0, None, w_hh, None, b_hh, lengths, resets, reverse, grad_norms, every_c)
+    return _run(mode, None, ids, table, h0, c0, None, w_hh, None, b_hh, lengths, resets, reverse, grad_norms, every_c, save)
 
 
-def _run(mode, x: Any, ids: Any, table: Any, h0, c0, w_ih, w_hh, b_ih, b_hh, lengths, resets, reverse, grad_norms, every_c):
+def _run(
+    mode, x: Any, ids: Any, table: Any, h0, c0, w_ih, w_hh, b_ih, b_hh, lengths, resets, reverse, grad_norms, every_c, save
+):
     dtype = _autocast(w_hh.device)
     if dtype is not None:
         cast: list[Any] = [None if t is None else t.to(dtype) for t in (x, table, h0, c0, w_ih, w_hh, b_ih, b_hh)]
         x, table, h0, c0, w_ih, w_hh, b_ih, b_hh = cast
         with torch.autocast(w_hh.device.type, enabled=False):
-            return _run(mode, x, ids, table, h0, c0, w_ih, w_hh, b_ih, b_hh, lengths, resets, reverse, grad_norms, every_c)
+            state, masks = (h0, c0), (lengths, resets, reverse, grad_norms, every_c, save)
+            return _run(mode, x, ids, table, *state, w_ih, w_hh, b_ih, b_hh, *masks)
     if not supports(mode, w_hh.dtype, w_hh.device):
         check(mode, x, ids, table, h0, c0, w_ih, w_hh, b_ih, b_hh, lengths, resets, grad_norms)
         if not torch.compiler.is_compiling():
@@ -519,12 +559,30 @@ def _run(mode, x: Any, ids: Any, table: Any, h0, c0, w_ih, w_hh, b_ih, b_hh, len
         gates_x = torch.nn.functional.linear(x, w_ih, b_ih) if x is not None else torch.nn.functional.embedding(ids, table)
         output, cs, h_n, c_n = _by_definition(mode, gates_x, h0, c0, w_hh, b_hh, lengths, resets, reverse, grad_norms)
         return output, cs if every_c else None, h_n, c_n
-    save = torch.is_grad_enabled() and any(
+    wanted = torch.is_grad_enabled() and any(
         t is not None and t.requires_grad for t in (x, table, h0, c0, w_ih, w_hh, b_ih, b_hh)
     )
+    T, B = (x if x is not None else ids).shape[:2]
+    segment = recompute.segment_steps(T, B) if wanted and save == "outputs" and mode in _GATE_SLOTS else 0
     sequence = _Sequence.apply if _transformed() else torch.ops.unrolled.sequence
     output, cs, h_n, c_n, _ = sequence(
-        x, ids, table, h0, c0, w_ih, w_hh, b_ih, b_hh, lengths, resets, grad_norms, mode, reverse, save, every_c
+        x,
+        ids,
+        table,
+        h0,
+        c0,
+        w_ih,
+        w_hh,
+        b_ih,
+        b_hh,
+        lengths,
+        resets,
+        grad_norms,
+        mode,
+        reverse,
+        wanted and not segment,
+        every_c,
+        segment,
     )
     if mode != "LSTM":
         return output, None, h_n, None

@@ -12,8 +12,9 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from unrolled import cells
+from unrolled.regularised import NOTHING, Regularised
 
-STEP = {"RNN_TANH": cells.rnn_tanh_step, "RNN_RELU": cells.rnn_relu_step, "GRU": cells.gru_step}
+GATES = {"RNN_TANH": 1, "RNN_RELU": 1, "GRU": 3, "LSTM": 4}
 
 
 def run_gates(
@@ -29,8 +30,10 @@ def run_gates(
     resets: Tensor | None = None,
     reverse: bool = False,
     grad_norms: Tensor | None = None,
+    regularised: Regularised = NOTHING,
 ) -> tuple[Tensor, Tensor | None, Tensor, Tensor | None]:
-    """From x_gates = W_ih x + b_ih, (T, B, G*H), and the state before: (output, cs, h_n, c_n), as `kernels.run`.
+    """From x_gates = W_ih x + b_ih (normalised where that is asked for), (T, B, G*H), and the state before:
+    (output, cs, h_n, c_n), as `kernels.run`.
 
     cs and c_n are None except for the LSTM. With w_hr (P, H) the LSTM's output is W_hr h_t (Sak et al. 2014).
     """
@@ -42,14 +45,15 @@ def run_gates(
         h_before, c_before = h, c
         if resets is not None:
             cut = resets[t].bool().unsqueeze(-1)
-            h_before = h.masked_fill(cut, 0)
-            c_before = None if c is None else c.masked_fill(cut, 0)
-        if c_before is not None:
-            h_t, c_t = cells.lstm_step(x_gates[t], h_before, c_before, w_hh, b_hh)
-        else:
-            h_t, c_t = STEP[mode](x_gates[t], h_before, w_hh, b_hh), None
+            start_h, start_c = (0 if part is None else part for part in regularised.start)
+            h_before = torch.where(cut, start_h, h)
+            c_before = None if c is None else torch.where(cut, start_c, c)
+        h_t, c_t = _step(mode, x_gates[t], h_before, c_before, w_hh, b_hh, regularised)
         if w_hr is not None:
             h_t = linear(h_t, w_hr)
+        h_t = _zoned(h_before, h_t, regularised.stay_h, t)
+        if c_t is not None and c_before is not None:
+            c_t = _zoned(c_before, c_t, regularised.stay_c, t)
         if grad_norms is not None:
             _note_gradient(h_t, grad_norms[0, t])
             _note_gradient(c_t, grad_norms[1, t])
@@ -59,6 +63,29 @@ def run_gates(
             cs.append(c_t if alive is None else c_t.masked_fill(~alive, 0))
             c = c_t if alive is None else torch.where(alive, c_t, c)
     return _in_order(outputs, reverse, h), None if c is None else _in_order(cs, reverse, c), h, c
+
+
+def _step(
+    mode: str, x_t: Tensor, h: Tensor, c: Tensor | None, w_hh: Tensor, b_hh: Tensor | None, regularised: Regularised
+) -> tuple[Tensor, Tensor | None]:
+    """The cell's step, with normalisation and recurrent dropout."""
+    norms, seen = regularised.norms, h if regularised.mask is None else h * regularised.mask
+    if norms is None:
+        h_gates = linear(seen, w_hh, b_hh)
+    else:
+        widths = cells.norm_widths(GATES[mode], w_hh.shape[0] // GATES[mode])
+        h_gates = cells.normalised(linear(seen, w_hh), norms.hh, b_hh, widths)
+    if c is not None:
+        return cells.lstm_from_gates(x_t + h_gates, c, None if norms is None else norms.c)
+    if mode == "GRU":
+        return cells.gru_from_gates(x_t, h_gates, h), None
+    return (torch.relu if mode == "RNN_RELU" else torch.tanh)(x_t + h_gates), None
+
+
+def _zoned(before: Tensor, fresh: Tensor, stay: Tensor | float, t: int) -> Tensor:
+    if isinstance(stay, Tensor):
+        return cells.zoneout(before, fresh, stay[t].to(fresh.dtype))
+    return cells.zoneout(before, fresh, stay) if stay else fresh
 
 
 def _in_order(steps: list[Tensor], reverse: bool, like: Tensor) -> Tensor:

@@ -1,0 +1,125 @@
+"""The compiled regularised steps against the definition, every option with every cell."""
+
+import itertools
+
+import pytest
+import torch
+from tests.kernels import agree
+
+from unrolled.cells import Norm, Norms
+from unrolled.kernels import plain, regularised
+from unrolled.regularised import Regularised
+
+REGULARISERS = ("norms", "mask", "zoneout", "rates", "start")
+
+
+def drawn(mode, size, dtype, which, seed=2):
+    """x_gates, the state and the weights, and a `Regularised` of the parts named in `which`."""
+    T, B, _, H = size
+    gates = plain.GATES[mode] * H
+    g = torch.Generator().manual_seed(seed)
+
+    def numbers(*shape):
+        return torch.randn(*shape, generator=g, dtype=torch.float64).to(dtype).requires_grad_()
+
+    lstm = mode == "LSTM"
+    leaves = {"x": numbers(T, B, gates), "h": numbers(B, H), "w_hh": numbers(gates, H), "b_hh": numbers(gates)}
+    with torch.no_grad():
+        leaves["w_hh"] *= H**-0.5
+    if lstm:
+        leaves["c"] = numbers(B, H)
+    parts = {}
+    if "norms" in which:
+        leaves |= {"gain": numbers(gates)} | ({"gain_c": numbers(H), "bias_c": numbers(H)} if lstm else {})
+    if "mask" in which:
+        parts["mask"] = (torch.rand(B, H, generator=g) < 0.7).to(dtype) / 0.7
+    if "zoneout" in which:
+        parts |= {name: torch.rand(T, B, H, generator=g) < 0.3 for name in ("stay_h", "stay_c")[: 1 + lstm]}
+    if "rates" in which:
+        parts |= dict.fromkeys(("stay_h", "stay_c")[: 1 + lstm], 0.3)
+    if "start" in which:
+        leaves |= {"start_h": numbers(B, H)} | ({"start_c": numbers(B, H)} if lstm else {})
+    return leaves, parts
+
+
+def run(compute, mode, leaves, parts, **masks):
+    norms = None
+    if "gain" in leaves:
+        norm_c = Norm(leaves["gain_c"], leaves["bias_c"]) if mode == "LSTM" else None
+        norms = Norms(leaves["gain"], leaves["gain"], norm_c)
+    how = Regularised(norms=norms, start=(leaves.get("start_h"), leaves.get("start_c")), **parts)
+    given = [leaves["x"], leaves["h"], leaves.get("c"), leaves["w_hh"], leaves.get("b_hh")]
+    return [r for r in compute(mode, *given, **masks, regularised=how) if r is not None]
+
+
+def assert_agree(mode, size, dtype, which, lengths=False, resets=False, reverse=False):
+    leaves, parts = drawn(mode, size, dtype, which)
+    exact = {n: t.detach().double().requires_grad_() for n, t in leaves.items()}
+    T, B = size[:2]
+    masks = {
+        "lengths": torch.randint(0, T + 1, (B,)) if lengths else None,
+        "resets": torch.rand(T, B) < 0.3 if resets else None,
+        "reverse": reverse,
+    }
+    norms, exact_norms = torch.zeros(2, T, B), torch.zeros(2, T, B, dtype=torch.float64)
+    got = run(regularised.run, mode, leaves, parts, **masks, grad_norms=norms)
+    want = run(plain.run_gates, mode, exact, {n: _exact(p) for n, p in parts.items()}, **masks, grad_norms=exact_norms)
+    for r, e in zip(got, want, strict=True):
+        agree.assert_agree(r, e, f"{mode} {which} result", dtype)
+    found, wanted = agree.gradients(got, leaves), agree.gradients(want, exact)
+    for name in wanted:
+        agree.assert_agree(found[name], wanted[name], f"{mode} {which} gradient of {name}", dtype)
+    agree.assert_agree(norms, exact_norms, f"{mode} {which} gradient norms", torch.float32)
+
+
+def _exact(part):
+    return part.double() if isinstance(part, torch.Tensor) and part.is_floating_point() else part
+
+
+@pytest.mark.parametrize("mode", agree.MODES)
+def test_float64_steps_agree_with_the_definition(mode):
+    for count in (0, 1, 2, 4):
+        for which in itertools.combinations(REGULARISERS, count):
+            if {"zoneout", "rates"} <= set(which):
+                continue
+            for lengths, resets, reverse in agree.OPTIONS:
+                assert_agree(mode, (5, 3, 0, 7), torch.float64, which, lengths, resets, reverse)
+
+
+@pytest.mark.parametrize("mode", agree.MODES)
+def test_float32_steps_agree_with_the_definition(isa, mode, threads):
+    threads(2)
+    for size in ((4, 3, 0, 17), (3, 40, 0, 130), (1, 1, 0, 1)):
+        for which in (("norms",), ("mask", "zoneout"), ("norms", "rates", "mask", "start")):
+            assert_agree(mode, size, torch.float32, which, True, True)
+
+
+@pytest.mark.parametrize("mode", agree.MODES)
+def test_without_gradients_the_answers_are_the_same(mode):
+    leaves, parts = drawn(mode, (5, 3, 0, 7), torch.float64, ("norms", "mask", "zoneout", "start"))
+    masks = {"lengths": torch.tensor([5, 0, 3]), "resets": torch.rand(5, 3) < 0.3}
+    for reverse in (False, True):
+        want = run(regularised.run, mode, leaves, parts, **masks, reverse=reverse)
+        with torch.no_grad():
+            got = run(regularised.run, mode, leaves, parts, **masks, reverse=reverse)
+        assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
+
+
+@pytest.mark.parametrize("mode", agree.MODES)
+def test_twice_differentiated_they_are_the_definition(mode):
+    leaves, parts = drawn(mode, (3, 2, 0, 4), torch.float64, ("norms", "mask", "zoneout"))
+    second = []
+    for compute in (regularised.run, plain.run_gates):
+        output = run(compute, mode, leaves, parts)[0]
+        (first,) = torch.autograd.grad(output.square().sum(), [leaves["w_hh"]], create_graph=True)
+        second.append(torch.autograd.grad(first.square().sum(), [leaves["x"]])[0])
+    agree.assert_agree(second[0], second[1], mode, torch.float64)
+
+
+@pytest.mark.parametrize("mode", agree.MODES)
+def test_backward_can_run_twice(mode):
+    leaves, parts = drawn(mode, (3, 2, 0, 4), torch.float64, ("norms", "mask", "zoneout"))
+    output = run(regularised.run, mode, leaves, parts)[0]
+    first = torch.autograd.grad(output.sum(), list(leaves.values()), retain_graph=True, allow_unused=True)
+    again = torch.autograd.grad(output.sum(), list(leaves.values()), allow_unused=True)
+    assert all(a is b or torch.equal(a, b) for a, b in zip(first, again, strict=True))
