@@ -45,6 +45,7 @@ def table(captions: str, seconds: float, lists: dict[str, str | None]) -> None:
                     num_layers=1,
                     max_seconds=seconds,
                     max_steps=10**6,
+                    warmup_steps=20,
                     longest=16,
                     evaluate_every=10**6,
                     save_every=10**6,
