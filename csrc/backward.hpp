@@ -153,28 +153,27 @@ struct Backward {
     template <int R>
     static void pack_columns(const elem *const *from, index count, index first, elem *to) {
         for (index k = 0; k < count; k += P)
-            for (index p = 0; p < P; ++p) {
-                const elem *row = from[k + p] + first;  // the list ends with a row of zeros
-                if constexpr (P == 1)
-                    memcpy(to + k * R, row, R * sizeof(elem));  // a few vector moves
-                else
-                    for (int r = 0; r < R; ++r) to[k * R + r * P + p] = row[r];
-            }
+            if constexpr (P == 1)
+                memcpy(to + k * R, from[k] + first, R * sizeof(elem));  // a few vector moves
+            else
+                interleave(from[k] + first, from[k + 1] + first, R, to + k * R);  // the list ends with a row of zeros
     }
 
     static void pack_gates(const elem *const *from, index count, index blk, elem *to) {
         constexpr index width = Block::width;
-        for (index k = 0; k < count; k += P)
-            for (index p = 0; p < P; ++p) {
-                const elem *row = k + p < count ? from[k + p] + blk * width : nullptr;
-                elem *out = to + k * width;
-                if constexpr (P == 1) {
+        for (index k = 0; k < count; k += P) {
+            const elem *row = from[k] + blk * width;
+            elem *out = to + k * width;
+            if constexpr (P == 1) {
 #pragma GCC unroll 4
-                    for (int s = 0; s < Cell::slots; ++s) Simd::store(out + s * N, Simd::load(row + s * N));
-                } else {
-                    for (index i = 0; i < width; ++i) out[i * P + p] = row ? row[i] : elem{};
-                }
+                for (int s = 0; s < Cell::slots; ++s) Simd::store(out + s * N, Simd::load(row + s * N));
+            } else if (k + 1 < count) {
+                interleave(row, from[k + 1] + blk * width, width, out);
+            } else {
+                const elem zeros[width] = {};
+                interleave(row, zeros, width, out);
             }
+        }
     }
 
     void sum_gates(const elem *const *from, index count, index blk) {
