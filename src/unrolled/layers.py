@@ -164,7 +164,7 @@ class Recurrent(nn.Module):
         with torch.no_grad():
             for one in self.all_weights:
                 sizes = (one[0].shape[1], mode, self.hidden_size, self.proj_size)
-                torch._cudnn_rnn_flatten_weight(one, len(one), *sizes, 1, False, False)
+                torch._cudnn_rnn_flatten_weight(tuple(one), len(one), *sizes, 1, False, False)  # type: ignore[attr-defined]
 
     def _apply(self, fn: Any, recurse: bool = True) -> Recurrent:
         super()._apply(fn, recurse)
