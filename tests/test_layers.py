@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pack_sequence, pad_packed_sequence
 
 import unrolled
-from unrolled.layers import State, plain_recurrence, recurrence
+from unrolled.layers import State, _torch_recurrence, plain_recurrence, recurrence, way_to_compute
 
 T, B, I, H = 5, 3, 4, 7
 KINDS = {
@@ -352,6 +352,23 @@ def test_an_exported_model_takes_any_number_of_steps(tagger: Tagger) -> None:
     assert_same(program.module()(*inputs), tagger(*inputs))
 
 
+def test_integers_of_any_width_do_for_ids_and_lengths() -> None:
+    layer, table = unrolled.GRU(I, H), torch.randn(9, I)
+    ids, lengths = torch.randint(9, (T, B)), torch.tensor([5, 0, 2])
+    expected = flat(layer(ids, lengths=lengths, embedding=table))
+    for dtype in (torch.int8, torch.int16, torch.int32):
+        assert_all_same(flat(layer(ids.to(dtype), lengths=lengths.to(dtype), embedding=table)), expected)
+
+
+@pytest.mark.parametrize("kind", ["rnn", "lstm", "gru"])
+def test_sizes_beyond_32_bits_work_or_are_refused(kind: str) -> None:
+    layer, _ = twins(kind, torch.float32)
+    long = torch.zeros(1, 1, I).expand(2**31 + 5, 0, I)
+    assert layer(long)[0].shape == (2**31 + 5, 0, layer.hidden_size)
+    with torch.inference_mode(), pytest.raises(RuntimeError, match=r"memory|Storage size calculation overflowed"):
+        layer(torch.zeros(1, 1, I).expand(2**42, 2, I))
+
+
 def test_dropout_acts_between_layers_in_training_only() -> None:
     layer = unrolled.LSTM(I, H, num_layers=2, dropout=0.5)
     x = torch.randn(T, B, I)
@@ -386,6 +403,62 @@ def test_autocast_gives_bfloat16() -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert_same(layer(x)[0].float().to(torch.bfloat16), layer(x)[0].to(torch.bfloat16))
     assert layer(x)[0].dtype == torch.float32
+
+
+class TestOtherDevices:
+    """What can be said of CUDA without one: which way is chosen, what cuDNN is handed, and shapes on the meta device."""
+
+    @pytest.mark.parametrize("mode", ["LSTM", "GRU", "RNN_TANH", "RNN_RELU"])
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
+    def test_cudnn_serves_what_it_can_express(self, mode: str, dtype: torch.dtype) -> None:
+        cuda = torch.device("cuda")
+        for projected in (False, True):
+            assert way_to_compute(mode, dtype, cuda, projected=projected, uncommon=False) == "torch"
+            assert way_to_compute(mode, dtype, cuda, projected=projected, uncommon=True) == "plain"
+
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_every_way_gives_shapes_on_meta(self, kind: str) -> None:
+        for variant in VARIANTS:
+            layer, _ = twins(kind, **variant)
+            x = torch.randn(*((B, T, I) if layer.batch_first else (T, B, I)), dtype=torch.float64)
+            for how in ({}, {"lengths": torch.tensor([5, 0, 2])}, {"resets": torch.rand(x.shape[:2]) < 0.5}):
+                expected = [part.shape for part in flat(layer(x, **how))]
+                there = {name: value.to("meta") for name, value in how.items()}
+                got = flat(copy.deepcopy(layer).to("meta")(x.to("meta"), **there))
+                assert [part.shape for part in got] == expected
+                assert all(part.device.type == "meta" for part in got)
+
+    @pytest.mark.parametrize("kind", KINDS)
+    @pytest.mark.parametrize("reverse", [False, True])
+    def test_torchs_operators_agree_with_the_definition(self, kind: str, reverse: bool) -> None:
+        """On CUDA these are cuDNN's; here the same calls run on the CPU, lengths and all."""
+        layer, _ = twins(kind)
+        hx = initial_state(layer)
+        state = State(*(part[0] for part in (hx if isinstance(hx, tuple) else (hx,))))
+        x, (w, w_hr) = torch.randn(T, B, I, dtype=torch.float64), layer._weights("_l0")
+        for lengths in (None, torch.tensor([4, 0, 5])):
+            got = _torch_recurrence(layer.mode, x, state, w, w_hr, lengths, reverse)
+            want = plain_recurrence(layer.mode, x, state, w, w_hr, lengths=lengths, reverse=reverse)
+            assert_same(got.output, want.output)
+            assert_all_same([s for s in got.last if s is not None], [s for s in want.last if s is not None])
+
+    def test_each_directions_weights_are_laid_out_for_cudnn(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        layer, calls = unrolled.LSTM(I, H, num_layers=2, bidirectional=True, proj_size=3), []
+        monkeypatch.setattr(torch.Tensor, "is_cuda", True)
+        monkeypatch.setattr(torch.backends.cudnn, "is_acceptable", lambda weight: True)
+        monkeypatch.setattr(torch.backends.cudnn.rnn, "get_cudnn_mode", lambda mode: 2)
+        monkeypatch.setattr(torch, "_cudnn_rnn_flatten_weight", lambda *arguments: calls.append(arguments))
+        layer.flatten_parameters()
+        assert [(len(weights), count, width) for weights, count, width, *_ in calls] == [(5, 5, I)] * 2 + [(5, 5, 6)] * 2
+
+    @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_cuda_gives_what_the_cpu_gives(self, kind: str) -> None:
+        layer, _ = twins(kind, num_layers=2, bidirectional=True)
+        x, there = torch.randn(T, B, I, dtype=torch.float64), copy.deepcopy(layer).to("cuda")
+        for how in ({}, {"lengths": torch.tensor([5, 0, 2])}, {"resets": torch.rand(T, B) < 0.5}):
+            got = there(x.to("cuda"), **{name: value.to("cuda") for name, value in how.items()})
+            assert_all_same([part.cpu() for part in flat(got)], flat(layer(x, **how)))
 
 
 class TestErrors:
@@ -458,6 +531,25 @@ class TestErrors:
     def test_embedding_of_another_width(self) -> None:
         with pytest.raises(ValueError, match=r"embedding of shape \(V, input_size=4\), got a tensor of shape \(9, 5\)"):
             unrolled.GRU(I, H)(torch.tensor([[0]]), embedding=torch.zeros(9, 5))
+
+    def test_embedding_of_another_dtype(self) -> None:
+        with pytest.raises(ValueError, match=r"embedding of dtype torch.float32.*got torch.float64"):
+            unrolled.GRU(I, H)(torch.zeros(T, B, dtype=torch.int64), embedding=torch.zeros(9, I, dtype=torch.float64))
+
+    @pytest.mark.parametrize("argument", ["hx", "lengths", "resets", "gradient_norms"])
+    def test_what_lies_on_another_device(self, argument: str) -> None:
+        given = {
+            "hx": torch.zeros(1, B, H),
+            "lengths": torch.full((B,), T),
+            "resets": torch.zeros(T, B, dtype=torch.bool),
+            "gradient_norms": torch.zeros(1, 2, T, B),
+        }
+        with pytest.raises(ValueError, match=r"on cpu, where the weights are, got .* on meta"):
+            unrolled.GRU(I, H)(torch.zeros(T, B, I), **{argument: given[argument].to("meta")})
+
+    def test_state_of_another_dtype(self) -> None:
+        with pytest.raises(ValueError, match=r"h0 of torch.float32, the dtype of the weights, got .* float64"):
+            unrolled.GRU(I, H)(torch.zeros(T, B, I), torch.zeros(1, B, H, dtype=torch.float64))
 
     def test_gradient_norms_of_another_shape(self) -> None:
         with pytest.raises(ValueError, match=r"gradient_norms expected shape \(1, 2, 5, 3\)"):

@@ -151,7 +151,25 @@ class Recurrent(nn.Module):
                 nn.init.constant_(parameter[self.hidden_size : 2 * self.hidden_size], value)
 
     def flatten_parameters(self) -> None:
-        """Nothing to do; here because code written for torch.nn calls it."""
+        """On CUDA, lay each direction's weights out in one piece, as cuDNN reads them; it would copy them at every call.
+
+        Moving the layer does this by itself. Elsewhere there is nothing to do.
+        """
+        weights = list(self.parameters())
+        if not all(w.is_cuda and torch.backends.cudnn.is_acceptable(w) for w in weights):
+            return
+        if len({w.data_ptr() for w in weights}) != len(weights):  # shared with somebody: leave them where they are
+            return
+        mode = torch.backends.cudnn.rnn.get_cudnn_mode(self.mode)
+        with torch.no_grad():
+            for one in self.all_weights:
+                sizes = (one[0].shape[1], mode, self.hidden_size, self.proj_size)
+                torch._cudnn_rnn_flatten_weight(tuple(one), len(one), *sizes, 1, False, False)  # type: ignore[attr-defined]
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Recurrent:
+        super()._apply(fn, recurse)
+        self.flatten_parameters()
+        return self
 
     def extra_repr(self) -> str:
         unlike_default = {
@@ -325,12 +343,16 @@ class Recurrent(nn.Module):
         tokens = not input.is_floating_point() and input.dtype != torch.bool
         self._check_tokens(input, embedding) if tokens else self._check_input(input)
         batched = input.dim() == (2 if tokens else 3)
-        x = input if batched else input.unsqueeze(1)
+        x = input.long() if tokens else input
+        x = x if batched else x.unsqueeze(1)
         if batched and self.batch_first:
             x = x.transpose(0, 1)
             resets = resets.transpose(0, 1) if isinstance(resets, Tensor) and resets.dim() == 2 else resets
         elif not batched and isinstance(resets, Tensor) and resets.dim() == 1:
             resets = resets.unsqueeze(1)
+        if isinstance(lengths, Tensor) and lengths.device == x.device and x.device.type not in ("cpu", "meta"):
+            # Packing reads them on the CPU. To wait for them once costs less than a loop over the steps in Python.
+            lengths = lengths if torch.compiler.is_compiling() else lengths.cpu()
         lengths, resets = _check_masks(lengths, resets, *x.shape[:2])
         if gradient_norms is not None:
             expected = (self.num_layers * self.num_directions, 2, *x.shape[:2])
@@ -452,7 +474,7 @@ class Recurrent(nn.Module):
                 hint = f" Is it laid out ({axes})? The last axis must be the features."
             raise RuntimeError(f"{self._name} expected input of width {self.input_size} (input_size), got ({sizes}).{hint}")
         dtype = self.weight_ih_l0.dtype
-        if x.dtype != dtype and not torch.is_autocast_enabled(x.device.type):
+        if x.dtype != dtype and not kernels.autocast_dtype(x.device):
             raise ValueError(
                 f"{self._name} expected input of dtype {dtype}, that of its weights, got {x.dtype}. "
                 f"Convert the input with input.to({dtype}), or the layer with layer.to({x.dtype})."
@@ -464,6 +486,12 @@ class Recurrent(nn.Module):
         if embedding is not None and (embedding.dim() != 2 or embedding.shape[1] != self.input_size):
             raise ValueError(
                 f"{self._name} expected an embedding of shape (V, input_size={self.input_size}), got {_describe(embedding)}."
+            )
+        dtype = self.weight_ih_l0.dtype
+        if embedding is not None and embedding.dtype != dtype and not kernels.autocast_dtype(embedding.device):
+            raise ValueError(
+                f"{self._name} expected an embedding of dtype {dtype}, that of its weights, got {embedding.dtype}. "
+                f"Convert it with embedding.to({dtype})."
             )
         known = self.input_size if embedding is None else embedding.shape[0]
         if ids.device.type == "cpu" and ids.numel() and not torch.compiler.is_compiling():
@@ -604,19 +632,27 @@ def recurrence(
 
     What changes the steps, and resets to a learned state, go through `unrolled.kernels.regularised` on the CPU in fp32 and
     float64, else, as with projections, through the plain loop. Of the rest, our own kernels serve everything on the CPU but
-    projections. Where they were not built, and on accelerators, torch's fused operators serve whole sequences, and on the
-    CPU also lengths (through packing, which needs them there anyway). The plain loop serves what is left.
+    projections. Where they were not built, and on accelerators, torch's fused operators (on CUDA those are cuDNN's) serve
+    whole sequences and lengths, through packing. The plain loop serves what is left: resets, looks inside, and lengths in a
+    compiled graph.
     """
-    inside = gradient_norms is not None or (every_step and mode == "LSTM")
     # Fewer tokens than the table has rows: no table of products. An exported program must not depend on how many there are.
     exporting = torch.compiler.is_compiling() and not torch.compiler.is_dynamo_compiling()
     if not x.is_floating_point() and embedding is not None and (exporting or embedding.shape[0] > x.numel()):
         x = torch.nn.functional.embedding(x, embedding)
     if regularised.changes_steps or (regularised.starts_elsewhere and resets is not None):
-        how = {"lengths": lengths, "resets": resets, "reverse": reverse, "gradient_norms": gradient_norms}
+        how = {
+            "lengths": None if lengths is None else lengths.to(x.device),
+            "resets": resets,
+            "reverse": reverse,
+            "gradient_norms": gradient_norms,
+        }
         return _regularised_recurrence(mode, x, state, w, w_hr, embedding=embedding, **how, regularised=regularised)
-    dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else w.w_hh.dtype
-    if w_hr is None and kernels.supports(mode, dtype, x.device):
+    dtype = kernels.autocast_dtype(x.device) or w.w_hh.dtype
+    inside = gradient_norms is not None or (every_step and mode == "LSTM")
+    empty = x.shape[0] == 0 or x.shape[1] == 0
+    way = way_to_compute(mode, dtype, x.device, projected=w_hr is not None, uncommon=empty or inside or resets is not None)
+    if way == "kernels":
         how = {"lengths": lengths, "resets": resets, "reverse": reverse, "grad_norms": gradient_norms}
         how |= {"save": save}
         if x.is_floating_point():
@@ -624,13 +660,26 @@ def recurrence(
         else:
             output, cells, h, c = kernels.run_tokens(mode, x, embedding, *state, *w, **how, every_c=every_step)
         return Unrolled(output, State(h, c), cells)
-    empty = x.shape[0] == 0 or x.shape[1] == 0
-    if empty or inside or resets is not None or (lengths is not None and lengths.device.type != "cpu"):
+    if way == "plain" or (lengths is not None and torch.compiler.is_compiling()):  # packing would break the graph
+        lengths = None if lengths is None else lengths.to(x.device)
         how = {"lengths": lengths, "resets": resets, "reverse": reverse, "gradient_norms": gradient_norms}
         return plain_recurrence(mode, x, state, w, w_hr, embedding=embedding, **how)
     if not x.is_floating_point():
         x = one_hot(x, w.w_ih.shape[1]).to(w.w_ih.dtype) if embedding is None else torch.nn.functional.embedding(x, embedding)
     return _torch_recurrence(mode, x, state, w, w_hr, lengths, reverse)
+
+
+def way_to_compute(mode: str, dtype: torch.dtype, device: torch.device, *, projected: bool, uncommon: bool) -> str:
+    """How `recurrence` computes a call: "kernels", "torch" (its fused operators; cuDNN's on CUDA) or "plain".
+
+    `uncommon` is what torch's operators cannot say: resets, looks inside, an empty sequence.
+
+    >>> way_to_compute("GRU", torch.float32, torch.device("cuda"), projected=False, uncommon=False)
+    'torch'
+    """
+    if not projected and kernels.supports(mode, dtype, device):
+        return "kernels"
+    return "plain" if uncommon or device.type == "meta" else "torch"
 
 
 def plain_recurrence(
@@ -704,14 +753,14 @@ def _torch_recurrence(
     weights = [weight for weight in (*w, w_hr) if weight is not None]
     h0 = [part.unsqueeze(0) for part in state if part is not None]
     if reverse:
-        x = _reversed(x, lengths)
+        x = _reversed(x, None if lengths is None else lengths.to(x.device))
     options = (w.b_ih is not None, 1, 0.0, torch.is_grad_enabled(), False)  # biases, layers, dropout, train, directions
     if lengths is None:
         hx = h0 if mode == "LSTM" else h0[0]
         output, *last = operator(x, hx, weights, *options, False)
     else:
-        x, started = _without_padding(x, lengths), lengths > 0
-        packed = pack_padded_sequence(x, lengths.clamp(min=1), enforce_sorted=False)  # which refuses lengths of 0
+        x, started = _without_padding(x, lengths.to(x.device)), (lengths > 0).to(x.device)
+        packed = pack_padded_sequence(x, lengths.clamp(min=1).cpu(), enforce_sorted=False)  # which refuses lengths of 0
         assert packed.sorted_indices is not None
         sorted_h0 = [part.index_select(1, packed.sorted_indices) for part in h0]
         hx = sorted_h0 if mode == "LSTM" else sorted_h0[0]
@@ -721,7 +770,7 @@ def _torch_recurrence(
         last = [part.index_select(1, packed.unsorted_indices) for part in last]
         last = [torch.where(started[:, None], new, old) for new, old in zip(last, h0, strict=True)]
     if reverse:
-        output = _reversed(output, lengths)
+        output = _reversed(output, None if lengths is None else lengths.to(x.device))
     return Unrolled(output, State(*(part.squeeze(0) for part in last)))
 
 
@@ -775,11 +824,11 @@ def _check_masks(lengths: Tensor | None, resets: Tensor | None, steps: int, batc
         whole_numbers = isinstance(lengths, Tensor) and not lengths.is_floating_point() and lengths.dtype != torch.bool
         if not whole_numbers or tuple(lengths.shape) != (batch,):
             raise ValueError(f"lengths expected integers of shape (B={batch},), got {_describe(lengths)}.")
-        # Reading values from an accelerator would wait for it; there the kernels treat lengths over T as T.
         if lengths.device.type == "cpu" and not torch.compiler.is_compiling() and batch:
             low, high = int(lengths.min()), int(lengths.max())
             if low < 0 or high > steps:
                 raise ValueError(f"lengths expected values from 0 to T={steps}, got values from {low} to {high}.")
+        lengths = lengths.long()
     if resets is not None and not (
         isinstance(resets, Tensor) and resets.dtype == torch.bool and tuple(resets.shape) == (steps, batch)
     ):

@@ -476,8 +476,10 @@ def supports(mode: str, dtype: torch.dtype, device: torch.device) -> bool:
     return device.type == "cpu" and mode in _HIDDEN_ROWS and dtype in native.dtypes
 
 
-def _autocast(device: torch.device) -> torch.dtype | None:
-    return torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None
+def autocast_dtype(device: torch.device) -> torch.dtype | None:
+    """What autocast computes in on this device; None where it is off, or the device (meta) knows none."""
+    on = torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
+    return torch.get_autocast_dtype(device.type) if on else None
 
 
 def run(
@@ -532,7 +534,7 @@ def run_tokens(
 ):
     """`run` on x = embedding[ids], ids (T, B), without the product with W_ih at every step: it is made once per row of
     the (V, I) embedding. Pays where V is below T * B. Without an embedding, ids are one-hot vectors of width I = V."""
-    dtype = _autocast(w_hh.device) or w_hh.dtype
+    dtype = autocast_dtype(w_hh.device) or w_hh.dtype
     with torch.autocast(w_hh.device.type, enabled=False):
         embedding, w_ih, b_ih = (None if t is None else t.to(dtype) for t in (embedding, w_ih, b_ih))
         if embedding is None:
@@ -545,7 +547,7 @@ def run_tokens(
 def _run(
     mode, x: Any, ids: Any, table: Any, h0, c0, w_ih, w_hh, b_ih, b_hh, lengths, resets, reverse, grad_norms, every_c, save
 ):
-    dtype = _autocast(w_hh.device)
+    dtype = autocast_dtype(w_hh.device)
     if dtype is not None:
         cast: list[Any] = [None if t is None else t.to(dtype) for t in (x, table, h0, c0, w_ih, w_hh, b_ih, b_hh)]
         x, table, h0, c0, w_ih, w_hh, b_ih, b_hh = cast
