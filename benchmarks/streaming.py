@@ -1,6 +1,6 @@
-"""Steps at a batch of one: ours beside torch and onnxruntime, on one thread, interleaved in one process.
+"""Steps at a batch of one: ours beside torch and onnxruntime, on as many threads each, interleaved in one process.
 
-    python -m benchmarks.streaming [--rounds 40] [--hidden 512] [--skip-step]
+    python -m benchmarks.streaming [--rounds 40] [--hidden 512] [--threads 1] [--skip-step]
 
 Two tables: a single call of `step` at B=1, H=64; and writing text with a 2-layer character LSTM, where every system feeds
 back its own likeliest token. Times are medians over the rounds, least times beside them; "off by" is the largest
@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+import unrolled
 from unrolled.kernels import native, stream
 from unrolled.kernels.stream import Streamer
 
@@ -163,7 +164,7 @@ def onnxruntime(name: str, model: Text, folder: Path, int8: bool) -> System:
         quantize_dynamic(path, folder / "int8.onnx", weight_type=QuantType.QInt8, op_types_to_quantize=["LSTM", "MatMul"])
         path = folder / "int8.onnx"
     options = ort.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.intra_op_num_threads, options.inter_op_num_threads = torch.get_num_threads(), 1
     options.log_severity_level = 3
     session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     wanted = ["scores", *(f"{n}_out" for n in names)]
@@ -206,7 +207,7 @@ def machine() -> str:
 
         versions += f", onnxruntime {ort.__version__}"
     return (
-        f"{model or platform.processor()}, {platform.machine()}, {native.isa()}; {torch.get_num_threads()} thread; {versions}"
+        f"{model or platform.processor()}, {platform.machine()}, {native.isa()}; threads {torch.get_num_threads()}; {versions}"
     )
 
 
@@ -215,7 +216,8 @@ def table_of_steps(rounds: int, H: int = 64) -> None:
     for kind, cell_kind in ((nn.LSTM, nn.LSTMCell), (nn.GRU, nn.GRUCell), (nn.RNN, nn.RNNCell)):
         layer, cell, x = kind(H, H), cell_kind(H, H), torch.randn(1, H)
         cell.load_state_dict({k.removesuffix("_l0"): v for k, v in layer.state_dict().items()})
-        kept, handed = Streamer(layer), Streamer(layer)
+        kept, handed = Streamer(layer), getattr(unrolled, kind.__name__)(H, H)
+        handed.load_state_dict(layer.state_dict())
         state: dict[str, object] = {"layer": None, "cell": None, "handed": None}
 
         def by_layer(layer=layer, x=x[None], state=state) -> Tensor:
@@ -227,16 +229,14 @@ def table_of_steps(rounds: int, H: int = 64) -> None:
             return state["cell"][0] if isinstance(state["cell"], tuple) else state["cell"]
 
         def by_handing(handed=handed, x=x, state=state) -> Tensor:
-            if handed.stale():
-                handed.repack()
-            out, state["handed"] = handed.advance(x, state["handed"])
+            out, state["handed"] = handed.step(x, state["handed"])
             return out
 
         ways = {
             f"torch.nn.{kind.__name__}": by_layer,
             f"torch.nn.{cell_kind.__name__}": by_cell,
             "Streamer.step": lambda kept=kept, x=x: kept.step(x),
-            "Streamer.advance, checked for stale weights": by_handing,
+            f"unrolled.{kind.__name__}.step": by_handing,
             "Streamer.step again (noise)": lambda kept=kept, x=x: kept.step(x),
         }
         outputs = [way() for way in list(ways.values())[:4]]
@@ -310,10 +310,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument("--hidden", type=int, default=512)
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--skip-step", action="store_true", help="only the second table")
     arguments = parser.parse_args()
     torch.manual_seed(0)
-    torch.set_num_threads(1)
+    torch.set_num_threads(arguments.threads)
     print(machine())
     if not arguments.skip_step:
         table_of_steps(arguments.rounds)

@@ -27,6 +27,7 @@ struct unrolled_stream {
     // walking
     char *scratch;
     int scratch_threads;
+    int late;         // regions on end in which one thread waited long for another
     int64_t alone;    // steps left to do on one thread, because another lost its core
     // choosing
     uint64_t random[4];
@@ -168,7 +169,11 @@ int walk(unrolled_stream &s, StreamWalk &w, int64_t n, int64_t threads) {
         const bool together = threads > 1 && s.alone <= 0;
         w.end = threads > 1 ? std::min(n, w.from + kStepsTogether) : n;
         const int waits = together ? s.kernels->walk(s.model, w, int(threads)) : -1;
-        if (waits > 0) s.alone = kStepsAlone;
+        if (together) s.late = waits > 0 ? s.late + 1 : 0;  // once is an accident
+        if (s.late > 1) {
+            s.alone = kStepsAlone;
+            s.late = 0;
+        }
         if (waits < 0) {
             s.kernels->walk(s.model, w, 1);
             s.alone -= s.alone > 0 ? w.end - w.from : 0;
