@@ -66,7 +66,7 @@ def speed(folder: str, photos: str) -> None:
             marks = [time.perf_counter()]
             pixels = torch.stack([run.encoder.pixels(read_image(path)) for path in images[begin : begin + PHOTOS_AT_ONCE]])
             marks.append(time.perf_counter())
-            features = (run.model.encoder or run.encoder)(pixels)
+            features = run.encoder(pixels)
             marks.append(time.perf_counter())
             write(run.model, run.vocabulary, run.model.see(features), longest=run.config.longest)
             marks.append(time.perf_counter())

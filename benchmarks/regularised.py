@@ -74,6 +74,32 @@ def loop(cell: str, layer: nn.Module, options: dict[str, Any]) -> Callable[[Tens
     return run
 
 
+def measure(cell: str, T: int, B: int, H: int, rounds: int) -> dict[str, tuple[float, float, float]]:
+    """Option -> milliseconds of our layer, of the loop, and of our layer without options."""
+    x, calls = torch.randn(T, B, H), {}
+    for name, options in OPTIONS.items():
+        if "forget_bias" in options and cell != "LSTM":
+            continue
+        layer = getattr(unrolled, cell)(H, H, **options)
+        other = loop(cell, layer, options)
+        outputs = []
+        for one in (lambda layer=layer: layer(x)[0], lambda other=other: other(x)):
+            torch.manual_seed(0)
+            outputs.append(one())
+        torch.testing.assert_close(*outputs, rtol=1e-3, atol=1e-4)
+        calls[name, "ours"] = lambda layer=layer: layer(x)[0].sum().backward()
+        calls[name, "loop"] = lambda other=other: other(x).sum().backward()
+    taken: dict[tuple[str, str], list[float]] = {key: [] for key in calls}
+    for _ in range(rounds):
+        for key, call in calls.items():
+            started = time.perf_counter()
+            call()
+            taken[key].append(time.perf_counter() - started)
+    medians = {key: 1e3 * statistics.median(seconds) for key, seconds in taken.items()}
+    names = dict.fromkeys(name for name, _ in calls)
+    return {name: (medians[name, "ours"], medians[name, "loop"], medians["plain", "ours"]) for name in names}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cells", nargs="+", choices=["LSTM", "GRU"], default=["LSTM", "GRU"])
@@ -89,30 +115,8 @@ def main() -> None:
     print(f"forward and backward, T={T}, B={B}, I=H={H}; milliseconds")
     print(f"{'':6}{'option':24}{'ours':>8}{'loop':>9}{'loop / ours':>13}{'ours / plain':>14}")
     for cell in arguments.cells:
-        x, calls = torch.randn(T, B, H), {}
-        for name, options in OPTIONS.items():
-            if "forget_bias" in options and cell != "LSTM":
-                continue
-            layer = getattr(unrolled, cell)(H, H, **options)
-            other = loop(cell, layer, options)
-            outputs = []
-            for one in (layer, other):
-                torch.manual_seed(0)
-                output = one(x)
-                outputs.append(output[0] if isinstance(output, tuple) else output)
-            torch.testing.assert_close(*outputs, rtol=1e-3, atol=1e-4)
-            calls[name, "ours"] = lambda layer=layer: layer(x)[0].sum().backward()
-            calls[name, "loop"] = lambda other=other: other(x).sum().backward()
-        taken: dict[tuple[str, str], list[float]] = {key: [] for key in calls}
-        for _ in range(arguments.rounds):
-            for key, call in calls.items():
-                started = time.perf_counter()
-                call()
-                taken[key].append(time.perf_counter() - started)
-        medians = {key: 1e3 * statistics.median(seconds) for key, seconds in taken.items()}
-        for name in dict.fromkeys(name for name, _ in calls):
-            ours, theirs = medians[name, "ours"], medians[name, "loop"]
-            print(f"{cell:6}{name:24}{ours:8.2f}{theirs:9.2f}{theirs / ours:13.2f}{ours / medians['plain', 'ours']:14.2f}")
+        for name, (ours, theirs, plain) in measure(cell, T, B, H, arguments.rounds).items():
+            print(f"{cell:6}{name:24}{ours:8.2f}{theirs:9.2f}{theirs / ours:13.2f}{ours / plain:14.2f}")
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from unrolled.kernels import regularised as compiled_steps
 from unrolled.kernels.stream import Streamer
 from unrolled.regularised import CHANGE_STEPS, DEFAULTS, NOTHING, Options, Regularised, check, draw
 
-STREAMING_ROWS = 4  # up to this batch a single step runs on the streaming engine
+STREAMING_ROWS = 64  # up to this batch a step runs on the streaming engine: 3 to 12 times faster at B = 4, alike at 64, H = 512
 GATES = plain.GATES
 
 
@@ -301,7 +301,7 @@ class Recurrent(nn.Module):
     def _streaming(self, x_t: Tensor) -> Streamer | None:
         """The engine for single steps, with the weights packed as it reads them, kept until they change.
 
-        It knows no gradients and no dropout, and is for few rows: a batch is better off with the sequence kernels.
+        It knows no gradients and no dropout, and works on one thread: a large batch is better off with the sequence kernels.
         """
         if torch.compiler.is_compiling() or x_t.dtype is not torch.float32 or (self.dropout and self.training):
             return None

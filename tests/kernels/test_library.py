@@ -17,13 +17,24 @@ from unrolled.kernels import native
 
 SOURCES = Path(__file__).parents[2] / "csrc"
 AVX512 = ["-mavx2", "-mfma", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"]
+AVX2 = ["-mavx2", "-mfma"]
 UNITS = {
     "dispatch": [],
     "memory": ["-DUNROLLED_CHECK_MEMORY"],
     "isa_portable": [],
-    "isa_avx2": ["-mavx2", "-mfma"],
+    "isa_avx2": AVX2,
     "isa_avx512": AVX512,
     "isa_avx512_bf16": [*AVX512, "-mavx512bf16"],
+    "streaming": [],
+    "streaming_isa_portable": [],
+    "streaming_isa_avx2": AVX2,
+    "streaming_isa_avx512": AVX512,
+    "streaming_isa_avx512_vnni": [*AVX512, "-mavx512vnni"],
+    "streaming_isa_avx512_bf16": [*AVX512, "-mavx512bf16"],
+    "regularised": [],
+    "regularised_isa_portable": [],
+    "regularised_isa_avx2": AVX2,
+    "regularised_isa_avx512": AVX512,
 }
 
 
@@ -57,12 +68,12 @@ def test_sanitizers_find_nothing_in_any_kernel(tmp_path):
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(compile_unit, UNITS))
     objects = [tmp_path / f"{unit}.o" for unit in UNITS]
-    subprocess.run(
-        ["g++", *flags, SOURCES / "check" / "all_kernels.cpp", *objects, "-o", tmp_path / "check", "-lpthread"], check=True
-    )
-    ran = subprocess.run([tmp_path / "check"], capture_output=True, text=True)
-    assert ran.returncode == 0, ran.stdout + ran.stderr
-    assert "calls" in ran.stdout
+    for program in ("all_kernels", "all_steps"):
+        source = SOURCES / "check" / f"{program}.cpp"
+        subprocess.run(["g++", *flags, source, *objects, "-o", tmp_path / program, "-lpthread"], check=True)
+        ran = subprocess.run([tmp_path / program], capture_output=True, text=True)
+        assert ran.returncode == 0, ran.stdout + ran.stderr
+        assert "calls" in ran.stdout
 
 
 ARM64 = shutil.which("aarch64-linux-gnu-g++")

@@ -4,14 +4,15 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageDraw
 from tests.tolerance import assert_same
 
-from unrolled import cells, tasks
+from unrolled import cells, encoders, tasks
 from unrolled.cells import Weights
-from unrolled.data.captions import END, PAD, START, UNKNOWN
+from unrolled.data.captions import END, PAD, START, UNKNOWN, Photo
 from unrolled.errors import ConfigError, DataError
 from unrolled.metrics import CiderReward
 from unrolled.tasks.captioning import data, generate, loss
@@ -297,11 +298,34 @@ def test_the_encoder_learns_from_its_epoch_on_and_not_before(shapes: Path, tmp_p
     settings = {**TINY, "max_steps": 4, "save_every": 2, "evaluate_every": 4, "batch_size": 7, "fine_tune_from": 2}
     tasks.train("captioning", shapes, run=tmp_path / "run", **settings)  # 15 photos: 3 steps are an epoch
     run = Run(tmp_path / "run")
-    assert run.model.encoder is not None
-    frozen, learned = run.encoder.body.state_dict(), run.model.encoder.body.state_dict()
+    assert run.model.encoder is run.encoder
+    frozen, learned = encoders.load().body.state_dict(), run.encoder.body.state_dict()
     assert any(not torch.equal(frozen[name], learned[name]) for name in frozen)
     assert Task(run.config, tmp_path / "run").batch(2)["features"].dim() == 3
     assert Task(run.config, tmp_path / "run").batch(3)["features"].dtype == torch.uint8
+
+
+def test_a_run_may_begin_with_a_cnn_that_has_learned_and_leave_it_so(shapes: Path, tmp_path: Path) -> None:
+    settings = {**TINY, "max_steps": 2, "save_every": 2, "evaluate_every": 2}
+    tasks.train("captioning", shapes, run=tmp_path / "first", **settings, fine_tune_from=1)
+    tasks.train("captioning", shapes, run=tmp_path / "second", **settings, start=str(tmp_path / "first"))
+    first, second = Run(tmp_path / "first"), Run(tmp_path / "second")
+    task = Task(second.config, second.folder)
+    assert first.encoder.fingerprint() == second.encoder.fingerprint() == task.encoder.fingerprint()
+    assert first.encoder.fingerprint() != encoders.load().fingerprint()
+    assert task.batch(0)["features"].dim() == 3  # taken once, with the CNN as it is
+    assert not torch.equal(first.model.output.weight, second.model.output.weight)
+    key = task.batches.examples[0]
+    assert_same(second.encoder(data.pixels(second.encoder, key)[None]).half().float(), task.cache.read([key.key]))
+
+
+def test_a_part_of_a_photo_is_another_one_each_time_and_no_larger_than_it(shapes: Path) -> None:
+    encoder, chance = encoders.load(), np.random.default_rng(0)
+    photo = Photo(str(shapes / "images" / "red-circle-left.png"))
+    one = data.Example("red", photo, b"", b"", [])
+    parts = [data.pixels(encoder, one, 0.3, chance) for _ in range(5)]
+    assert len({part.numpy().tobytes() for part in parts}) == 5
+    assert torch.equal(data.pixels(encoder, one, 1.0, chance), data.pixels(encoder, one))
 
 
 def test_starting_from_a_model_of_another_shape_is_refused(captioner: Path, shapes: Path, tmp_path: Path) -> None:

@@ -37,6 +37,7 @@ class Photo:
     """Where a photo's bytes are: a file, or a stretch of a .tar."""
 
     path: str
+    """Absolute, so that a run can be resumed from any folder."""
     offset: int = 0
     size: int = -1
 
@@ -245,14 +246,14 @@ def find_photos(where: Path) -> dict[str, Photo]:
     if where.is_dir():
         for path in sorted(where.rglob("*")):
             if path.suffix.lower() in EXTENSIONS and path.is_file():
-                photos[str(path.relative_to(where))] = Photo(str(path))
-                photos.setdefault(path.name, Photo(str(path)))
+                photos[str(path.relative_to(where))] = Photo(str(path.resolve()))
+                photos.setdefault(path.name, Photo(str(path.resolve())))
         return photos
     try:
         with tarfile.open(where, "r:") as archive:  # uncompressed: each photo is a stretch of the file
             for member in archive:
                 if member.isfile() and Path(member.name).suffix.lower() in EXTENSIONS:
-                    photo = Photo(str(where), member.offset_data, member.size)
+                    photo = Photo(str(where.resolve()), member.offset_data, member.size)
                     photos[member.name.removeprefix("./")] = photo
                     photos.setdefault(Path(member.name).name, photo)
     except FileNotFoundError:

@@ -49,7 +49,6 @@ def prepare(config: Config, folder: Path, say: Say) -> None:
         RunError: the run to start from is missing or damaged.
     """
     training, validation = split(config, say)
-    encoder = encoders.load(config.encoder)
     if config.start:
         _check_start(config)
         vocabulary = Vocabulary.load(Path(config.start))
@@ -58,7 +57,7 @@ def prepare(config: Config, folder: Path, say: Say) -> None:
         captions = [one.captions for one in training]
         vocabulary = Vocabulary.learn(config.unit, captions, config.minimum_count, config.vocabulary_size)
     parts = {"train": [example(one) for one in training], "validation": [example(one) for one in validation]}
-    cache = FeatureCache(encoder)
+    cache = FeatureCache(encoder_of(config, folder / STARTING_WEIGHTS)[0])
     for part, several in parts.items():
         parts[part] = take_features(cache, several, config.flips and part == "train", say)
     if not parts["train"]:
@@ -73,6 +72,21 @@ def prepare(config: Config, folder: Path, say: Say) -> None:
     }
     (folder / FILE).write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
     vocabulary.save(folder)
+
+
+def encoder_of(config: Config, weights: Path) -> tuple[Encoder, bool]:
+    """The CNN, and whether a run has changed it: if `weights`, of a model, hold a CNN too, it is that one.
+
+    Raises:
+        ConfigError: it is not here.
+        RunError: damaged weights.
+    """
+    encoder = encoders.load(config.encoder)
+    tensors = checkpoint.read_tensors(weights)[0] if weights.exists() else {}
+    learned = {name.removeprefix("encoder."): tensor for name, tensor in tensors.items() if name.startswith("encoder.")}
+    if learned:
+        checkpoint.put_weights(weights, encoder, learned)
+    return encoder, bool(learned)
 
 
 def load(folder: Path) -> dict[str, list[Example]]:
@@ -166,13 +180,20 @@ def take_features(cache: FeatureCache, several: list[Example], mirrored: bool, s
     return [one for position, one in enumerate(several) if position not in problems]
 
 
-def pixels(encoder: Encoder, one: Example) -> Tensor:
-    """A photo as the encoder takes it.
+def pixels(encoder: Encoder, one: Example, least: float = 1.0, chance: np.random.Generator | None = None) -> Tensor:
+    """A photo as the encoder takes it; with `chance` a part of it, of any place and at least the share `least` of its area.
 
     Raises:
         DataError: no image, or a damaged one.
     """
-    return encoder.pixels(read_image(one.photo.read(), name=one.name))
+    photo = read_image(one.photo.read(), name=one.name)
+    if chance and least < 1:
+        share, aspect = math.sqrt(chance.uniform(least, 1)), math.exp(chance.uniform(-0.15, 0.15))
+        width = max(1, min(photo.width, round(photo.width * share * aspect)))
+        height = max(1, min(photo.height, round(photo.height * share / aspect)))
+        left, top = chance.integers(photo.width - width + 1), chance.integers(photo.height - height + 1)
+        photo = photo.crop((left, top, left + width, top + height))
+    return encoder.pixels(photo)
 
 
 class Batches:
@@ -197,10 +218,11 @@ class Batches:
         if self._order[0] != epoch:
             self._order = epoch, np.random.default_rng([self.config.seed, epoch]).permutation(len(self.examples))
         photos = self._order[1][place * self.config.batch_size : (place + 1) * self.config.batch_size]
-        mirror = np.random.default_rng([self.config.seed, epoch, place]).random(len(photos)) < 0.5 * self.config.flips
+        chance = np.random.default_rng([self.config.seed, epoch, place])
+        mirror = chance.random(len(photos)) < 0.5 * self.config.flips
         chosen = [self.examples[i] for i in photos]
         if self.config.fine_tune_from and epoch + 1 >= self.config.fine_tune_from:
-            features = torch.stack([pixels(self.cache.encoder, one) for one in chosen])
+            features = torch.stack([pixels(self.cache.encoder, one, self.config.crops, chance) for one in chosen])
             features = torch.where(torch.from_numpy(mirror).view(-1, 1, 1, 1), features.flip(-1), features)
         else:
             features = self.cache.read([one.mirrored if flip else one.key for one, flip in zip(chosen, mirror, strict=True)])

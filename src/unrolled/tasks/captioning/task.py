@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from unrolled import checkpoint, encoders
+from unrolled import checkpoint
 from unrolled.data import captions as source
 from unrolled.data.captions import END, Vocabulary
 from unrolled.data.features import FeatureCache
@@ -41,7 +42,7 @@ class Task:
         self.config, self.folder = config, folder
         self.vocabulary = Vocabulary.load(folder)
         examples = data.load(folder)
-        self.encoder = encoders.load(config.encoder)
+        self.encoder, self.learned = data.encoder_of(config, folder / data.STARTING_WEIGHTS)
         self.cache = FeatureCache(self.encoder)
         training = data.take_features(
             self.cache, examples["train"], config.flips, _silent
@@ -61,12 +62,15 @@ class Task:
         )
 
     def build(self) -> nn.Module:
-        model = _model(self.config, self.vocabulary, self.encoder)
+        encoder = self.encoder.requires_grad_(False) if self.learned else None
+        if self.config.fine_tune_from:
+            encoder = copy.deepcopy(self.encoder).requires_grad_(True)  # the cache's stays as it is
+        model = Captioner(self.config, self.vocabulary.size, self.encoder.channels, encoder)
         start = self.folder / data.STARTING_WEIGHTS
         if start.exists():
             tensors, _ = checkpoint.read_tensors(start)
-            if model.encoder is not None and not any(name.startswith("encoder.") for name in tensors):
-                tensors |= {f"encoder.{name}": tensor for name, tensor in model.encoder.state_dict().items()}
+            if encoder is not None:
+                tensors |= {f"encoder.{name}": tensor for name, tensor in encoder.state_dict().items()}
             checkpoint.put_weights(start, model, tensors)
         return model
 
@@ -119,8 +123,8 @@ class Run:
         self.folder = Path(folder)
         self.config: Config = checkpoint.open_config(self.folder, Task.name, Config)
         self.vocabulary = Vocabulary.load(self.folder)
-        self.encoder = encoders.load(self.config.encoder)
-        self.model = _model(self.config, self.vocabulary, self.encoder)
+        self.encoder, learned = data.encoder_of(self.config, self.folder / checkpoint.MODEL)
+        self.model = Captioner(self.config, self.vocabulary.size, self.encoder.channels, self.encoder if learned else None)
         checkpoint.load_model(self.folder, self.model)
         self.model.eval()
 
@@ -185,7 +189,7 @@ class Run:
     def _caption(
         self, photos: list[tuple[str, Image.Image | None]], pixels: Tensor, show: bool, how: dict[str, Any]
     ) -> Iterator[Captioned]:
-        features = (self.model.encoder or self.encoder)(pixels)
+        features = self.encoder(pixels)
         seen = self.model.see(features)
         written = write(self.model, self.vocabulary, seen, **{"longest": self.config.longest, **how})
         for n, ((path, photo), captions) in enumerate(zip(photos, written, strict=True)):
@@ -241,19 +245,14 @@ def _captions(
 
 
 def _features(model: Captioner, several: Sequence[Example], cache: FeatureCache) -> Tensor:
-    """From the cache, or, where the CNN may have learned, its input."""
-    if model.encoder is not None:
+    """From the cache, or, where the CNN is no longer the cache's, its input."""
+    if model.encoder is not None and model.encoder is not cache.encoder:
         return torch.stack([data.pixels(cache.encoder, one) for one in several]).to(_device(model))
     return cache.read([one.key for one in several]).to(_device(model))
 
 
 def _device(model: nn.Module) -> torch.device:
     return next(model.parameters()).device
-
-
-def _model(config: Config, vocabulary: Vocabulary, encoder: encoders.Encoder) -> Captioner:
-    learning = encoders.load(config.encoder) if config.fine_tune_from else None  # a second one: the cache's stays as it is
-    return Captioner(config, vocabulary.size, encoder.channels, learning)
 
 
 def _silent(text: str) -> None:
