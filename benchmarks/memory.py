@@ -91,18 +91,20 @@ def main() -> None:
     sizes = {name: getattr(arguments, name) for name in ("steps", "batch", "hidden")}
     print(", ".join(f"{name} {value}" for name, value in {**machine(), "threads": arguments.threads}.items()))
     print(f"forward and backward, T={arguments.steps}, B={arguments.batch}, I=H={arguments.hidden}")
-    print(f"{'':6}{'kept':10}{'activations':>12}{'of gates':>9}{'peak':>10}{'seconds':>9}{'of gates':>9}")
-    for cell in arguments.cells:
-        found = {}
+    print(f"{'':6}{'kept':10}{'activations':>12}{'peak':>10}{'seconds':>9}{'of gates':>9}")
+    found: dict[tuple[str, str], dict[str, int]] = {}
+    for cell in arguments.cells:  # before anything is timed here: a process's peak begins at that of the one that started it
         for case in CASES:
             command = [sys.executable, "-m", "benchmarks.memory", "--threads", str(arguments.threads)]
             command += ["--one", json.dumps({"cell": cell, "case": case, **sizes})]
-            found[case] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+            ran = subprocess.run(command, check=True, capture_output=True, text=True)
+            found[cell, case] = json.loads(ran.stdout)
+    for cell in arguments.cells:
         seconds = times(cell, **sizes, rounds=arguments.rounds)
-        for case, held in found.items():
-            shares = held["activations"] / found["gates"]["activations"], seconds[case] / seconds["gates"]
-            print(f"{cell:6}{case:10}{held['activations'] / 2**20:8.0f} MiB{shares[0]:9.2f}", end="")
-            print(f"{held['peak'] / 2**20:6.0f} MiB{seconds[case]:9.2f}{shares[1]:9.2f}")
+        for case in CASES:
+            held, time_share = found[cell, case], seconds[case] / seconds["gates"]
+            print(f"{cell:6}{case:10}{held['activations'] / 2**20:8.0f} MiB{held['peak'] / 2**20:6.0f} MiB", end="")
+            print(f"{seconds[case]:9.2f}{time_share:9.2f}")
 
 
 if __name__ == "__main__":

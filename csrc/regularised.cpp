@@ -1,18 +1,18 @@
-// Which instruction set runs a regularised step: the one in use for whole sequences.
+// Which instruction set runs regularised sequences: the one in use for all.
 #include <string.h>
 
 #include "unrolled_regularised.h"
 
 namespace unrolled {
-int regularised_portable(const unrolled_step_args &, bool back);
-int regularised_float64(const unrolled_step_args &, bool back);
-int regularised_avx2(const unrolled_step_args &, bool back);
-int regularised_avx512(const unrolled_step_args &, bool back);
+int regularised_portable(const unrolled_regularised_args &, bool back);
+int regularised_float64(const unrolled_regularised_args &, bool back);
+int regularised_avx2(const unrolled_regularised_args &, bool back);
+int regularised_avx512(const unrolled_regularised_args &, bool back);
 }  // namespace unrolled
 
 namespace {
 
-int run(const unrolled_step_args &args, bool back) {
+int run(const unrolled_regularised_args &args, bool back) {
     if (args.dtype == UNROLLED_F64) return unrolled::regularised_float64(args, back);
     if (args.dtype != UNROLLED_F32) return -2;
 #if defined(UNROLLED_X86)
@@ -25,6 +25,6 @@ int run(const unrolled_step_args &args, bool back) {
 }  // namespace
 
 extern "C" {
-int unrolled_step_forward(const unrolled_step_args *args) { return run(*args, false); }
-int unrolled_step_backward(const unrolled_step_args *args) { return run(*args, true); }
+int unrolled_regularised_forward(const unrolled_regularised_args *args) { return run(*args, false); }
+int unrolled_regularised_backward(const unrolled_regularised_args *args) { return run(*args, true); }
 }

@@ -1,4 +1,4 @@
-// One time step of a regularised layer, all but its product with W_hh. With y = LN(W_hh seen) gain + b_hh (LN and gain only
+// A regularised layer and direction, from the input's part of the gates on. One step, with y = LN(W_hh seen) gain + b_hh (LN and gain only
 // with layer normalisation; over all gates, but for the GRU over r and z, and over n), before and after this step:
 //
 //   seen = mask h                                           recurrent dropout
@@ -8,11 +8,13 @@
 // Kept by the caller for backward: p = W_hh seen, h, c and x; everything else is computed again. Backward through
 // LN with unit factor u arriving at p^ = (p - mean) / deviation: dp = (u - mean(u) - p^ mean(u p^)) / deviation.
 // Accumulating outputs: db_hh += dy, dgain += dy p^, dgain_c, dbias_c alike; per thread, the caller adds them up.
-// Rows are independent: threads share the batch.
+// Rows are independent: threads share the batch, and meet once, when W_hh is packed.
 #pragma once
 #include "activations.hpp"
 #include "gemm.hpp"
 #include "kernels.hpp"
+#include "packing.hpp"
+#include "team.hpp"
 #include "unrolled_regularised.h"
 
 namespace UNROLLED_ISA {
@@ -31,8 +33,10 @@ struct Step {
         V mean, scale;
         V normal(V p) const { return Simd::mul(Simd::sub(p, mean), scale); }
     };
-    const unrolled_step_args &a;
-    const index H = a.H, slot = a.kept ? a.t : a.t % 2, next_slot = a.kept ? a.next : a.next % 2;
+    const unrolled_regularised_args &a;
+    const index t, next;  // this step, and the one after it in the order of the sequence or -1
+    const real *q;        // backward: what reaches the state before the next step through W_hh, (B, H)
+    const index H = a.H, slot = a.kept ? t : t % 2, next_slot = a.kept ? next : next % 2;
 
     static real *at(const void *array, index offset) {
         return array ? static_cast<real *>(const_cast<void *>(array)) + offset : nullptr;
@@ -96,7 +100,7 @@ struct Step {
 
     // The state after row b's step, at h and c, is the state before the next one.
     void hand_on(index b, const real *h, const real *c) const {
-        const bool last = a.next < 0, cut = !last && a.cut && a.cut[a.next * a.B + b];
+        const bool last = next < 0, cut = !last && a.cut && a.cut[next * a.B + b];
         const index row = b * H, to = (next_slot * a.B + b) * H;
         real *h_to = last ? at(a.h_n, row) : at(a.h, to);
         copy(h_to, cut ? at(a.start_h, row) : h);
@@ -108,7 +112,7 @@ struct Step {
     }
 
     void forward(index b, real *scratch) const {
-        const index here = a.t * a.B + b, row = (slot * a.B + b) * H;
+        const index here = t * a.B + b, row = (slot * a.B + b) * H;
         const real *h = at(a.h, row), *c = lstm ? at(a.c, row) : nullptr;
         real *out = at(a.out, here * H), *cs = at(a.cs, here * H);
         if (a.alive && !a.alive[here]) {
@@ -179,16 +183,16 @@ struct Step {
     }
 
     void backward(index b, real *scratch, real *sums) const {
-        const index here = a.t * a.B + b, row = b * H, before = (slot * a.B + b) * H;
+        const index here = t * a.B + b, row = b * H, before = (slot * a.B + b) * H;
         real *dh = at(a.dh, row), *dc = lstm ? at(a.dc, row) : nullptr;
         real *dx = at(a.dx, here * G * H), *dp = at(a.dp, here * G * H);
-        if (a.next >= 0) {  // what reached the state before the next step
+        if (next >= 0) {  // what reached the state before the next step
             vectors(H, [&](index i, Lanes k) UNROLLED_LAMBDA_INLINE {
-                V q = Simd::load(at(a.q, row) + i, k);
-                if (a.mask) q = Simd::mul(q, Simd::load(at(a.mask, row) + i, k));
-                Simd::store(dh + i, Simd::add(Simd::load(dh + i, k), q), k);
+                V came = Simd::load(q + row + i, k);
+                if (a.mask) came = Simd::mul(came, Simd::load(at(a.mask, row) + i, k));
+                Simd::store(dh + i, Simd::add(Simd::load(dh + i, k), came), k);
             });
-            if (a.cut && a.cut[a.next * a.B + b]) {
+            if (a.cut && a.cut[next * a.B + b]) {
                 cut_off(dh, at(a.d_start_h, row));
                 if (lstm) cut_off(dc, at(a.d_start_c, row));
             }
@@ -284,11 +288,11 @@ struct Step {
             vectors(H, [&](index i, Lanes k) UNROLLED_LAMBDA_INLINE {
                 const V r = Act::sigmoid(Simd::add(in(0, i, k), y(0, i, k)));
                 const V z = Act::sigmoid(Simd::add(in(1, i, k), y(1, i, k)));
-                const V q = y(2, i, k), n = Act::tanh(Simd::fma(r, q, in(2, i, k)));
+                const V y_n = y(2, i, k), n = Act::tanh(Simd::fma(r, y_n, in(2, i, k)));
                 const V d = arriving(i, k), rest = Simd::sub(one, z);
                 const V dn = Simd::mul(Simd::mul(d, rest), Simd::fnma(n, n, one));
                 const V dz = Simd::mul(Simd::mul(d, Simd::sub(Simd::load(h + i, k), n)), Simd::mul(z, rest));
-                const V dr = Simd::mul(Simd::mul(dn, q), Simd::mul(r, Simd::sub(one, r)));
+                const V dr = Simd::mul(Simd::mul(dn, y_n), Simd::mul(r, Simd::sub(one, r)));
                 Simd::store(dh + i, Simd::fma(d, z, Simd::load(dh + i, k)), k);
                 put(0, i, k, dr, dr);
                 put(1, i, k, dz, dz);
@@ -320,35 +324,105 @@ struct Step {
 };
 
 template <class Simd, int MODE, bool BACK>
-void step_rows(const unrolled_step_args &args) {
-    auto body = [](void *data, int threads, int me) {
-        using real = typename Simd::real;
-        const unrolled_step_args &a = *static_cast<const unrolled_step_args *>(data);
-        const Step<Simd, MODE> step{a};
-        real *scratch = static_cast<real *>(unrolled::take_memory(size_t(2 * a.H + 1) * sizeof(real)));
-        if (!scratch) __builtin_trap();
-        const Range rows = share(a.B, threads, me);
-        for (index b = rows.begin; b < rows.end; ++b) {
-            if constexpr (BACK)
-                step.backward(b, scratch, static_cast<real *>(a.sums) + me * (2 * step.G + 2) * a.H);
-            else
-                step.forward(b, scratch);
+struct Steps {
+    using A = Plain<Simd>;
+    using real = typename Simd::real;
+    static constexpr int G = Step<Simd, MODE>::G;
+    const unrolled_regularised_args &a;
+    Panels<A> w{};  // forward W_hh^T, backward W_hh
+    real *q = nullptr, *scratch = nullptr;
+    const real **from = nullptr;
+    real **to = nullptr;
+
+    explicit Steps(const unrolled_regularised_args &args) : a(args) {}
+
+    bool prepare(Workspace &memory, int threads) {
+        w.depth = BACK ? G * a.H : a.H;
+        w.columns = BACK ? a.H : G * a.H;
+        w.data = memory.get<real>(w.size());
+        q = BACK ? memory.get<real>(a.B * a.H) : nullptr;
+        scratch = memory.get<real>(threads * 2 * a.H);
+        from = memory.get<const real *>(a.B);
+        to = memory.get<real *>(a.B);
+        return !memory.failed;
+    }
+
+    void pack(Range panels) {
+        const real *w_hh = static_cast<const real *>(a.w_hh);
+        for (index p = panels.begin; p < panels.end; ++p) {
+            const index column = p * Panels<A>::kWidth, width = w.vectors(p) * Simd::N, columns = smaller(w.columns - column, width);
+            real *panel = w.panel(p);
+            if (columns < width) memset((void *)panel, 0, size_t(w.depth * width) * sizeof(real));
+            if (BACK) {
+                for (index k = 0; k < w.depth; ++k)
+                    memcpy((void *)(panel + k * width), w_hh + k * a.H + column, size_t(columns) * sizeof(real));
+            } else if constexpr (sizeof(real) == 4) {
+                transpose_cells(w_hh + column * a.H, a.H, columns, w.depth, panel, width);
+            } else {
+                for (index i = 0; i < columns; ++i)
+                    for (index k = 0; k < w.depth; ++k) panel[k * width + i] = w_hh[(column + i) * a.H + k];
+            }
         }
-        unrolled::give_memory_back(scratch);
+    }
+
+    // W_hh's product with the state before step t, or with the gradient of the gates of the step after it.
+    void multiply(index t, index next, Range rows) {
+        const index slot = a.kept ? t : t % 2;
+        index n = rows.begin;
+        for (index b = rows.begin; b < rows.end; ++b) {
+            if (!BACK && a.alive && !a.alive[t * a.B + b]) continue;
+            from[n] = BACK ? static_cast<const real *>(a.dp) + (next * a.B + b) * G * a.H
+                           : static_cast<const real *>(a.seen) + (slot * a.B + b) * a.H;
+            to[n++] = BACK ? q + b * a.H : static_cast<real *>(a.p) + (slot * a.B + b) * G * a.H;
+        }
+        product<A, real>(n - rows.begin, from + rows.begin, Segments<A>{1, w.depth, 0}, w, 0, w.count(), to + rows.begin, false);
+    }
+
+    void run(Team team) {
+        pack(share(w.count(), team.count, team.me));
+        team.wait();
+        const Range rows = share(a.B, team.count, team.me);
+        real *mine = scratch + team.me * 2 * a.H, *sums = static_cast<real *>(a.sums) + team.me * (2 * G + 2) * a.H;
+        for (index s = 0; s < a.T; ++s) {
+            const index place = BACK ? a.T - 1 - s : s, t = a.reverse ? a.T - 1 - place : place;
+            const index next = place + 1 == a.T ? -1 : a.reverse ? t - 1 : t + 1;
+            if (!BACK || next >= 0) multiply(t, next, rows);
+            const Step<Simd, MODE> step{a, t, next, q};
+            for (index b = rows.begin; b < rows.end; ++b) {
+                if constexpr (BACK)
+                    step.backward(b, mine, sums);
+                else
+                    step.forward(b, mine);
+            }
+        }
+    }
+};
+
+template <class Simd, int MODE, bool BACK>
+int run_steps(const unrolled_regularised_args &a) {
+    struct Call {
+        Steps<Simd, MODE, BACK> steps;
+        Barrier barrier;
+    } call{Steps<Simd, MODE, BACK>(a), {}};
+    const double work = double(a.T) * double(a.B) * double(a.H) * double(a.H);
+    const int threads = work < 1e5 ? 1 : int(larger(1, smaller(a.threads, a.B)));
+    Workspace memory;
+    if (!call.steps.prepare(memory, threads)) return -1;
+    auto body = [](void *data, int count, int me) {
+        Call *c = static_cast<Call *>(data);
+        c->steps.run(Team{count, me, &c->barrier});
     };
-    unrolled_step_args *data = const_cast<unrolled_step_args *>(&args);
-    const int threads = int(smaller(args.threads, args.B));
-    // Below some microseconds of work, waking the others costs more than they help.
-    if (threads < 2 || args.B * args.H < 4096 || !unrolled::run_parallel(threads, body, data)) body(data, 1, 0);
+    if (threads == 1 || !unrolled::run_parallel(threads, body, &call)) body(&call, 1, 0);
+    return 0;
 }
 
 template <class Simd, bool BACK>
-int regularised_step(const unrolled_step_args &a) {
+int all_steps(const unrolled_regularised_args &a) {
     switch (a.mode) {
-        case UNROLLED_LSTM: step_rows<Simd, UNROLLED_LSTM, BACK>(a); return 0;
-        case UNROLLED_GRU: step_rows<Simd, UNROLLED_GRU, BACK>(a); return 0;
-        case UNROLLED_RNN_TANH: step_rows<Simd, UNROLLED_RNN_TANH, BACK>(a); return 0;
-        case UNROLLED_RNN_RELU: step_rows<Simd, UNROLLED_RNN_RELU, BACK>(a); return 0;
+        case UNROLLED_LSTM: return run_steps<Simd, UNROLLED_LSTM, BACK>(a);
+        case UNROLLED_GRU: return run_steps<Simd, UNROLLED_GRU, BACK>(a);
+        case UNROLLED_RNN_TANH: return run_steps<Simd, UNROLLED_RNN_TANH, BACK>(a);
+        case UNROLLED_RNN_RELU: return run_steps<Simd, UNROLLED_RNN_RELU, BACK>(a);
         default: return -2;
     }
 }

@@ -1,14 +1,14 @@
-// Regularised steps. For any machine.
+// Regularised sequences. For any machine.
 #define UNROLLED_ISA regularised_portable
 #include "regularised.hpp"
 
 namespace unrolled {
-int regularised_portable(const unrolled_step_args &args, bool back) {
+int regularised_portable(const unrolled_regularised_args &args, bool back) {
     using F = regularised_portable::Portable<float, 16>;
-    return back ? regularised_portable::regularised_step<F, true>(args) : regularised_portable::regularised_step<F, false>(args);
+    return back ? regularised_portable::all_steps<F, true>(args) : regularised_portable::all_steps<F, false>(args);
 }
-int regularised_float64(const unrolled_step_args &args, bool back) {
+int regularised_float64(const unrolled_regularised_args &args, bool back) {
     using D = regularised_portable::Portable<double, 16>;
-    return back ? regularised_portable::regularised_step<D, true>(args) : regularised_portable::regularised_step<D, false>(args);
+    return back ? regularised_portable::all_steps<D, true>(args) : regularised_portable::all_steps<D, false>(args);
 }
 }  // namespace unrolled

@@ -1,9 +1,9 @@
-/* The C interface of regularised steps: one time step of a layer with layer normalisation, recurrent dropout or zoneout,
- * all but its product. The caller multiplies p[t] = seen[t] W_hh^T before each step, and q = dp[t] W_hh before each step
- * of backward but the last step's.
+/* The C interface of regularised sequences: a layer with layer normalisation, recurrent dropout, zoneout or resets to a
+ * learned state, from the input's part of the gates on.
  *
  * Arrays are contiguous and of one type, float or double; ? may be NULL. G: LSTM 4, GRU 3, RNN 1. In slot arrays, step t
- * has slot t where `kept` is nonzero, else t mod 2 (nothing will be differentiated).
+ * has slot t where `kept` is nonzero, else t mod 2 (nothing will be differentiated). The caller has put the state before the
+ * first step into its slot of h, c and seen; backward leaves dh (but for what goes through W_hh) and dc before that step.
  */
 #ifndef UNROLLED_REGULARISED_H
 #define UNROLLED_REGULARISED_H
@@ -13,14 +13,14 @@
 extern "C" {
 #endif
 
-typedef struct unrolled_step_args {
-    int32_t mode, dtype, threads, kept;
+typedef struct unrolled_regularised_args {
+    int32_t mode, dtype, threads, kept, reverse, unused;
     int64_t T, B, H;
-    int64_t t, next;        /* this step, and the one after it in processing order or -1                          */
     double share_h, share_c; /* zoneout without masks: the share of the old state that stays                      */
 
     const void *x;                                /* (T, B, G*H): all that comes from the input, b_ih included     */
-    const void *p;                                /* slots (B, G*H): W_hh seen                                    */
+    const void *w_hh;                             /* (G*H, H)                                                      */
+    void *p;                                      /* slots (B, G*H): W_hh seen                                     */
     const void *b_hh, *gain_hh, *gain_c, *bias_c; /* ? (G*H), ? (G*H), ? (H), ? (H); gains: normalise             */
     const void *mask;                             /* ? (B, H): seen = mask * h                                    */
     const uint8_t *stay_h, *stay_c;               /* ? (T, B, H): zoneout's masks, 1 where the old state stays    */
@@ -30,18 +30,17 @@ typedef struct unrolled_step_args {
 
     void *out, *cs, *h_n, *c_n; /* (T, B, H), ? (T, B, H), (B, H), ? (B, H) */
 
-    const void *d_out, *d_cs, *q; /* ? (T, B, H), ? (T, B, H), (B, H) unless next is -1 */
-    void *dh, *dc;                /* (B, H), updated: what arrives at the state after this step, then at the one before,
-                                     but for what goes through W_hh */
-    void *dx, *dp;                /* (T, B, G*H); dp is dx where both are the same */
-    void *d_start_h, *d_start_c;  /* ? (B, H), added to */
-    void *sums;                   /* (threads, 2*G*H + 2*H), added to: db_hh, dgain_hh, dgain_c, dbias_c */
-    float *grad_norms;            /* ? (2, T, B) */
-} unrolled_step_args;
+    const void *d_out, *d_cs; /* ? (T, B, H), ? (T, B, H) */
+    void *dh, *dc;            /* (B, H), updated: from what arrives at the last state to what arrives at the first */
+    void *dx, *dp;            /* (T, B, G*H); dp is dx where both are the same */
+    void *d_start_h, *d_start_c; /* ? (B, H), added to */
+    void *sums;                  /* (threads, 2*G*H + 2*H), added to: db_hh, dgain_hh, dgain_c, dbias_c */
+    float *grad_norms;           /* ? (2, T, B) */
+} unrolled_regularised_args;
 
-/* 0, or -2: unknown mode or dtype. */
-UNROLLED_API int unrolled_step_forward(const unrolled_step_args *args);
-UNROLLED_API int unrolled_step_backward(const unrolled_step_args *args);
+/* 0, -1: out of memory, or -2: unknown mode or dtype. */
+UNROLLED_API int unrolled_regularised_forward(const unrolled_regularised_args *args);
+UNROLLED_API int unrolled_regularised_backward(const unrolled_regularised_args *args);
 
 #ifdef __cplusplus
 }

@@ -1,4 +1,4 @@
-// Calls the streaming engine and the regularised steps over odd sizes with every option, on buffers of exactly the right
+// Calls the streaming engine and the regularised sequences over odd sizes with every option, on buffers of exactly the right
 // size, for the sanitizers to watch. Built and run by tests/kernels/test_library.py, as all_kernels.cpp.
 #include <math.h>
 #include <stdint.h>
@@ -120,6 +120,7 @@ static void regularised(int mode, int64_t T_, int64_t B, int64_t H, int options,
     const int64_t G = mode == UNROLLED_LSTM ? 4 : mode == UNROLLED_GRU ? 3 : 1, all = T_ * B * H;
     const bool lstm = mode == UNROLLED_LSTM, norms = options & 1, masks = options & 2, zones = options & 4, cuts = options & 8;
     const bool apart = norms || mode == UNROLLED_GRU;
+    auto w_hh = random<T>(G * H * H);
     auto x = random<T>(T_ * B * G * H), p = random<T>(T_ * B * G * H), b_hh = random<T>(masks ? 0 : G * H);
     auto gain_hh = random<T>(norms ? G * H : 0), gain_c = random<T>(norms && lstm ? H : 0), bias_c = gain_c;
     auto mask = random<T>(masks ? B * H : 0), h = random<T>(all), seen = masks ? h : std::vector<T>();
@@ -129,28 +130,23 @@ static void regularised(int mode, int64_t T_, int64_t B, int64_t H, int options,
     for (size_t i = 0; i < cut.size(); ++i) cut[i] = cut[i] && alive[i];
     auto start_h = random<T>(cuts ? B * H : 0), start_c = random<T>(cuts && lstm ? B * H : 0), d_start_h = start_h,
          d_start_c = start_c;
-    auto d_out = random<T>(all), d_cs = c, q = random<T>(B * H), dh = random<T>(B * H), dc = c_n, dx = x, dp = x;
+    auto d_out = random<T>(all), d_cs = c, dh = random<T>(B * H), dc = c_n, dx = x, dp = x;
     auto sums = random<T>(threads * (2 * G * H + 2 * H));
     auto squares = random<float>(2 * T_ * B);
-    unrolled_step_args a = {};
+    unrolled_regularised_args a = {};
     a.mode = mode, a.dtype = sizeof(T) == 8 ? UNROLLED_F64 : UNROLLED_F32, a.threads = threads, a.kept = 1;
     a.T = T_, a.B = B, a.H = H, a.share_h = zones ? 0 : 0.1, a.share_c = 0;
-    a.x = slot(x), a.p = slot(p), a.b_hh = slot(b_hh), a.gain_hh = slot(gain_hh), a.gain_c = slot(gain_c);
+    a.w_hh = slot(w_hh), a.x = slot(x), a.p = slot(p), a.b_hh = slot(b_hh), a.gain_hh = slot(gain_hh), a.gain_c = slot(gain_c);
     a.bias_c = slot(bias_c), a.mask = slot(mask), a.stay_h = slot(stay_h), a.stay_c = slot(stay_c);
     a.alive = slot(alive), a.cut = slot(cut), a.start_h = slot(start_h), a.start_c = slot(start_c);
     a.h = slot(h), a.c = slot(c), a.seen = masks ? slot(seen) : slot(h);
     a.out = slot(out), a.cs = slot(cs), a.h_n = slot(h_n), a.c_n = slot(c_n);
-    a.d_out = slot(d_out), a.d_cs = slot(d_cs), a.q = slot(q), a.dh = slot(dh), a.dc = slot(dc), a.dx = slot(dx);
+    a.d_out = slot(d_out), a.d_cs = slot(d_cs), a.dh = slot(dh), a.dc = slot(dc), a.dx = slot(dx);
     a.dp = apart ? slot(dp) : slot(dx), a.d_start_h = slot(d_start_h), a.d_start_c = slot(d_start_c), a.sums = slot(sums);
     a.grad_norms = squares.data();
-    for (a.t = 0; a.t < T_; ++a.t) {
-        a.next = a.t + 1 < T_ ? a.t + 1 : -1;
-        expect(unrolled_step_forward(&a) == 0, "regularised forward");
-    }
-    for (a.t = T_ - 1; a.t >= 0; --a.t) {
-        a.next = a.t + 1 < T_ ? a.t + 1 : -1;
-        expect(unrolled_step_backward(&a) == 0, "regularised backward");
-    }
+    a.reverse = (options >> 1) & 1;
+    expect(unrolled_regularised_forward(&a) == 0, "regularised forward");
+    expect(unrolled_regularised_backward(&a) == 0, "regularised backward");
 }
 
 int main() {

@@ -46,7 +46,10 @@ class Task(Protocol):
     """One line about the data, for the screen."""
 
     def build(self) -> nn.Module:
-        """The model, with fresh weights drawn from torch's generator."""
+        """The model, with fresh weights drawn from torch's generator.
+
+        A parameter whose attribute `learning_rate_share` is set learns at that share of the learning rate.
+        """
         ...
 
     def batch(self, step: int) -> dict[str, Any]:
@@ -156,7 +159,7 @@ def train(
                 raise DivergenceError(_diverged(counters, folder, loss, norm))
             rate = learning_rate(config, counters)
             for group in optimizer.param_groups:
-                group["lr"] = rate
+                group["lr"] = rate * group["share"]
             optimizer.step()
             optimizer.zero_grad()
             carry = step.carry
@@ -273,10 +276,13 @@ def _without_oserrors(hook: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 
 def _optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
-    matrices = [p for p in model.parameters() if p.dim() >= 2]
-    others = [p for p in model.parameters() if p.dim() < 2]
-    groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.99), fused=True)
+    """AdamW with decay for matrices only; a parameter with a `learning_rate_share` learns at that share of the rate."""
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for p in model.parameters():
+        decay = config.weight_decay if p.dim() >= 2 else 0.0
+        groups.setdefault((getattr(p, "learning_rate_share", 1.0), decay), []).append(p)
+    several = [{"params": some, "share": share, "weight_decay": decay} for (share, decay), some in groups.items()]
+    return torch.optim.AdamW(several, lr=config.learning_rate, betas=(0.9, 0.99), fused=True)
 
 
 def _finished(counters: Counters, config: TrainingConfig) -> str:

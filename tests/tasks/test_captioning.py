@@ -15,11 +15,12 @@ from unrolled.cells import Weights
 from unrolled.data.captions import END, PAD, START, UNKNOWN, Photo
 from unrolled.errors import ConfigError, DataError
 from unrolled.metrics import CiderReward
+from unrolled.progress import Progress
 from unrolled.tasks.captioning import data, generate, loss
 from unrolled.tasks.captioning.config import Config
 from unrolled.tasks.captioning.model import Captioner
 from unrolled.tasks.captioning.task import Run, Task
-from unrolled.training import Step
+from unrolled.training import Counters, Outcome, Step
 
 V, H, F, P = 11, 6, 10, 4
 WAYS = ("initial", "every-step", "attention", "attention-between")
@@ -301,6 +302,7 @@ def test_the_encoder_learns_from_its_epoch_on_and_not_before(shapes: Path, tmp_p
     assert run.model.encoder is run.encoder
     frozen, learned = encoders.load().body.state_dict(), run.encoder.body.state_dict()
     assert any(not torch.equal(frozen[name], learned[name]) for name in frozen)
+    run.farewell(Outcome(run.folder, Counters(), "finished", {}), Progress(quiet=True))  # features of the CNN as it is now
     assert Task(run.config, tmp_path / "run").batch(2)["features"].dim() == 3
     assert Task(run.config, tmp_path / "run").batch(3)["features"].dtype == torch.uint8
 

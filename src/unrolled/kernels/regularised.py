@@ -1,4 +1,4 @@
-"""Regularised sequences on the CPU: per step one product with W_hh, by torch, and everything else in one compiled pass.
+"""Regularised sequences on the CPU: kernels that leave room in each step for what regularises it.
 
 For layer normalisation, recurrent dropout, zoneout and resets to a learned state, in fp32 and float64. Kept for backward: the
 input's and the state's part of the gates, and the state before each step; the rest of a step is computed again. The
@@ -20,16 +20,31 @@ from unrolled.regularised import Regularised
 from . import native, plain
 
 _FIELDS = [
-    *("x", "p", "b_hh", "gain_hh", "gain_c", "bias_c", "mask", "stay_h", "stay_c", "alive", "cut", "start_h", "start_c"),
-    *("h", "c", "seen", "out", "cs", "h_n", "c_n", "d_out", "d_cs", "q", "dh", "dc", "dx", "dp", "d_start_h", "d_start_c"),
+    *(
+        "x",
+        "w_hh",
+        "p",
+        "b_hh",
+        "gain_hh",
+        "gain_c",
+        "bias_c",
+        "mask",
+        "stay_h",
+        "stay_c",
+        "alive",
+        "cut",
+        "start_h",
+        "start_c",
+    ),
+    *("h", "c", "seen", "out", "cs", "h_n", "c_n", "d_out", "d_cs", "dh", "dc", "dx", "dp", "d_start_h", "d_start_c"),
     *("sums", "grad_norms"),
 ]
 
 
 class _Args(ctypes.Structure):
     _fields_ = [
-        *((name, ctypes.c_int32) for name in ("mode", "dtype", "threads", "kept")),
-        *((name, ctypes.c_int64) for name in ("T", "B", "H", "t", "next")),
+        *((name, ctypes.c_int32) for name in ("mode", "dtype", "threads", "kept", "reverse", "unused")),
+        *((name, ctypes.c_int64) for name in ("T", "B", "H")),
         *((name, ctypes.c_double) for name in ("share_h", "share_c")),
         *((name, ctypes.c_void_p) for name in _FIELDS),
     ]
@@ -37,7 +52,7 @@ class _Args(ctypes.Structure):
 
 @functools.cache
 def _function(which: str) -> Any:
-    function = getattr(native._library(), f"unrolled_step_{which}")
+    function = getattr(native._library(), f"unrolled_regularised_{which}")
     function.argtypes = [ctypes.POINTER(_Args)]
     return function
 
@@ -116,9 +131,11 @@ class _Sequence(torch.autograd.Function):
             mode,
             (steps, batch, hidden),
             wanted,
+            reverse,
             shares,
             {
                 "x": x_gates,
+                "w_hh": w_hh,
                 "p": p,
                 "b_hh": b_hh,
                 "gain_hh": gain_hh,
@@ -140,12 +157,7 @@ class _Sequence(torch.autograd.Function):
                 "c_n": c_n if lstm else None,
             },
         )
-        transposed = w_hh.t()
-        products = list(zip(seen.unbind(), p.unbind(), strict=True))
-        for t, following in zip(order, [*order[1:], -1], strict=True):
-            into = products[t if wanted else t % 2]
-            torch.mm(into[0], transposed, out=into[1])
-            call("forward", t, following)
+        call("forward")
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(x_gates, h0, c0, w_hh, b_hh, gain_hh, gain_c, bias_c, start_h, start_c)
         ctx.how, ctx.call, ctx.order, ctx.seen = how, call if wanted else None, order, seen
@@ -165,13 +177,11 @@ class _Sequence(torch.autograd.Function):
         dc = None if not lstm else zeros(batch, hidden) if d_c_n is None else d_c_n.clone(memory_format=torch.contiguous_format)
         d_start = [None if part is None else zeros(batch, hidden) for part in (start_h, start_c)]
         sums = zeros(torch.get_num_threads(), 2 * width + 2 * hidden)
-        q = torch.empty_like(dh)
         norms = None if grad_norms is None else torch.zeros(grad_norms.shape)
         call = ctx.call.with_tensors(
             {
                 "d_out": None if d_out is None else d_out.contiguous(),
                 "d_cs": None if d_cs is None or not lstm else d_cs.contiguous(),
-                "q": q,
                 "dh": dh,
                 "dc": dc,
                 "dx": dx,
@@ -182,12 +192,8 @@ class _Sequence(torch.autograd.Function):
                 "d_start_c": d_start[1],
             }
         )
-        steps_of_dp = dp.unbind()
-        for t, following in zip(reversed(order), [-1, *reversed(order[1:])], strict=True):
-            if following >= 0:
-                torch.mm(steps_of_dp[following], w_hh, out=q)
-            call("backward", t, following)
-        torch.mm(steps_of_dp[order[0]], w_hh, out=q)
+        call("backward")
+        q = dp[order[0]] @ w_hh
         dh += q if mask is None else q * mask
         cut = ctx.call.tensors["cut"]
         if cut is not None:
@@ -234,13 +240,15 @@ def _alive(steps: int, lengths: Tensor | None) -> Tensor | None:
 
 
 class _Call:
-    """The arguments that all steps share, filled in once."""
+    """The arguments of a pass, and what they point at."""
 
-    def __init__(self, mode: str, sizes: tuple, kept: bool, shares: list[float], tensors: dict[str, Tensor | None]) -> None:
+    def __init__(
+        self, mode: str, sizes: tuple, kept: bool, reverse: bool, shares: list[float], tensors: dict[str, Tensor | None]
+    ) -> None:
         x = tensors["x"]
         assert x is not None
         dtype = native.DTYPES.index(x.dtype)
-        self.args = _Args(native.MODES.index(mode), dtype, torch.get_num_threads(), kept, *sizes, 0, 0, *shares)
+        self.args = _Args(native.MODES.index(mode), dtype, torch.get_num_threads(), kept, reverse, 0, *sizes, *shares)
         # Kept alive here, and contiguous: the library reads what these point at.
         self.tensors = {name: None if t is None else t.detach().contiguous() for name, t in tensors.items()}
         for name, tensor in self.tensors.items():
@@ -257,7 +265,9 @@ class _Call:
         call.pointer = ctypes.byref(call.args)
         return call
 
-    def __call__(self, which: str, t: int, following: int) -> None:
-        self.args.t, self.args.next = t, following
-        if _function(which)(self.pointer):
-            raise RuntimeError(f"the compiled {which} step refused the call")
+    def __call__(self, which: str) -> None:
+        code = _function(which)(self.pointer)
+        if code == -1:
+            raise MemoryError(f"no memory for the {which} pass of a regularised layer")
+        if code:
+            raise RuntimeError(f"the compiled {which} pass refused the call")

@@ -24,6 +24,8 @@ class Config(TrainingConfig):
     """Pretrained CNN: efficientnet-lite0, or timm:NAME or hf:NAME, a model of those libraries in your cache or a folder."""
     fine_tune_from: PositiveInt | None = None
     """Epoch, from 1, from which on the CNN's weights learn too; never when left out: features are then taken once."""
+    encoder_rate: float = Field(0.2, gt=0, le=1)
+    """The CNN's learning rate when it learns too, as a share of the others'."""
     crops: float = Field(0.6, gt=0, le=1)
     """Share of a photo's area that is shown at least while the CNN learns: another part of it each time; 1 shows all."""
     flips: bool = True

@@ -191,7 +191,7 @@ def pixels(encoder: Encoder, one: Example, least: float = 1.0, chance: np.random
         share, aspect = math.sqrt(chance.uniform(least, 1)), math.exp(chance.uniform(-0.15, 0.15))
         width = max(1, min(photo.width, round(photo.width * share * aspect)))
         height = max(1, min(photo.height, round(photo.height * share / aspect)))
-        left, top = chance.integers(photo.width - width + 1), chance.integers(photo.height - height + 1)
+        left, top = (int(chance.integers(room + 1)) for room in (photo.width - width, photo.height - height))
         photo = photo.crop((left, top, left + width, top + height))
     return encoder.pixels(photo)
 

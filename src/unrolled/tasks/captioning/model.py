@@ -91,7 +91,9 @@ class Captioner(nn.Module):
         super().__init__()
         size, self.image, self.cell = config.hidden_size, config.image, config.cell
         self.attends = config.image.startswith("attention")
-        self.encoder = encoder  # here only if it learns too
+        self.encoder = encoder  # here only if it learns, or has learned
+        for parameter in () if encoder is None else encoder.parameters():
+            parameter.learning_rate_share = config.encoder_rate  # type: ignore[attr-defined]
         self.norm = nn.LayerNorm(feature_size)
         self.keep = nn.Linear(feature_size, size)
         self.embedding = nn.Embedding(vocabulary_size, size)

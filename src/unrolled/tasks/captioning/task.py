@@ -136,6 +136,7 @@ class Run:
         """What a person sees when training is over: a few captions, the figures, and what to try next."""
         examples = data.load(self.folder)
         chosen = (examples["validation"] or examples["train"])[:5]
+        chosen = data.take_features(self.cache, chosen, False, _silent)  # anew, if the CNN has learned
         written = _captions(self.model, self.vocabulary, chosen, self.cache, self.config.longest, beam=3)
         progress.panel(
             "\n".join(f"{one.name}: {captions[0].text}" for one, captions in zip(chosen, written, strict=True)), "captions"
