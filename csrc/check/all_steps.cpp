@@ -5,32 +5,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include <thread>
-#include <vector>
-
 #include "../unrolled_regularised.h"
 #include "../unrolled_streaming.h"
+#include "threads.hpp"
 
-static thread_local int my_number = 0, team_size = 1;
-
-static void parallel(void (*body)(void *), void *data, unsigned threads, unsigned) {
-    std::vector<std::thread> team;
-    for (unsigned i = 0; i < threads; ++i)
-        team.emplace_back([=] {
-            my_number = int(i);
-            team_size = int(threads);
-            body(data);
-        });
-    for (auto &t : team) t.join();
-}
-static int thread_number() { return my_number; }
-static int thread_count() { return team_size; }
-
-static uint64_t state = 1;
-static double uniform() {
-    state = state * 6364136223846793005ull + 1442695040888963407ull;
-    return double(state >> 40) / double(1 << 24) - 0.5;
-}
 template <class T>
 static std::vector<T> random(int64_t n) {
     std::vector<T> values(static_cast<size_t>(n));
