@@ -37,6 +37,39 @@ def test_nothing_of_it_moves_in_training_mode() -> None:
         assert_same(encoder.eval()(pixels), before)
 
 
+def test_gradients_are_those_of_the_package_under_bf16_closer() -> None:
+    """The depthwise convolutions of ours have a backward of their own."""
+    def gradients(encoder: encoders.Encoder, enabled: bool) -> torch.Tensor:
+        encoder.requires_grad_(True).zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            features = encoder(pixels)
+        (features.float() * weights).sum().backward()
+        return torch.cat([p.grad.flatten() for p in encoder.parameters()])
+
+    pixels, weights = torch.randint(256, (2, 3, 64, 64), dtype=torch.uint8), torch.randn(2, 4, 1280)
+    encoder = encoders.load(size=64)
+    ours = {enabled: gradients(encoder, enabled) for enabled in (False, True)}
+    for block in encoder.body.blocks:
+        block._depthwise_conv.wide_backward = False
+    plain = {enabled: gradients(encoder, enabled) for enabled in (False, True)}
+    assert_same(ours[False], plain[False])
+
+    def error(one: dict) -> float:
+        return float((one[True] - plain[False]).norm() / plain[False].norm())
+
+    assert error(ours) < 1.1 * error(plain) < 0.5
+
+
+def test_photos_may_be_larger_or_smaller() -> None:
+    encoder = encoders.load(size=288)
+    photo = Image.new("RGB", (300, 200), "red")
+    assert (encoder.size, encoder.places, encoder.pixels(photo).shape) == (288, 81, (3, 288, 288))
+    assert encoder(encoder.pixels(photo, 192)[None]).shape == (1, 36, 1280)
+    assert encoder.fingerprint() != encoders.load().fingerprint()
+    with pytest.raises(ConfigError, match="expected photos with a side that is a multiple of 32, got 250"):
+        encoders.load(size=250)
+
+
 def test_weights_are_never_unpickled(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
     load = torch.load

@@ -5,6 +5,8 @@ Data goes to stdout, progress and errors to stderr; the exit code is 2 for somet
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import json
 import os
 import sys
@@ -22,6 +24,10 @@ TASKS = {
     "captioning": "Learn to describe photos in a sentence.",
 }
 """What there is to train, with a line each; `unrolled.tasks.TASKS` has the same names (a test holds them together)."""
+
+
+BEAM = "Sentences kept while searching; 1 is greedy.  [default: the run's]"
+CONSENSUS = "Draw so many too, and take the found one that agrees best with them; 0 takes the likeliest.  [default: the run's]"
 
 
 class Tasks(click.RichGroup):
@@ -85,9 +91,7 @@ def sample(run: Path, prompt: str, **how: Any) -> None:
 
     unrolled sample runs/my-run --prompt "To be" --temperature 0.7
     """
-    from unrolled.tasks import load
-
-    pieces = load(run).sample(prompt, **how)
+    pieces = _open(run, "sample").sample(prompt, **how)
     sys.stdout.write(prompt)
     for piece in pieces:
         sys.stdout.write(piece)
@@ -106,9 +110,8 @@ def sample(run: Path, prompt: str, **how: Any) -> None:
     type=click.Path(path_type=Path),
     help="Write a picture per photo: where it looked for each word.",
 )
-@click.option(
-    "--beam", default=3, show_default=True, type=click.IntRange(min=1), help="Sentences kept while searching; 1 is greedy."
-)
+@click.option("--beam", type=click.IntRange(min=1), help=BEAM)
+@click.option("--consensus", type=click.IntRange(min=0), help=CONSENSUS)
 @click.option("--captions", default=1, show_default=True, type=click.IntRange(min=1), help="Sentences for each photo.")
 @click.option(
     "--temperature",
@@ -122,7 +125,6 @@ def caption(run: Path, images: tuple[Path, ...], as_json: bool, show: Path | Non
     unrolled caption runs/my-run photo.jpg holiday/ --show pictures
     """
     from unrolled.inspection import attention_maps
-    from unrolled.tasks import load
 
     skipped: list[str] = []
 
@@ -130,7 +132,8 @@ def caption(run: Path, images: tuple[Path, ...], as_json: bool, show: Path | Non
         skipped.append(problem)
         click.echo(f"skipped: {problem}", err=True)
 
-    for number, one in enumerate(load(run).caption(*images, skipped=skip, show=show is not None, **how), 1):
+    how = {name: value for name, value in how.items() if value is not None}
+    for number, one in enumerate(_open(run, "caption").caption(*images, skipped=skip, show=show is not None, **how), 1):
         if show:
             attention_maps.draw(show / f"{number:04}-{Path(one.image).stem}.png", one.photo, one.words, one.weights)
         if as_json:
@@ -146,15 +149,16 @@ def caption(run: Path, images: tuple[Path, ...], as_json: bool, show: Path | Non
 @cli.command()
 @click.argument("run", type=click.Path(path_type=Path))
 @click.argument("data", nargs=-1, required=True)
+@click.option("--beam", type=click.IntRange(min=1), help=f"Captions: {BEAM}")
+@click.option("--consensus", type=click.IntRange(min=0), help=f"Captions: {CONSENSUS}")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def evaluate(run: Path, data: tuple[str, ...], as_json: bool) -> None:
+def evaluate(run: Path, data: tuple[str, ...], as_json: bool, **how: Any) -> None:
     """Measure a trained model on DATA it has not seen.
 
     unrolled evaluate runs/my-run held-out.txt --json
     """
-    from unrolled.tasks import load
-
-    _print(load(run).evaluate(*data), as_json)
+    how = {name: value for name, value in how.items() if value is not None}
+    _print(_open(run, "caption" if how else "evaluate").evaluate(*data, **how), as_json)
 
 
 @cli.command()
@@ -162,9 +166,7 @@ def evaluate(run: Path, data: tuple[str, ...], as_json: bool) -> None:
 @click.option("--output", metavar="FILE.onnx", type=click.Path(path_type=Path), help="[default: RUN/model.onnx]")
 def export(run: Path, output: Path | None) -> None:
     """Write a trained model as ONNX, for other runtimes; its state goes in and comes out, so it streams there too."""
-    from unrolled.tasks import load
-
-    click.echo(load(run).export(output or run / "model.onnx"))
+    click.echo(_open(run, "export").export(output or run / "model.onnx"))
 
 
 @cli.command()
@@ -206,6 +208,7 @@ def main() -> None:
     # Threads that wait by spinning starve each other as soon as anything else wants a core: training beside one busy
     # process made 32 steps in the time of 150 without. Must be said before torch loads its OpenMP runtime.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    _keep_freed_memory()
     try:
         cli.main(standalone_mode=False)
         sys.stdout.flush()
@@ -218,6 +221,18 @@ def main() -> None:
         _fail(str(error), 1 if isinstance(error, DivergenceError) else 2)
     except (KeyboardInterrupt, click.Abort):
         _fail("interrupted", 130)
+
+
+def _keep_freed_memory() -> None:
+    """Have the C library keep what is freed for the next step, instead of handing large pieces back to the system.
+
+    Getting the same pages again at every step took half the time of a training step with a CNN. A whole process decides
+    this for itself, so the command does and the package does not. Only glibc knows these settings.
+    """
+    with contextlib.suppress(OSError, AttributeError, TypeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(-4, 0)  # M_MMAP_MAX: take nothing by mmap, which would be given back when freed
+        mallopt(-1, -1)  # M_TRIM_THRESHOLD: never shrink the heap
 
 
 def _train_command(task: str) -> click.Command:
@@ -294,6 +309,18 @@ def _metavar(kind: Any) -> str:
         return "|".join(options)
     plain = options[0] if options else kind
     return {int: "INTEGER", float: "NUMBER"}.get(typing.get_args(plain)[0] if typing.get_args(plain) else plain, "TEXT")
+
+
+def _open(run: Path, verb: str) -> Any:
+    """The trained model of a run folder, if its task can do that."""
+    from unrolled.errors import RunError
+    from unrolled.tasks import load
+
+    loaded = load(run)
+    if not hasattr(loaded, verb):
+        able = [name for name in cli.commands if hasattr(loaded, name)]
+        raise RunError(f"{run}: a run of this task cannot {verb}. It can {', '.join(able)}.")
+    return loaded
 
 
 def _print(values: dict[str, Any], as_json: bool) -> None:

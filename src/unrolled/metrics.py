@@ -128,6 +128,8 @@ class CiderReward:
     >>> reward = CiderReward([[[5, 6, 7, 8, 9]], [[1, 2, 3, 4]]])
     >>> reward.reward([0, 1, 1], [[5, 6, 7, 8, 9], [1, 2], [5, 6]])
     tensor([10.0000,  3.0376,  0.0000])
+    >>> reward.agreement([[5, 6, 7, 8, 9], [1, 2]], [[5, 6, 7], [1, 2, 3, 4]])  # none of the images': among themselves
+    tensor([2.3938, 1.5188])
     """
 
     def __init__(self, references: Sequence[Sequence[Sequence[int]]]) -> None:
@@ -138,32 +140,46 @@ class CiderReward:
             frequency.update({gram for caption in captions for gram in _ngrams(caption)})
         self._unseen = math.log(len(references))  # of n-grams that no reference has, and of those in one image only
         self._weight = {gram: self._unseen - math.log(count) for gram, count in frequency.items() if count > 1}
-        self._references = [[self._vector(caption) for caption in captions] for captions in references]
+        self._captions = references
+        self._references: dict[int, list[_Vector]] = {}  # of the images that have been asked for
 
     def reward(self, indices: Iterable[int], samples: Sequence[Sequence[int]]) -> Tensor:
         """CIDEr-D (N,), 0 to 10, of `samples[k]` against the references of image `indices[k]`; an image may come many times."""
-        return torch.tensor([self._score(image, sample) for image, sample in zip(indices, samples, strict=True)])
+        scores = []
+        for image, sample in zip(indices, samples, strict=True):
+            if image not in self._references:
+                self._references[image] = [self._vector(caption) for caption in self._captions[image]]
+            scores.append(_cider(self._vector(sample), self._references[image]))
+        return torch.tensor(scores)
 
-    def _score(self, image: int, sample: Sequence[int]) -> float:
-        vector, norms, length = self._vector(sample)
-        references = self._references[image]
-        score = 0.0
-        for reference, reference_norms, reference_length in references:
-            similarity = [0.0, 0.0, 0.0, 0.0]
-            for gram in vector.keys() & reference.keys():
-                weight = reference[gram]
-                similarity[len(gram) - 1] += min(vector[gram], weight) * weight
-            cosine = sum(s / (a * b) for s, a, b in zip(similarity, norms, reference_norms, strict=True) if a and b)
-            score += cosine * math.exp(-((length - reference_length) ** 2) / 72)
-        return 10 / 4 * score / len(references)
+    def agreement(self, candidates: Sequence[Sequence[int]], others: Sequence[Sequence[int]]) -> Tensor:
+        """CIDEr-D of each candidate (N,), 0 to 10, against `others` as its references; how rare an n-gram is, the images say."""
+        references = [self._vector(one) for one in others]
+        return torch.tensor([_cider(self._vector(one), references) for one in candidates])
 
-    def _vector(self, caption: Sequence[int]) -> tuple[dict[tuple[int, ...], float], list[float], int]:
-        """(n-gram -> weight, norm for each n, number of bigrams)."""
+    def _vector(self, caption: Sequence[int]) -> _Vector:
         vector = {gram: count * self._weight.get(gram, self._unseen) for gram, count in _ngrams(caption).items()}
         squares = [0.0, 0.0, 0.0, 0.0]
         for gram, weight in vector.items():
             squares[len(gram) - 1] += weight * weight
         return vector, [math.sqrt(square) for square in squares], max(len(caption) - 1, 0)
+
+
+_Vector = tuple[dict[tuple[int, ...], float], list[float], int]
+"""Of a caption: n-gram -> weight, the norm for each n, the number of bigrams."""
+
+
+def _cider(one: _Vector, references: Sequence[_Vector]) -> float:
+    vector, norms, length = one
+    score = 0.0
+    for reference, reference_norms, reference_length in references:
+        similarity = [0.0, 0.0, 0.0, 0.0]
+        for gram in vector.keys() & reference.keys():
+            weight = reference[gram]
+            similarity[len(gram) - 1] += min(vector[gram], weight) * weight
+        cosine = sum(s / (a * b) for s, a, b in zip(similarity, norms, reference_norms, strict=True) if a and b)
+        score += cosine * math.exp(-((length - reference_length) ** 2) / 72)
+    return 10 / 4 * score / len(references)
 
 
 def _ngrams(caption: Sequence[int]) -> Counter[tuple[int, ...]]:

@@ -13,6 +13,7 @@ from tests.tolerance import assert_same
 from unrolled import cells, encoders, tasks
 from unrolled.cells import Weights
 from unrolled.data.captions import END, PAD, START, UNKNOWN, Photo
+from unrolled.data.images import read_image
 from unrolled.errors import ConfigError, DataError
 from unrolled.metrics import CiderReward
 from unrolled.progress import Progress
@@ -150,7 +151,7 @@ def test_attention_between_looks_after_the_first_layer() -> None:
 
 def test_the_loss_is_summed_over_steps_averaged_over_captions_and_blind_to_padding() -> None:
     captioner = model(image="initial")
-    batch = {"features": torch.randn(2, P, F), "tokens": data.lay_out([[[4, 5, 6], [7]], [[8, 9]]], longest=9)}
+    batch = {"features": torch.randn(2, P, F), "tokens": data.lay_out([[[4, 5, 6], [7]], [[8, 9]]], longest=9), "learns": False}
     assert batch["tokens"].shape == (2, 2, 5)
     step = loss.likelihood_loss(captioner, batch, Config(label_smoothing=0))
     total = 0.0
@@ -164,7 +165,7 @@ def test_the_loss_is_summed_over_steps_averaged_over_captions_and_blind_to_paddi
 
 def test_the_doubly_stochastic_penalty_is_its_equation() -> None:
     captioner = model(image="attention")
-    batch = {"features": torch.randn(2, P, F), "tokens": data.lay_out([[[4, 5]], [[6, 7, 8]]], longest=9)}
+    batch = {"features": torch.randn(2, P, F), "tokens": data.lay_out([[[4, 5]], [[6, 7, 8]]], longest=9), "learns": False}
     plain = loss.likelihood_loss(captioner, batch, Config(label_smoothing=0.1))
     step = loss.likelihood_loss(captioner, batch, Config(label_smoothing=0.1, doubly_stochastic=2.0))
     penalty = 0.0
@@ -178,12 +179,12 @@ def test_the_doubly_stochastic_penalty_is_its_equation() -> None:
 def test_the_self_critical_gradient_is_that_of_reward_minus_baseline_times_log_p() -> None:
     captioner, config = model(image="initial", dropout=0), Config(samples=3, longest=4)
     reward = CiderReward([[[4, 5, END]], [[6, 7, END]]])
-    batch = {"photos": torch.tensor([1, 0]), "features": torch.randn(2, P, F)}
+    batch = {"photos": torch.tensor([1, 0]), "features": torch.randn(2, P, F), "learns": False}
     torch.manual_seed(1)
     step = loss.self_critical_loss(captioner, batch, config, reward)
     captioner.eval()  # the loss leaves it in training; with no dropout that is the same
     torch.manual_seed(1)
-    drawn = loss.draw(captioner, captioner.see(batch["features"]), 3, 4)
+    drawn = generate.draw(captioner, captioner.see(batch["features"]), torch.rand(4, 2, 3)).flatten(0, 1)
     total = 0.0
     for row, ids in enumerate(drawn.tolist()):
         ids = [i for i in ids if i != PAD]
@@ -191,7 +192,7 @@ def test_the_self_critical_gradient_is_that_of_reward_minus_baseline_times_log_p
         rewards = reward.reward([int(batch["photos"][row // 3])] * 3, group)
         others = (rewards.sum() - rewards[row % 3]) / 2
         logits = captioner(captioner.see(batch["features"][row // 3][None]), torch.tensor([[START, *ids[:-1]]])).logits[0]
-        log_p = loss.only_words(logits.float()).log_softmax(-1)
+        log_p = generate.only_words(logits.float()).log_softmax(-1)
         total -= (rewards[row % 3] - others) * sum(log_p[t, i] for t, i in enumerate(ids)) / 6
     assert_same(step.loss, total)
     assert not set(drawn.flatten().tolist()) & {START, UNKNOWN}
@@ -200,7 +201,7 @@ def test_the_self_critical_gradient_is_that_of_reward_minus_baseline_times_log_p
 # decoding
 
 
-@pytest.mark.parametrize("how", [{"beam": 1}, {"beam": 3}, {"beam": 4, "captions": 3}, {"temperature": 0.9, "captions": 3}])
+@pytest.mark.parametrize("how", [{"beam": 1}, {"beam": 3}, {"beam": 4, "captions": 3}, {"consensus": 5}, {"temperature": 0.9, "captions": 3}])
 def test_a_batch_gives_the_captions_of_one_at_a_time(captioner: Path, shapes: Path, how: dict) -> None:
     run = Run(captioner)
     together = list(run.caption(shapes / "images", **how))
@@ -222,6 +223,29 @@ def test_padding_and_unknown_are_never_written() -> None:
             for caption in captions:
                 assert not set(caption.tokens) & {PAD, START, UNKNOWN, END}
                 assert len(caption.tokens) <= 6 + 1
+
+
+def test_a_sentence_is_drawn_as_often_as_the_model_says() -> None:
+    captioner = model(image="initial").float()
+    seen = captioner.see(torch.randn(1, P, F))
+    drawn = generate.draw(captioner, seen, torch.rand(1, 1, 20_000, generator=torch.Generator().manual_seed(0)))
+    expected = generate.only_words(captioner(seen, torch.tensor([[START]])).logits[0, 0]).softmax(-1).detach()
+    share = torch.bincount(drawn.flatten(), minlength=len(expected)) / 20_000
+    assert float((share - expected).abs().max()) < 0.015  # four standard errors of a half
+
+
+def test_consensus_takes_the_sentence_that_agrees_best_with_drawn_ones(captioner: Path, shapes: Path) -> None:
+    run = Run(captioner)
+    one = next(run.caption(shapes / "images" / "red-circle-left.png", beam=4, captions=4, consensus=30))
+    likeliest = next(run.caption(shapes / "images" / "red-circle-left.png", beam=4, captions=4))
+    assert sorted(c.text for c in one.captions) == sorted(c.text for c in likeliest.captions)
+    seen = run.model.see(run.encoder(run.encoder.pixels(read_image(one.image))[None]))
+    chances = torch.rand(run.config.longest + 1, 1, 30, generator=torch.Generator().manual_seed(0))
+    drawn = [[i for i in row if i not in (PAD, END)] for row in generate.draw(run.model, seen, chances)[0].tolist()]
+    agreement = run.judge.agreement([c.tokens for c in one.captions], drawn).tolist()
+    assert agreement == sorted(agreement, reverse=True) == pytest.approx([c.score for c in one.captions])
+    with pytest.raises(ValueError, match="consensus expected a judge"):
+        generate.write(run.model, run.vocabulary, seen, longest=4, consensus=3)
 
 
 # the run
@@ -303,8 +327,22 @@ def test_the_encoder_learns_from_its_epoch_on_and_not_before(shapes: Path, tmp_p
     frozen, learned = encoders.load().body.state_dict(), run.encoder.body.state_dict()
     assert any(not torch.equal(frozen[name], learned[name]) for name in frozen)
     run.farewell(Outcome(run.folder, Counters(), "finished", {}), Progress(quiet=True))  # features of the CNN as it is now
-    assert Task(run.config, tmp_path / "run").batch(2)["features"].dim() == 3
-    assert Task(run.config, tmp_path / "run").batch(3)["features"].dtype == torch.uint8
+    task = Task(run.config, tmp_path / "run")
+    built = task.build()
+    for step, learns in ((2, False), (3, True)):
+        task.loss(built, task.batch(step), {}).loss.backward()
+        assert all((p.grad is not None) == learns for p in built.encoder.parameters())
+
+
+def test_photos_that_cannot_be_read_are_left_out_where_the_cnn_learns(shapes: Path, tmp_path: Path) -> None:
+    shutil.copytree(shapes, tmp_path / "shapes")
+    (tmp_path / "shapes" / "images" / "red-circle-left.png").write_bytes(b"no image")
+    told: list[str] = []
+    (tmp_path / "run").mkdir()
+    data.prepare(Config(**TINY, data=(str(tmp_path / "shapes"),), fine_tune_from=1), tmp_path / "run", told.append)
+    kept = [one.name for several in data.load(tmp_path / "run").values() for one in several]
+    assert len(kept) == 15 and "red-circle-left.png" not in kept
+    assert "1 of " in told[-1] and "cannot be read and are left out" in told[-1]
 
 
 def test_a_run_may_begin_with_a_cnn_that_has_learned_and_leave_it_so(shapes: Path, tmp_path: Path) -> None:
@@ -328,6 +366,7 @@ def test_a_part_of_a_photo_is_another_one_each_time_and_no_larger_than_it(shapes
     parts = [data.pixels(encoder, one, 0.3, chance) for _ in range(5)]
     assert len({part.numpy().tobytes() for part in parts}) == 5
     assert torch.equal(data.pixels(encoder, one, 1.0, chance), data.pixels(encoder, one))
+    assert parts[0].shape == (3, 192, 192)  # 224 * sqrt(the mean share of 0.65), to the next multiple of 32
 
 
 def test_starting_from_a_model_of_another_shape_is_refused(captioner: Path, shapes: Path, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, Self
 
-from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 
 from unrolled.config import TrainingConfig
 
@@ -22,12 +22,14 @@ class Config(TrainingConfig):
     """File that names the photos to measure on, one a line; a tenth of all, by chance, when both lists are left out."""
     encoder: str = "efficientnet-lite0"
     """Pretrained CNN: efficientnet-lite0, or timm:NAME or hf:NAME, a model of those libraries in your cache or a folder."""
+    photo_size: PositiveInt | None = None
+    """Side of the square, in pixels, as which the CNN gets a photo; the one it was trained at when left out."""
     fine_tune_from: PositiveInt | None = None
     """Epoch, from 1, from which on the CNN's weights learn too; never when left out: features are then taken once."""
     encoder_rate: float = Field(0.2, gt=0, le=1)
     """The CNN's learning rate when it learns too, as a share of the others'."""
     crops: float = Field(0.6, gt=0, le=1)
-    """Share of a photo's area that is shown at least while the CNN learns: another part of it each time; 1 shows all."""
+    """Share of a photo's area that is shown at least where the CNN learns: another part of it each time; 1 shows all."""
     flips: bool = True
     """Show each photo as it is or mirrored, by chance, in training."""
     unit: Literal["word", "bpe"] = "word"
@@ -66,6 +68,10 @@ class Config(TrainingConfig):
     """Photos per step, over all processes together, each with all its captions."""
     longest: PositiveInt = 20
     """Words of a caption that are learned, and written, at most."""
+    beam: PositiveInt = 3
+    """Sentences kept while the trained model searches for the likeliest, unless it is told otherwise; 1 is greedy."""
+    consensus: NonNegativeInt = 0
+    """Captions it draws for each photo, unless told otherwise, to take what agrees best with them; 0 takes the likeliest."""
     learning_rate: float = Field(1e-3, gt=0)
     """Peak learning rate of AdamW, after warm-up; it then falls to zero along a cosine."""
     weight_decay: NonNegativeFloat = 0.05

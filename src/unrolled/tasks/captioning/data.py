@@ -57,9 +57,12 @@ def prepare(config: Config, folder: Path, say: Say) -> None:
         captions = [one.captions for one in training]
         vocabulary = Vocabulary.learn(config.unit, captions, config.minimum_count, config.vocabulary_size)
     parts = {"train": [example(one) for one in training], "validation": [example(one) for one in validation]}
-    cache = FeatureCache(encoder_of(config, folder / STARTING_WEIGHTS)[0])
-    for part, several in parts.items():
-        parts[part] = take_features(cache, several, config.flips and part == "train", say)
+    encoder, _ = encoder_of(config, folder / STARTING_WEIGHTS)
+    if config.fine_tune_from:  # features would not last
+        parts = {part: readable(several, say) for part, several in parts.items()}
+    else:
+        cache = FeatureCache(encoder)
+        parts = {part: take_features(cache, several, config.flips and part == "train", say) for part, several in parts.items()}
     if not parts["train"]:
         raise DataError(f"{', '.join(config.data)}: no photo to learn from is left.")
     content = {
@@ -81,7 +84,7 @@ def encoder_of(config: Config, weights: Path) -> tuple[Encoder, bool]:
         ConfigError: it is not here.
         RunError: damaged weights.
     """
-    encoder = encoders.load(config.encoder)
+    encoder = encoders.load(config.encoder, config.photo_size)
     tensors = checkpoint.read_tensors(weights)[0] if weights.exists() else {}
     learned = {name.removeprefix("encoder."): tensor for name, tensor in tensors.items() if name.startswith("encoder.")}
     if learned:
@@ -174,6 +177,21 @@ def take_features(cache: FeatureCache, several: list[Example], mirrored: bool, s
         [one.mirrored for one in several] if mirrored else (),
         report,
     )
+    return _without(several, problems, say)
+
+
+def readable(several: list[Example], say: Say) -> list[Example]:
+    """The examples without those whose photos cannot be read, which are named."""
+    problems: dict[int, str] = {}
+    for position, one in enumerate(several):
+        try:
+            read_image(one.photo.read(), name=one.name)
+        except DataError as error:
+            problems[position] = str(error)
+    return _without(several, problems, say)
+
+
+def _without(several: list[Example], problems: dict[int, str], say: Say) -> list[Example]:
     if problems:
         say("\n".join(list(problems.values())[:5]))
         say(f"{len(problems):,} of {len(several):,} photos cannot be read and are left out")
@@ -183,17 +201,23 @@ def take_features(cache: FeatureCache, several: list[Example], mirrored: bool, s
 def pixels(encoder: Encoder, one: Example, least: float = 1.0, chance: np.random.Generator | None = None) -> Tensor:
     """A photo as the encoder takes it; with `chance` a part of it, of any place and at least the share `least` of its area.
 
+    Where the encoder takes other sizes too, parts come at the scale that whole photos have, so that things look as large
+    in training as later (Touvron et al. 2019, "Fixing the train-test resolution discrepancy").
+
     Raises:
         DataError: no image, or a damaged one.
     """
     photo = read_image(one.photo.read(), name=one.name)
+    side = encoder.size
     if chance and least < 1:
+        if encoder.multiple:
+            side = max(1, round(side * math.sqrt((least + 1) / 2) / encoder.multiple)) * encoder.multiple
         share, aspect = math.sqrt(chance.uniform(least, 1)), math.exp(chance.uniform(-0.15, 0.15))
         width = max(1, min(photo.width, round(photo.width * share * aspect)))
         height = max(1, min(photo.height, round(photo.height * share / aspect)))
         left, top = (int(chance.integers(room + 1)) for room in (photo.width - width, photo.height - height))
         photo = photo.crop((left, top, left + width, top + height))
-    return encoder.pixels(photo)
+    return encoder.pixels(photo, side)
 
 
 class Batches:
@@ -203,17 +227,22 @@ class Batches:
         config: the run's settings.
         several: the photos.
         vocabulary: what makes ids of the captions.
-        cache: where the features are; all must be there.
+        encoder: the CNN, which says how it wants its photos where it learns.
+        cache: where the features are where it does not; all must be there.
     """
 
-    def __init__(self, config: Config, several: list[Example], vocabulary: Vocabulary, cache: FeatureCache) -> None:
-        self.config, self.examples, self.cache = config, several, cache
+    def __init__(
+        self, config: Config, several: list[Example], vocabulary: Vocabulary, encoder: Encoder, cache: FeatureCache | None
+    ) -> None:
+        self.config, self.examples, self.encoder, self.cache = config, several, encoder, cache
         self.ids = [[vocabulary.encode(caption) for caption in one.captions] for one in several]
         self.per_epoch = math.ceil(len(several) / config.batch_size)
         self._order: tuple[int, np.ndarray] = (-1, np.empty(0))
 
     def batch(self, step: int) -> dict[str, Any]:
-        """`photos` (N,), positions; `features` (N, P, F), or bytes (N, 3, size, size) once the CNN learns too; `tokens`."""
+        """`photos` (N,), positions; `features` (N, P, F), or, where the CNN learns, now or later, bytes (N, 3, side, side);
+        `tokens`; and `learns`, whether the CNN learns from this batch.
+        """
         epoch, place = divmod(step, self.per_epoch)
         if self._order[0] != epoch:
             self._order = epoch, np.random.default_rng([self.config.seed, epoch]).permutation(len(self.examples))
@@ -221,13 +250,14 @@ class Batches:
         chance = np.random.default_rng([self.config.seed, epoch, place])
         mirror = chance.random(len(photos)) < 0.5 * self.config.flips
         chosen = [self.examples[i] for i in photos]
-        if self.config.fine_tune_from and epoch + 1 >= self.config.fine_tune_from:
-            features = torch.stack([pixels(self.cache.encoder, one, self.config.crops, chance) for one in chosen])
-            features = torch.where(torch.from_numpy(mirror).view(-1, 1, 1, 1), features.flip(-1), features)
-        else:
+        if self.cache:
             features = self.cache.read([one.mirrored if flip else one.key for one, flip in zip(chosen, mirror, strict=True)])
+        else:
+            features = torch.stack([pixels(self.encoder, one, self.config.crops, chance) for one in chosen])
+            features = torch.where(torch.from_numpy(mirror).view(-1, 1, 1, 1), features.flip(-1), features)
         tokens = lay_out([self.ids[i] for i in photos], self.config.longest)
-        return {"photos": torch.from_numpy(photos), "features": features, "tokens": tokens}
+        learns = bool(self.config.fine_tune_from) and epoch + 1 >= (self.config.fine_tune_from or 0)
+        return {"photos": torch.from_numpy(photos), "features": features, "tokens": tokens, "learns": learns}
 
 
 def lay_out(ids: Sequence[Sequence[Sequence[int]]], longest: int) -> Tensor:
@@ -247,7 +277,7 @@ def lay_out(ids: Sequence[Sequence[Sequence[int]]], longest: int) -> Tensor:
 def _check_start(config: Config) -> None:
     """The run to start from has to have the shape of the one to train."""
     earlier = checkpoint.open_config(Path(config.start or ""), "captioning", Config)
-    names = ("encoder", "unit", "cell", "image", "attention", "heads", "hidden_size", "num_layers", "tied")
+    names = ("encoder", "photo_size", "unit", "cell", "image", "attention", "heads", "hidden_size", "num_layers", "tied")
     if differing := [name for name in names if getattr(config, name) != getattr(earlier, name)]:
         told = "; ".join(f"{name}: it has {getattr(earlier, name)!r}, got {getattr(config, name)!r}" for name in differing)
         raise ConfigError(f"--start {config.start}: expected the settings of that run's model. {told}.")

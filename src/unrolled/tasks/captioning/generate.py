@@ -1,4 +1,4 @@
-"""Writing captions: by beam search, or drawn."""
+"""Writing captions: by beam search, by consensus, or drawn."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from torch import Tensor
 
 from unrolled.data.captions import END, PAD, START, UNKNOWN, Vocabulary
 from unrolled.decoding import beam_search
-from unrolled.tasks.captioning.loss import only_words
+from unrolled.metrics import CiderReward
 from unrolled.tasks.captioning.model import Captioner, Seen
 
-BEAM, LENGTH_POWER = 3, 0.7
-"""What `caption` and `evaluate` take unless told otherwise; the recipe's figures are with these."""
+LENGTH_POWER = 0.7
+"""What `caption` and `evaluate` take; the recipe's figures are with it."""
 
 
 class Caption(NamedTuple):
@@ -22,7 +22,7 @@ class Caption(NamedTuple):
     text: str
     """In lower case, without punctuation."""
     score: float
-    """Log probability divided by (number of tokens, END among them) ** length_power."""
+    """Log probability divided by (number of tokens, END among them) ** length_power; with `consensus` the agreement."""
     tokens: list[int]
     """Without START and END."""
 
@@ -34,13 +34,19 @@ def write(
     seen: Seen,
     *,
     longest: int,
-    beam: int = BEAM,
+    beam: int = 3,
     captions: int = 1,
     length_power: float = LENGTH_POWER,
+    consensus: int = 0,
+    judge: CiderReward | None = None,
     temperature: float | None = None,
     seed: int = 0,
 ) -> list[list[Caption]]:
     """`captions` sentences for each of N photos, best first; a batch gets what its photos get one at a time.
+
+    The likeliest sentence is often a bland one. With `consensus`, the sentences of the search are put in the order of their
+    mean CIDEr to so many drawn ones: the one closest to all that the model might say comes first (minimum Bayes risk
+    decoding; Kumar and Byrne 2004, with CIDEr for the loss).
 
     Args:
         model: in evaluation mode.
@@ -50,42 +56,38 @@ def write(
         beam: unfinished sentences kept at each step; 1 is greedy. As wide as `captions` at least.
         captions: how many for each photo.
         length_power: 0 prefers short captions, 1 takes the mean log probability of a token.
+        consensus: how many to draw for each photo to compare with; 0 takes the likeliest.
+        judge: what compares; `consensus` needs it.
         temperature: draw the captions instead of searching, scores divided by this; 1 is the model as it is.
         seed: of the drawing.
 
     Raises:
-        ValueError: a number below what it can be.
+        ValueError: a number below what it can be, or `consensus` without a judge.
     """
-    if captions < 1 or longest < 1 or (temperature is not None and temperature <= 0):
+    if captions < 1 or longest < 1 or consensus < 0 or (temperature is not None and temperature <= 0):
         raise ValueError(
-            "expected captions and longest of at least 1 and a temperature above 0, "
-            f"got captions={captions}, longest={longest}, temperature={temperature}."
+            "expected captions and longest of at least 1, consensus of at least 0 and a temperature above 0, "
+            f"got captions={captions}, longest={longest}, consensus={consensus}, temperature={temperature}."
         )
-    if temperature is not None:
-        drawn = [
-            _drawn(model, vocabulary, _one(seen, n), longest, captions, length_power, temperature, seed)
-            for n in range(_size(seen))
-        ]
-        return [sorted(several, key=lambda caption: -caption.score) for several in drawn]
-    if not _size(seen):
+    if not seen.places.shape[0]:
         return []
-
-    def step(words: Tensor, state: tuple[Seen, list[Tensor]]) -> tuple[Tensor, tuple[Seen, list[Tensor]]]:
-        written = model(state[0], words.unsqueeze(1), state[1])
-        return written.logits[:, 0], (state[0], written.state)
-
-    found = beam_search(
-        step,
-        (seen, model.begin(seen)),
-        start=START,
-        end=END,
-        max_length=longest + 1,
-        beam=max(beam, captions),
-        best=captions,
-        length_power=length_power,
-        forbidden=(PAD, UNKNOWN),
-    )
-    return [[Caption(vocabulary.decode(one.tokens), one.score, one.tokens) for one in several] for several in found]
+    if temperature is not None:
+        drawn = _drawn(model, seen, longest, captions, temperature, seed)
+        likely = _log_p(model, seen, drawn) / ((drawn != PAD).sum(-1) ** length_power)
+        several = [
+            [Caption(vocabulary.decode(row), score, _spoken(row)) for row, score in zip(rows, scores, strict=True)]
+            for rows, scores in zip(drawn.tolist(), likely.tolist(), strict=True)
+        ]
+        return [sorted(some, key=lambda caption: -caption.score) for some in several]
+    ranked = _searched(model, vocabulary, seen, longest, max(beam, captions), length_power)
+    if consensus:
+        if judge is None:
+            raise ValueError("consensus expected a judge to compare sentences with, got none.")
+        for n, rows in enumerate(_drawn(model, seen, longest, consensus, 1.0, seed).tolist()):
+            scores = judge.agreement([one.tokens for one in ranked[n]], [_spoken(row) for row in rows]).tolist()
+            agreeing = [one._replace(score=score) for one, score in zip(ranked[n], scores, strict=True)]
+            ranked[n] = sorted(agreeing, key=lambda caption: -caption.score)
+    return [some[:captions] for some in ranked]
 
 
 @torch.inference_mode()
@@ -96,45 +98,89 @@ def explain(model: Captioner, vocabulary: Vocabulary, seen: Seen, caption: Capti
     return vocabulary.tokens(caption.tokens), None if weights is None else weights[0]
 
 
-def _drawn(
-    model: Captioner,
-    vocabulary: Vocabulary,
-    seen: Seen,
-    longest: int,
-    captions: int,
-    length_power: float,
-    temperature: float,
-    seed: int,
-) -> list[Caption]:
-    """Drawn for one photo, from a generator of its own: other photos do not change what it gets."""
-    generator = torch.Generator().manual_seed(seed)
-    chances = torch.rand(longest + 1, captions, 1, generator=generator).to(seen.places.device)
-    words, state = torch.full((captions, 1), START, device=seen.places.device), None
-    said: list[list[int]] = [[] for _ in range(captions)]
-    score, done = [0.0] * captions, [False] * captions
-    for t in range(longest + 1):
-        written = model(seen, words, state)
+def draw(model: Captioner, seen: Seen, chances: Tensor, temperature: float = 1.0) -> Tensor:
+    """Sentences of N photos, drawn word by word: (N, g, T) ids, PAD behind END.
+
+    Args:
+        model: in evaluation mode.
+        seen: `model.see` of the photos.
+        chances: (T, N, g), uniform from 0 to 1: each word is where its chance falls when the words' probabilities are laid end
+            to end.
+        temperature: scores are divided by this.
+    """
+    steps, photos, captions = chances.shape
+    device = seen.places.device
+    said = torch.full((photos * captions, 1), START, device=device)
+    done, state, words = torch.zeros_like(said, dtype=torch.bool), None, []
+    for chance in chances.to(device).reshape(steps, -1, 1):
+        written = model(seen, said, state)
         state = written.state
-        log_p = torch.log_softmax(only_words(written.logits[:, 0].double()) / temperature, dim=-1)
-        below = log_p.exp().cumsum(-1) / log_p.exp().sum(-1, keepdim=True)
-        words = (below <= chances[t]).sum(-1, keepdim=True).clamp(max=log_p.shape[-1] - 1)
-        for row, word in enumerate(words[:, 0].tolist()):
-            if not done[row]:
-                score[row] += float(log_p[row, word])
-                done[row] = word == END
-                if not done[row] and t < longest:
-                    said[row].append(word)
-        if all(done):
+        said = _pick(only_words(written.logits[:, 0].float()) / temperature, chance).masked_fill(done, PAD)
+        words.append(said)
+        done = done | (said == END)
+        if done.all():
             break
-    return [
-        Caption(vocabulary.decode(ids), total / (len(ids) + 1) ** length_power, ids)
-        for ids, total in zip(said, score, strict=True)
-    ]
+    return torch.cat(words, dim=1).view(photos, captions, -1)
 
 
-def _size(seen: Seen) -> int:
-    return seen.places.shape[0]
+def only_words(logits: Tensor) -> Tensor:
+    """Logits (..., V) that leave no chance to what is never written."""
+    never = torch.tensor([PAD, START, UNKNOWN], device=logits.device)
+    return logits.index_fill(-1, never, -torch.inf)
 
 
-def _one(seen: Seen, n: int) -> Seen:
-    return Seen(*(part[n : n + 1] for part in seen))
+def _pick(logits: Tensor, chance: Tensor) -> Tensor:
+    """The word (B, 1) on which a chance (B, 1) falls."""
+    reached = torch.softmax(logits, dim=-1).cumsum(-1)
+    word = torch.searchsorted(reached, chance * reached[:, -1:], right=True)
+    return word.clamp(max=logits.shape[-1] - 1)
+
+
+def _drawn(model: Captioner, seen: Seen, longest: int, captions: int, temperature: float, seed: int) -> Tensor:
+    """`draw` with the same chances for every photo: what one gets does not depend on which others come with it."""
+    chances = torch.rand(longest + 1, 1, captions, generator=torch.Generator().manual_seed(seed))
+    return draw(model, seen, chances.expand(-1, seen.places.shape[0], -1), temperature)
+
+
+def _log_p(model: Captioner, seen: Seen, drawn: Tensor) -> Tensor:
+    """log P of whole sentences (N, g, T): (N, g)."""
+    flat = drawn.flatten(0, 1)
+    before = torch.cat([torch.full_like(flat[:, :1], START), flat[:, :-1]], dim=1)
+    log_p = torch.log_softmax(only_words(model(seen, before).logits.float()), dim=-1)
+    return (log_p.gather(-1, flat.unsqueeze(-1)).squeeze(-1).masked_fill(flat == PAD, 0.0)).sum(-1).view(drawn.shape[:2])
+
+
+def _spoken(row: list[int]) -> list[int]:
+    """The tokens of a drawn sentence without END and what follows."""
+    return [token for token in row if token not in (PAD, END)]
+
+
+def _searched(
+    model: Captioner, vocabulary: Vocabulary, seen: Seen, longest: int, beam: int, length_power: float
+) -> list[list[Caption]]:
+    """All that a search of this width finds for each photo, likeliest first."""
+    kept = torch.arange(seen.places.shape[0], device=seen.places.device)
+
+    # A photo's sentences stand together, as many for each; so the search carries the photos' numbers, and what was seen of a
+    # photo is copied only when other photos are through.
+    def step(words: Tensor, state: tuple[Tensor, list[Tensor]]) -> tuple[Tensor, tuple[Tensor, list[Tensor]]]:
+        nonlocal kept, seen
+        photos = state[0].unique_consecutive()
+        if len(photos) < len(kept):
+            seen = Seen(*(part[torch.isin(kept, photos)] for part in seen))
+            kept = photos
+        written = model(seen, words.unsqueeze(1), state[1])
+        return written.logits[:, 0], (state[0], written.state)
+
+    found = beam_search(
+        step,
+        (kept, model.begin(seen)),
+        start=START,
+        end=END,
+        max_length=longest + 1,
+        beam=beam,
+        best=beam,
+        length_power=length_power,
+        forbidden=(PAD, UNKNOWN),
+    )
+    return [[Caption(vocabulary.decode(one.tokens), one.score, one.tokens) for one in several] for several in found]

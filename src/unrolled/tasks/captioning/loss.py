@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from unrolled.data.captions import END, PAD, START, UNKNOWN
+from unrolled.data.captions import PAD, START
 from unrolled.metrics import CiderReward
 from unrolled.tasks.captioning.config import Config
+from unrolled.tasks.captioning.generate import draw, only_words
 from unrolled.tasks.captioning.model import Captioner, Seen
 from unrolled.training import Step
 
@@ -24,7 +25,7 @@ def likelihood_loss(model: Captioner, batch: dict[str, Any], config: Config) -> 
     targets = tokens[:, 1:]
     counted = targets != PAD
     captions = int(counted.any(1).sum())
-    written = model(model.see(batch["features"]), tokens[:, :-1], counted=counted)
+    written = model(model.see(batch["features"], batch["learns"]), tokens[:, :-1], counted=counted)
     log_p = torch.log_softmax(written.logits.float(), dim=-1)  # (words of all captions, V)
     written_words = -log_p.gather(-1, targets[counted].unsqueeze(-1)).sum()
     smooth = config.label_smoothing
@@ -45,7 +46,8 @@ def self_critical_loss(model: Captioner, batch: dict[str, Any], config: Config, 
     photos, count = batch["photos"].tolist(), config.samples
     model.eval()
     with torch.no_grad():
-        drawn = draw(model, model.see(batch["features"]), count, config.longest)  # (B, T)
+        chances = torch.rand(config.longest, len(photos), count)
+        drawn = draw(model, model.see(batch["features"]), chances).flatten(0, 1)  # (B, T)
     model.train()
     ids = [row[: row.index(PAD)] if PAD in row else row for row in drawn.tolist()]
     rewards = reward.reward([photo for photo in photos for _ in range(count)], ids).view(-1, count)
@@ -53,39 +55,16 @@ def self_critical_loss(model: Captioner, batch: dict[str, Any], config: Config, 
     advantage = (rewards - baseline).flatten().to(drawn.device)  # (B,)
     counted = drawn != PAD
     before = torch.cat([torch.full_like(drawn[:, :1], START), drawn[:, :-1]], dim=1)
-    logits = only_words(model(model.see(batch["features"]), before, counted=counted).logits.float())
+    logits = only_words(model(model.see(batch["features"], batch["learns"]), before, counted=counted).logits.float())
     log_p = -cross_entropy(logits, drawn[counted], reduction="none")
     loss = -(log_p * advantage.unsqueeze(1).expand_as(drawn)[counted]).sum() / len(drawn)
     return Step(loss, len(drawn), report={"reward": float(rewards.mean())})
 
 
-def draw(model: Captioner, seen: Seen, captions: int, longest: int) -> Tensor:
-    """`captions` for each photo, drawn word by word from the model: (B, T) ids, PAD behind END. From torch's own generator."""
-    rows = seen.places.shape[0] * captions
-    said = torch.full((rows, 1), START, device=seen.places.device)
-    done, state, words = torch.zeros(rows, dtype=torch.bool, device=said.device), None, []
-    for _ in range(longest):
-        written = model(seen, said, state)
-        state = written.state
-        said = torch.multinomial(torch.softmax(only_words(written.logits[:, 0].float()), dim=-1), 1)
-        said = said.masked_fill(done.unsqueeze(1), PAD)
-        words.append(said)
-        done = done | (said[:, 0] == END)
-        if done.all():
-            break
-    return torch.cat(words, dim=1)
-
-
-def only_words(logits: Tensor) -> Tensor:
-    """Logits (..., V) that leave no chance to what is never written."""
-    never = torch.tensor([PAD, START, UNKNOWN], device=logits.device)
-    return logits.index_fill(-1, never, -torch.inf)
-
-
 @torch.inference_mode()
-def nats(model: Captioner, features: Tensor, tokens: Tensor) -> tuple[float, int]:
+def nats(model: Captioner, seen: Seen, tokens: Tensor) -> tuple[float, int]:
     """The sum of -log p over every word of some captions and its END, and how many these are; UNKNOWN counts as a word."""
     flat = tokens.flatten(0, 1)
     counted = flat[:, 1:] != PAD
-    logits = model(model.see(features), flat[:, :-1], counted=counted).logits
+    logits = model(seen, flat[:, :-1], counted=counted).logits
     return float(cross_entropy(logits.float(), flat[:, 1:][counted], reduction="sum")), int(counted.sum())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -25,7 +24,7 @@ from unrolled.tasks.captioning.config import Config
 from unrolled.tasks.captioning.data import Batches, Example
 from unrolled.tasks.captioning.generate import Caption, explain, write
 from unrolled.tasks.captioning.loss import likelihood_loss, nats, self_critical_loss
-from unrolled.tasks.captioning.model import Captioner
+from unrolled.tasks.captioning.model import Captioner, Seen
 from unrolled.training import Carry, Outcome, Step
 
 PHOTOS_AT_ONCE = 50
@@ -43,16 +42,18 @@ class Task:
         self.vocabulary = Vocabulary.load(folder)
         examples = data.load(folder)
         self.encoder, self.learned = data.encoder_of(config, folder / data.STARTING_WEIGHTS)
-        self.cache = FeatureCache(self.encoder)
-        training = data.take_features(
-            self.cache, examples["train"], config.flips, _silent
-        )  # nothing to do, unless the cache is lost
-        self.validation = data.take_features(self.cache, examples["validation"], False, _silent)
-        if [len(training), len(self.validation)] != [len(examples["train"]), len(examples["validation"])]:
-            raise DataError(
-                f"{folder}: features are no longer in {self.cache.folder}, and some photos are not where they were."
-            )
-        self.batches = Batches(config, training, self.vocabulary, self.cache)
+        training, self.validation = examples["train"], examples["validation"]
+        self.cache = None if config.fine_tune_from else FeatureCache(self.encoder)
+        if self.cache:  # nothing to do, unless the cache is lost
+            found = [
+                data.take_features(self.cache, training, config.flips, _silent),
+                data.take_features(self.cache, self.validation, False, _silent),
+            ]
+            if [*map(len, found)] != [len(training), len(self.validation)]:
+                raise DataError(
+                    f"{folder}: features are no longer in {self.cache.folder}, and some photos are not where they were."
+                )
+        self.batches = Batches(config, training, self.vocabulary, self.encoder, self.cache)
         self.reward = None
         if config.objective == "self-critical":
             self.reward = CiderReward([[[*ids, END] for ids in several] for several in self.batches.ids])
@@ -62,9 +63,8 @@ class Task:
         )
 
     def build(self) -> nn.Module:
-        encoder = self.encoder.requires_grad_(False) if self.learned else None
-        if self.config.fine_tune_from:
-            encoder = copy.deepcopy(self.encoder).requires_grad_(True)  # the cache's stays as it is
+        learns = self.config.fine_tune_from is not None
+        encoder = self.encoder.requires_grad_(learns) if learns or self.learned else None
         model = Captioner(self.config, self.vocabulary.size, self.encoder.channels, encoder)
         start = self.folder / data.STARTING_WEIGHTS
         if start.exists():
@@ -86,13 +86,13 @@ class Task:
         """On greedy captions; `loss` is the objective's: nats per token, or minus the captions' CIDEr."""
         if not self.validation:
             return {}
-        metrics = measure(model, self.vocabulary, self.validation, self.cache, self.config.longest, beam=1)  # type: ignore[arg-type]
+        metrics = measure(model, self.vocabulary, self.validation, self.cache, longest=self.config.longest, beam=1)  # type: ignore[arg-type]
         return {**metrics, "loss": -metrics["cider"]} if self.reward else metrics
 
     def show(self, model: nn.Module, seed: int) -> str:
         several = self.validation or self.batches.examples
         chosen = [several[(seed * 7 + i * 31) % len(several)] for i in range(min(4, len(several)))]
-        written = _captions(model, self.vocabulary, chosen, self.cache, self.config.longest)  # type: ignore[arg-type]
+        written = _captions(model, self.vocabulary, chosen, self.cache, longest=self.config.longest)  # type: ignore[arg-type]
         return "\n".join(f"{one.name}: {captions[0].text}" for one, captions in zip(chosen, written, strict=True))
 
 
@@ -129,6 +129,17 @@ class Run:
         self.model.eval()
 
     @cached_property
+    def judge(self) -> CiderReward:
+        """Of what captions have in common; how rare an n-gram is, those that the run learned from say."""
+        examples = data.load(self.folder)["train"]
+        return CiderReward([[self.vocabulary.encode(caption) for caption in one.captions] for one in examples])
+
+    def _how(self, given: dict[str, Any]) -> dict[str, Any]:
+        """What `generate.write` is told: the run's settings, unless given otherwise."""
+        how = {"longest": self.config.longest, "beam": self.config.beam, "consensus": self.config.consensus, **given}
+        return {**how, "judge": self.judge} if how["consensus"] else how
+
+    @cached_property
     def cache(self) -> FeatureCache:
         return FeatureCache(self.encoder)
 
@@ -137,7 +148,7 @@ class Run:
         examples = data.load(self.folder)
         chosen = (examples["validation"] or examples["train"])[:5]
         chosen = data.take_features(self.cache, chosen, False, _silent)  # anew, if the CNN has learned
-        written = _captions(self.model, self.vocabulary, chosen, self.cache, self.config.longest, beam=3)
+        written = _captions(self.model, self.vocabulary, chosen, self.cache, **self._how({}))
         progress.panel(
             "\n".join(f"{one.name}: {captions[0].text}" for one, captions in zip(chosen, written, strict=True)), "captions"
         )
@@ -192,7 +203,7 @@ class Run:
     ) -> Iterator[Captioned]:
         features = self.encoder(pixels)
         seen = self.model.see(features)
-        written = write(self.model, self.vocabulary, seen, **{"longest": self.config.longest, **how})
+        written = write(self.model, self.vocabulary, seen, **self._how(how))
         for n, ((path, photo), captions) in enumerate(zip(photos, written, strict=True)):
             if not show:
                 yield Captioned(path, captions)
@@ -200,56 +211,55 @@ class Run:
             one = type(seen)(*(part[n : n + 1] for part in seen))
             yield Captioned(path, captions, photo, *explain(self.model, self.vocabulary, one, captions[0]))
 
-    def evaluate(self, *paths: str, images: str | None = None, beam: int = 3) -> dict[str, float]:
-        """`bleu_1` to `bleu_4`, `rouge_l` and `cider` of captions by beam search; `loss` in nats per token; how many photos.
+    def evaluate(self, *paths: str, images: str | None = None, **how: Any) -> dict[str, float]:
+        """`bleu_1` to `bleu_4`, `rouge_l` and `cider` of the captions written; `loss` in nats per token; how many photos.
 
         Args:
             paths: a captions file or its folder; then files that list the photos to take, one a line.
             images: the folder or .tar of the photos; looked for beside the captions when left out.
-            beam: width of the search.
+            how: `generate.write`'s: `beam`, `consensus`, ...; the run's settings when left out.
         """
         found = source.find(paths, images)
         problems: list[str] = []
         several = data.take_features(self.cache, [data.example(one) for one in found.photos], False, problems.append)
         if not several:
             raise DataError(f"{', '.join(paths)}: none of its photos can be read. {problems[0]}")
-        metrics = measure(self.model, self.vocabulary, several, self.cache, self.config.longest, beam=beam)
+        metrics = measure(self.model, self.vocabulary, several, self.cache, **self._how(how))
         return {**metrics, "photos": len(several), "photos_left_out": len(found.absent) + len(found.photos) - len(several)}
 
 
 def measure(
-    model: Captioner, vocabulary: Vocabulary, several: Sequence[Example], cache: FeatureCache, longest: int, beam: int
+    model: Captioner, vocabulary: Vocabulary, several: Sequence[Example], cache: FeatureCache | None, **how: Any
 ) -> dict[str, float]:
     """`loss` in nats per token over every caption that people wrote, and the scores of the captions that the model writes."""
-    model.eval()
-    total, count = 0.0, 0
-    for begin in range(0, len(several), PHOTOS_AT_ONCE):
+    total, count, candidates = 0.0, 0, {}
+    for begin, seen in _see(model, several, cache):
         chosen = several[begin : begin + PHOTOS_AT_ONCE]
         ids = [[vocabulary.encode(caption) for caption in one.captions] for one in chosen]
-        one, tokens = nats(model, _features(model, chosen, cache), data.lay_out(ids, longest).to(_device(model)))
+        one, tokens = nats(model, seen, data.lay_out(ids, how["longest"]).to(_device(model)))
         total, count = total + one, count + tokens
-    written = _captions(model, vocabulary, several, cache, longest, beam=beam)
-    candidates = {str(n): captions[0].text for n, captions in enumerate(written)}
+        for n, captions in enumerate(write(model, vocabulary, seen, **how), begin):
+            candidates[str(n)] = captions[0].text
     return {"loss": total / count, **caption_scores(candidates, {str(n): one.captions for n, one in enumerate(several)})}
 
 
 def _captions(
-    model: Captioner, vocabulary: Vocabulary, several: Sequence[Example], cache: FeatureCache, longest: int, **how: Any
+    model: Captioner, vocabulary: Vocabulary, several: Sequence[Example], cache: FeatureCache | None, **how: Any
 ) -> list[list[Caption]]:
+    return [one for _, seen in _see(model, several, cache) for one in write(model, vocabulary, seen, **how)]
+
+
+def _see(model: Captioner, several: Sequence[Example], cache: FeatureCache | None) -> Iterator[tuple[int, Seen]]:
+    """The photos, some at a time, with the position of the first of them: features from the cache, or by the model's CNN."""
     model.eval()
-    written: list[list[Caption]] = []
     for begin in range(0, len(several), PHOTOS_AT_ONCE):
+        chosen = several[begin : begin + PHOTOS_AT_ONCE]
+        if cache:
+            features = cache.read([one.key for one in chosen])
+        else:
+            features = torch.stack([data.pixels(model.encoder, one) for one in chosen])  # type: ignore[arg-type]
         with torch.inference_mode():
-            seen = model.see(_features(model, several[begin : begin + PHOTOS_AT_ONCE], cache))
-        written += write(model, vocabulary, seen, longest=longest, **how)
-    return written
-
-
-def _features(model: Captioner, several: Sequence[Example], cache: FeatureCache) -> Tensor:
-    """From the cache, or, where the CNN is no longer the cache's, its input."""
-    if model.encoder is not None and model.encoder is not cache.encoder:
-        return torch.stack([data.pixels(cache.encoder, one) for one in several]).to(_device(model))
-    return cache.read([one.key for one in several]).to(_device(model))
+            yield begin, model.see(features.to(_device(model)))
 
 
 def _device(model: nn.Module) -> torch.device:
