@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -116,6 +117,7 @@ def test_without_kernels_the_doctor_says_why_and_what_it_costs(command, monkeypa
     monkeypatch.setattr(kernels, "why_not", lambda: "the library was not built")
     _, out, _ = command("doctor")
     assert "not available: the library was not built" in out
+    assert re.search(r"takes \d+\.\d times as long as torch.nn.LSTM.s, and \d+\.\d times with resets", out)
     assert "reinstall" in out
 
 

@@ -39,6 +39,7 @@ def test_nothing_of_it_moves_in_training_mode() -> None:
 
 def test_gradients_are_those_of_the_package_under_bf16_closer() -> None:
     """The depthwise convolutions of ours have a backward of their own."""
+
     def gradients(encoder: encoders.Encoder, enabled: bool) -> torch.Tensor:
         encoder.requires_grad_(True).zero_grad()
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled):

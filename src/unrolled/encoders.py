@@ -72,7 +72,7 @@ class Encoder(nn.Module):
         return self
 
     def forward(self, photos: Tensor) -> Tensor:
-        """photos (N, 3, side, side) as bytes -> the map, (N, P, F): places P row by row, `channels` F; P is `places` at `size`."""
+        """photos (N, 3, side, side) as bytes -> the map, (N, P, F): P row by row, `places` of them at `size`; F `channels`."""
         x = (photos.float() / 255 - self.mean) / self.std
         x = self.body(x.contiguous(memory_format=torch.channels_last))
         return x.flatten(2).transpose(1, 2) if x.dim() == 4 else x
@@ -199,12 +199,13 @@ class _WideBackward(torch.autograd.Function):
         return conv2d(x, weight, bias, *how)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
         x, weight = ctx.saved_tensors
         stride, padding, dilation, groups = ctx.how
-        settings = stride, (padding,) * 2, (dilation,) * 2, False, (0, 0), groups, ctx.needs_input_grad[:3]
-        wanted = torch.ops.aten.convolution_backward(gradient.float(), x.float(), weight.float(), [groups], *settings)
-        return *(None if g is None else g.to(t.dtype) for g, t in zip(wanted, (x, weight, weight), strict=True)), None, None, None, None
+        how = stride, (padding,) * 2, (dilation,) * 2, False, (0, 0), groups, ctx.needs_input_grad[:3]
+        wide = torch.ops.aten.convolution_backward(gradients[0].float(), x.float(), weight.float(), [groups], *how)
+        of = (x, weight, weight)  # the bias is of the weight's type
+        return *(None if g is None else g.to(t.dtype) for g, t in zip(wide, of, strict=True)), None, None, None, None
 
 
 def _timm(name: str, model: str, size: int | None) -> Encoder:

@@ -153,7 +153,7 @@ class CiderReward:
         return torch.tensor(scores)
 
     def agreement(self, candidates: Sequence[Sequence[int]], others: Sequence[Sequence[int]]) -> Tensor:
-        """CIDEr-D of each candidate (N,), 0 to 10, against `others` as its references; how rare an n-gram is, the images say."""
+        """CIDEr-D of each candidate (N,), 0 to 10, with `others` for references; how rare an n-gram is, the images say."""
         references = [self._vector(one) for one in others]
         return torch.tensor([_cider(self._vector(one), references) for one in candidates])
 

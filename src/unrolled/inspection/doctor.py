@@ -6,7 +6,9 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
+import statistics
 import sys
+import time
 from typing import Any
 
 import torch
@@ -36,15 +38,32 @@ def describe() -> dict[str, Any]:
             advice.append("this processor has no bf16 products (avx512_bf16): --precision bf16 runs torch's operators")
     else:
         facts["kernels"] = f"not available: {kernels.why_not()}"
+        plain, cut = _cost_without_kernels()
         advice.append(
-            "layers run torch's operators or, for resets and looks inside, a loop in Python; `unrolled bench` on a machine "
-            "with the kernels shows what that costs. Install a C++17 compiler and reinstall: pip install --force-reinstall ."
+            "layers run torch's operators or, for resets and looks inside, a loop in Python: here the training step of an LSTM "
+            f"(T 100, B 32, I = H = 128) takes {plain:.1f} times as long as torch.nn.LSTM's, and {cut:.1f} times with resets. "
+            "Install a C++17 compiler and reinstall: pip install --force-reinstall ."
         )
     for package, use in OPTIONAL.items():
         there = importlib.util.find_spec(package) is not None
         facts[package] = importlib.metadata.version(package) if there else f"not installed (needed for {use})"
     facts["advice"] = "; ".join(advice) or "nothing to mend"
     return facts
+
+
+def _cost_without_kernels() -> tuple[float, float]:
+    """How many times as long as torch.nn.LSTM ours takes for a training step, without and with resets."""
+    theirs, ours = torch.nn.LSTM(128, 128), unrolled.LSTM(128, 128)
+    x, resets = torch.randn(100, 32, 128), torch.zeros(100, 32, dtype=torch.bool)
+    calls = [lambda: theirs(x), lambda: ours(x), lambda: ours(x, resets=resets)]
+    seconds: list[list[float]] = [[] for _ in calls]
+    for _ in range(4):
+        for call, times in zip(calls, seconds, strict=True):
+            started = time.perf_counter()
+            call()[0].sum().backward()
+            times.append(time.perf_counter() - started)
+    base, plain, cut = (statistics.median(times[1:]) for times in seconds)  # the first of each warms up
+    return plain / base, cut / base
 
 
 def _processor() -> str:

@@ -89,10 +89,10 @@ def peers(mode: str, module: nn.RNNBase, x: Tensor, d_out: Tensor, what: str) ->
     return {name: make(*args) for name, args in layers.items()}
 
 
-def compare(calls: dict[str, Call], others: dict[str, Call]) -> tuple[float, dict[str, float]]:
+def compare(calls: dict[str, Call]) -> tuple[float, dict[str, float]]:
     """The largest difference between our output and torch's, and what a first call took; refuses to time what disagrees."""
     reference, seconds, apart = calls["torch"]().detach(), {}, 0.0
-    for name, call in {**calls, **others}.items():
+    for name, call in calls.items():
         start = time.perf_counter()
         output = call().detach().float()
         seconds[name] = time.perf_counter() - start
@@ -109,17 +109,21 @@ def compare(calls: dict[str, Call], others: dict[str, Call]) -> tuple[float, dic
 
 
 def take_turns(
-    calls: dict[str, Call], others: dict[str, Call], first: dict[str, float], seconds: float, least: int
+    calls: dict[str, Call], first: dict[str, float], seconds: float, least: int, rest: float = 0
 ) -> dict[str, list[float]]:
-    """Times of each. Others have thread pools of their own: a moment's rest lets the threads of the last one go to sleep."""
-    times: dict[str, list[float]] = {name: [] for name in calls} | {name: [first[name]] for name in others}
-    turns = calls | {name: call for name, call in others.items() if first[name] < SLOW}
+    """Times of each, by turns. Peers that have thread pools of their own get a moment's rest before each call, so that the
+    threads of the last one go to sleep. One whose call takes too long is timed by its first.
+    """
+    slow = {name for name in calls if rest and name != "ours" and first[name] >= SLOW}
+    times: dict[str, list[float]] = {name: [first[name]] if name in slow else [] for name in calls}
     end = time.perf_counter() + seconds
     rounds = 0
     while rounds < (2 if first["ours"] > SLOW else least) or time.perf_counter() < end:
-        for name, call in turns.items():
-            if name in others or (others and name == "ours"):
-                time.sleep(0.003)
+        for name, call in calls.items():
+            if name in slow:
+                continue
+            if rest:
+                time.sleep(rest)
             start = time.perf_counter()
             call()
             times[name].append(time.perf_counter() - start)
@@ -143,12 +147,18 @@ def measure(
     module = getattr(torch.nn, mode.split("_")[0])(width, H)
     x, d_out = torch.randn(T, B, width), torch.randn(T, B, H)
     calls = peers(mode, module, x, d_out, what)
+    difference, first = compare(calls)
+    peak = native.fma_peak(torch.float32, threads, 0.05)
+    times = take_turns(calls, first, seconds, least)
+    medians = {name: statistics.median(t) for name, t in times.items()}
     made = {name: peer(module, x, d_out, what, threads) for name, peer in (others or {}).items()}
     foreign = {name: call for name, call in made.items() if call is not None}
-    difference, first = compare(calls, foreign)
-    peak = native.fma_peak(torch.float32, threads, 0.05)
-    times = take_turns(calls, foreign, first, seconds, least)
-    medians = {name: statistics.median(t) for name, t in times.items()}
+    others_over_ours = {}
+    if foreign:  # apart from the others: their threads wait by spinning, which costs whoever is timed beside them
+        _, first = compare({"ours": calls["ours"], "torch": calls["torch"], **foreign})
+        beside = take_turns({"ours": calls["ours"], **foreign}, first, seconds, least, rest=0.003)
+        ours = statistics.median(beside["ours"])
+        others_over_ours = {name: statistics.median(beside[name]) / ours for name in foreign}
     best = {name: min(t) for name, t in times.items()}
     flops = 2 * T * B * GATES[mode] * H * (width + H) * (3 if what == "training" else 1)
     return {
@@ -168,7 +178,7 @@ def measure(
         "best_percent_of_peak": 100 * flops / best["ours"] / peak,
         "over_torch": medians["torch"] / medians["ours"],
         "best_over_torch": best["torch"] / best["ours"],
-        "others_over_ours": {name: medians[name] / medians["ours"] for name in foreign},
+        "others_over_ours": others_over_ours,
         "bf16_over_torch": medians["torch"] / medians["ours bf16"] if "ours bf16" in medians else None,
         "noise": abs(medians["ours again"] / medians["ours"] - 1),
     }
