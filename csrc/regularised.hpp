@@ -11,11 +11,7 @@
 // Rows are independent: threads share the batch, and meet once, when W_hh is packed.
 #pragma once
 #include "activations.hpp"
-#include "gemm.hpp"
-#include "kernels.hpp"
-#include "packing.hpp"
-#include "team.hpp"
-#include "unrolled_regularised.h"
+#include "linear.hpp"
 
 namespace UNROLLED_ISA {
 
@@ -347,24 +343,6 @@ struct Steps {
         return !memory.failed;
     }
 
-    void pack(Range panels) {
-        const real *w_hh = static_cast<const real *>(a.w_hh);
-        for (index p = panels.begin; p < panels.end; ++p) {
-            const index column = p * Panels<A>::kWidth, width = w.vectors(p) * Simd::N, columns = smaller(w.columns - column, width);
-            real *panel = w.panel(p);
-            if (columns < width) memset((void *)panel, 0, size_t(w.depth * width) * sizeof(real));
-            if (BACK) {
-                for (index k = 0; k < w.depth; ++k)
-                    memcpy((void *)(panel + k * width), w_hh + k * a.H + column, size_t(columns) * sizeof(real));
-            } else if constexpr (sizeof(real) == 4) {
-                transpose_cells(w_hh + column * a.H, a.H, columns, w.depth, panel, width);
-            } else {
-                for (index i = 0; i < columns; ++i)
-                    for (index k = 0; k < w.depth; ++k) panel[k * width + i] = w_hh[(column + i) * a.H + k];
-            }
-        }
-    }
-
     // W_hh's product with the state before step t, or with the gradient of the gates of the step after it.
     void multiply(index t, index next, Range rows) {
         const index slot = a.kept ? t : t % 2;
@@ -379,7 +357,7 @@ struct Steps {
     }
 
     void run(Team team) {
-        pack(share(w.count(), team.count, team.me));
+        pack_weights<Simd>(static_cast<const real *>(a.w_hh), a.H, !BACK, w, share(w.count(), team.count, team.me));
         team.wait();
         const Range rows = share(a.B, team.count, team.me);
         real *mine = scratch + team.me * 2 * a.H, *sums = static_cast<real *>(a.sums) + team.me * (2 * G + 2) * a.H;

@@ -7,4 +7,5 @@ int regularised_avx2(const unrolled_regularised_args &args, bool back) {
     using F = regularised_avx2::Avx2;
     return back ? regularised_avx2::all_steps<F, true>(args) : regularised_avx2::all_steps<F, false>(args);
 }
+int linear_avx2(const unrolled_linear_args &args) { return regularised_avx2::run_linear<regularised_avx2::Avx2>(args); }
 }  // namespace unrolled

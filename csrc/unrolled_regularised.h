@@ -1,4 +1,4 @@
-/* The C interface of regularised sequences: a layer with layer normalisation, recurrent dropout, zoneout or resets to a
+/* The C interface of regularised sequences, and of the linear map that is their input's part: a layer with layer normalisation, recurrent dropout, zoneout or resets to a
  * learned state, from the input's part of the gates on.
  *
  * Arrays are contiguous and of one type, float or double; ? may be NULL. G: LSTM 4, GRU 3, RNN 1. In slot arrays, step t
@@ -38,9 +38,20 @@ typedef struct unrolled_regularised_args {
     float *grad_norms;           /* ? (2, T, B) */
 } unrolled_regularised_args;
 
+/* y = x w^T + bias; or, with `back`, its gradients dx and dw from that of y. Of one type, float or double, contiguous. */
+typedef struct unrolled_linear_args {
+    int32_t dtype, threads, back, unused;
+    int64_t rows, inputs, outputs;
+    const void *x, *w, *bias; /* (rows, inputs), (outputs, inputs), ? (outputs); backward reads x for dw, w for dx */
+    void *y;                  /* (rows, outputs)                                                                    */
+    const void *d;            /* (rows, outputs)                                                                    */
+    void *dx, *dw;            /* ? (rows, inputs), ? (outputs, inputs)                                              */
+} unrolled_linear_args;
+
 /* 0, -1: out of memory, or -2: unknown mode or dtype. */
 UNROLLED_API int unrolled_regularised_forward(const unrolled_regularised_args *args);
 UNROLLED_API int unrolled_regularised_backward(const unrolled_regularised_args *args);
+UNROLLED_API int unrolled_linear(const unrolled_linear_args *args);
 
 #ifdef __cplusplus
 }

@@ -127,6 +127,19 @@ static void regularised(int mode, int64_t T_, int64_t B, int64_t H, int options,
     expect(unrolled_regularised_backward(&a) == 0, "regularised backward");
 }
 
+template <class T>
+static void linear(int64_t rows, int64_t inputs, int64_t outputs, int threads) {
+    auto x = random<T>(rows * inputs), w = random<T>(outputs * inputs), bias = random<T>(outputs), y = random<T>(rows * outputs);
+    auto d = y, dx = x, dw = w;
+    unrolled_linear_args a = {};
+    a.dtype = sizeof(T) == 8 ? UNROLLED_F64 : UNROLLED_F32, a.threads = threads;
+    a.rows = rows, a.inputs = inputs, a.outputs = outputs;
+    a.x = x.data(), a.w = w.data(), a.bias = bias.data(), a.y = y.data();
+    expect(unrolled_linear(&a) == 0, "linear");
+    a.back = 1, a.d = d.data(), a.dx = dx.data(), a.dw = dw.data();
+    expect(unrolled_linear(&a) == 0, "linear, backward");
+}
+
 int main() {
     unrolled_use_openmp(parallel, thread_number, thread_count);
     const int64_t sizes[][3] = {{1, 1, 1}, {2, 7, 5}, {2, 15, 16}, {1, 33, 17}, {3, 20, 65}};
@@ -149,6 +162,12 @@ int main() {
                         regularised<float>(mode, 3, B, H, options, 1 + options % 3);
                         regularised<double>(mode, 3, B, H, options, 1 + options % 3);
                     }
+    }
+    for (const char *isa : {"portable", "avx2", "avx512"}) {
+        if (unrolled_use_isa(isa) != 0) continue;
+        const int64_t of[][3] = {{1, 1, 1}, {0, 3, 4}, {3, 0, 5}, {2, 3, 0}, {5, 15, 16}, {7, 17, 33}, {300, 33, 65}, {517, 70, 23}};
+        for (auto &s : of)
+            for (int threads : {1, 3}) linear<float>(s[0], s[1], s[2], threads), linear<double>(s[0], s[1], s[2], threads);
     }
     printf("%d calls\n", calls);
 }

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import numbers
 import warnings
+from collections.abc import Callable
 from typing import Any, NamedTuple, Unpack
 
 import torch
@@ -20,6 +21,7 @@ from unrolled import kernels
 from unrolled.cells import Norm, Norms, Weights, norm_widths, normalised
 from unrolled.kernels import plain, stream
 from unrolled.kernels import regularised as compiled_steps
+from unrolled.kernels.linear import linear as compiled_linear
 from unrolled.kernels.stream import Streamer
 from unrolled.regularised import CHANGE_STEPS, DEFAULTS, NOTHING, Options, Regularised, check, draw
 
@@ -717,10 +719,10 @@ def _regularised_recurrence(
     gradient_norms: Tensor | None,
     regularised: Regularised,
 ) -> Unrolled:
-    """`plain_recurrence`, with everything but the products compiled where that can be."""
+    """`plain_recurrence`, compiled where that can be."""
     how = {"lengths": lengths, "resets": resets, "reverse": reverse}
     if w_hr is None and compiled_steps.serves(mode, x, w):
-        x_gates = _input_gates(mode, x, w, lengths, embedding, regularised.norms)
+        x_gates = _input_gates(mode, x, w, lengths, embedding, regularised.norms, compiled_linear)
         how |= {"grad_norms": gradient_norms, "regularised": regularised}
         output, cs, h, c = compiled_steps.run(mode, x_gates, *state, w.w_hh, w.b_hh, **how)
         return Unrolled(output, State(h, c), cs)
@@ -729,7 +731,13 @@ def _regularised_recurrence(
 
 
 def _input_gates(
-    mode: str, x: Tensor, w: Weights, lengths: Tensor | None, embedding: Tensor | None, norms: Norms | None
+    mode: str,
+    x: Tensor,
+    w: Weights,
+    lengths: Tensor | None,
+    embedding: Tensor | None,
+    norms: Norms | None,
+    linear: Callable[..., Tensor] = linear,
 ) -> Tensor:
     """W_ih x_t + b_ih of every step, normalised where that is asked for; for token ids a row of a table."""
 

@@ -18,6 +18,7 @@ from unrolled.cells import Norm, Norms, Weights
 from unrolled.regularised import Regularised
 
 from . import native, plain
+from .linear import outer
 
 _FIELDS = [
     *(
@@ -203,7 +204,7 @@ class _Sequence(torch.autograd.Function):
                     into += gradient * begin
                 if gradient is not None:
                     gradient.masked_fill_(begin, 0)
-        d_w_hh = dp.view(-1, width).t() @ seen.view(-1, hidden)
+        d_w_hh = outer(dp, seen)
         db, d_gain, d_gain_c, d_bias_c = sums.sum(0).split([width, width, hidden, hidden])
         if norms is not None and grad_norms is not None:
             grad_norms.copy_(norms)

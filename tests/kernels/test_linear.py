@@ -1,0 +1,53 @@
+"""The compiled products against torch's, over odd sizes, threads and derivatives."""
+
+import pytest
+import torch
+from tests.tolerance import assert_same
+from torch.nn import functional
+
+from unrolled.kernels import linear as compiled
+
+SIZES = [(1, 1, 1), (0, 3, 4), (5, 15, 16), (7, 16, 17), (3, 0, 5), (2, 3, 0), (300, 33, 65), (517, 130, 23)]
+
+
+def drawn(sizes, dtype):
+    rows, inputs, outputs = sizes
+    g = torch.Generator().manual_seed(3)
+    shapes = ((rows, inputs), (outputs, inputs), (outputs,), (rows, outputs))
+    scales = (1.0, max(inputs, 1) ** -0.5, 1.0, max(rows, 1) ** -0.5)  # sums of the size of one, whatever is summed
+    x, w, bias, d = (torch.randn(s, generator=g, dtype=torch.float64) * k for s, k in zip(shapes, scales, strict=True))
+    return [t.to(dtype).requires_grad_() for t in (x, w, bias)], d.to(dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("sizes", SIZES)
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_it_is_linear(sizes, dtype, count, isa, threads) -> None:
+    threads(count)
+    inputs, d = drawn(sizes, dtype)
+    exact = [t.detach().double().requires_grad_() for t in inputs]
+    results = compiled.linear(*inputs), functional.linear(*exact)
+    assert_same(*(r.detach() for r in results))
+    gradients = torch.autograd.grad(results[0], inputs, d), torch.autograd.grad(results[1], exact, d.double())
+    for ours, true in zip(*gradients, strict=True):
+        assert_same(ours, true)
+    assert_same(compiled.linear(inputs[0], inputs[1]).detach(), functional.linear(*exact[:2]).detach())
+
+
+def test_leading_dimensions_strides_and_the_second_derivative() -> None:
+    x = torch.randn(5, 2, 6, dtype=torch.float64).transpose(0, 1).requires_grad_()
+    w, bias = torch.randn(6, 3, dtype=torch.float64).t().requires_grad_(), torch.randn(3, dtype=torch.float64).requires_grad_()
+    assert_same(compiled.linear(x, w, bias).detach(), functional.linear(x, w, bias).detach())
+    assert torch.autograd.gradcheck(compiled.linear, (x, w, bias))
+    assert torch.autograd.gradgradcheck(compiled.linear, (x, w, bias))
+
+
+def test_the_number_of_threads_changes_no_bit(threads) -> None:
+    inputs, d = drawn((300, 70, 50), torch.float32)
+    results = []
+    for count in (1, 2, 3):
+        threads(count)
+        y = compiled.linear(*inputs)
+        results.append([y.detach(), *torch.autograd.grad(y, inputs, d)])
+    for ours in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(ours[:3], results[0][:3], strict=True))
