@@ -10,6 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from unrolled.kernels.linear import Linear
+
 
 class AdditiveAttention(nn.Module):
     """Additive attention (Bahdanau, Cho and Bengio 2015, section A.1.2), over the places of an image as Xu et al. 2015 (Show,
@@ -34,9 +36,9 @@ class AdditiveAttention(nn.Module):
     def __init__(self, query_size: int, place_size: int, hidden_size: int | None = None) -> None:
         super().__init__()
         hidden_size = hidden_size or query_size
-        self.query = nn.Linear(query_size, hidden_size)
-        self.key = nn.Linear(place_size, hidden_size, bias=False)
-        self.score = nn.Linear(hidden_size, 1, bias=False)
+        self.query = Linear(query_size, hidden_size)
+        self.key = Linear(place_size, hidden_size, bias=False)
+        self.score = Linear(hidden_size, 1, bias=False)
 
     def keys(self, places: Tensor) -> Tensor:
         """W_k a_p: (N, P, E) -> (N, P, hidden_size)."""
@@ -84,9 +86,9 @@ class DotAttention(nn.Module):
                 f"got query_size={query_size}, place_size={place_size}, heads={heads}."
             )
         self.heads = heads
-        self.query = nn.Linear(query_size, place_size) if projected else nn.Identity()
-        self.key = nn.Linear(place_size, place_size, bias=False) if projected else nn.Identity()
-        self.value = nn.Linear(place_size, place_size) if projected else nn.Identity()
+        self.query = Linear(query_size, place_size) if projected else nn.Identity()
+        self.key = Linear(place_size, place_size, bias=False) if projected else nn.Identity()
+        self.value = Linear(place_size, place_size) if projected else nn.Identity()
 
     def keys(self, places: Tensor) -> Tensor:
         """W_k a_p and W_v a_p side by side: (N, P, E) -> (N, P, 2E)."""

@@ -7,6 +7,8 @@ from torch.nn import functional
 
 from unrolled.kernels import linear as compiled
 
+product = compiled._Linear.apply
+
 SIZES = [(1, 1, 1), (0, 3, 4), (5, 15, 16), (7, 16, 17), (3, 0, 5), (2, 3, 0), (300, 33, 65), (517, 130, 23)]
 
 
@@ -26,20 +28,20 @@ def test_it_is_linear(sizes, dtype, count, isa, threads) -> None:
     threads(count)
     inputs, d = drawn(sizes, dtype)
     exact = [t.detach().double().requires_grad_() for t in inputs]
-    results = compiled.linear(*inputs), functional.linear(*exact)
+    results = product(*inputs), functional.linear(*exact)
     assert_same(*(r.detach() for r in results))
     gradients = torch.autograd.grad(results[0], inputs, d), torch.autograd.grad(results[1], exact, d.double())
     for ours, true in zip(*gradients, strict=True):
         assert_same(ours, true)
-    assert_same(compiled.linear(inputs[0], inputs[1]).detach(), functional.linear(*exact[:2]).detach())
+    assert_same(product(inputs[0], inputs[1], None).detach(), functional.linear(*exact[:2]).detach())
 
 
 def test_leading_dimensions_strides_and_the_second_derivative() -> None:
     x = torch.randn(5, 2, 6, dtype=torch.float64).transpose(0, 1).requires_grad_()
     w, bias = torch.randn(6, 3, dtype=torch.float64).t().requires_grad_(), torch.randn(3, dtype=torch.float64).requires_grad_()
-    assert_same(compiled.linear(x, w, bias).detach(), functional.linear(x, w, bias).detach())
-    assert torch.autograd.gradcheck(compiled.linear, (x, w, bias))
-    assert torch.autograd.gradgradcheck(compiled.linear, (x, w, bias))
+    assert_same(product(x, w, bias).detach(), functional.linear(x, w, bias).detach())
+    assert torch.autograd.gradcheck(product, (x, w, bias))
+    assert torch.autograd.gradgradcheck(product, (x, w, bias))
 
 
 def test_the_number_of_threads_changes_no_bit(threads) -> None:
@@ -47,7 +49,24 @@ def test_the_number_of_threads_changes_no_bit(threads) -> None:
     results = []
     for count in (1, 2, 3):
         threads(count)
-        y = compiled.linear(*inputs)
+        y = product(*inputs)
         results.append([y.detach(), *torch.autograd.grad(y, inputs, d)])
     for ours in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(ours[:3], results[0][:3], strict=True))
+
+
+def test_the_module_is_torchs_and_goes_where_torchs_goes() -> None:
+    ours, theirs = compiled.Linear(64, 128), torch.nn.Linear(64, 128)
+    ours.load_state_dict(theirs.state_dict())
+    x = torch.randn(4, 40, 64)
+    by_us = ours(x)
+    assert by_us.grad_fn.name() == "_LinearBackward"
+    assert_same(by_us.detach(), theirs(x).detach())
+    compiled_by_torch = torch.compile(ours, fullgraph=True, backend="eager")
+    for theirs_to_do in (ours(x[:, :1]), compiled_by_torch(x)):
+        assert theirs_to_do.grad_fn.name() != by_us.grad_fn.name()
+    assert torch.equal(compiled_by_torch(x), theirs(x))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(ours(x), theirs(x))
+    mapped = torch.func.vmap(ours)(x)
+    assert_same(mapped.detach(), theirs(x).detach())

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from . import native, plain, recompute
+from .linear import linear
 
 _HIDDEN_ROWS = {"LSTM": 4, "GRU": 3, "RNN_TANH": 1, "RNN_RELU": 1}
 _GATE_SLOTS = {"LSTM": 4, "GRU": 4}  # what the kernels save per hidden unit
@@ -537,10 +538,8 @@ def run_tokens(
     dtype = autocast_dtype(w_hh.device) or w_hh.dtype
     with torch.autocast(w_hh.device.type, enabled=False):
         embedding, w_ih, b_ih = (None if t is None else t.to(dtype) for t in (embedding, w_ih, b_ih))
-        if embedding is None:
-            table = w_ih.t() if b_ih is None else w_ih.t() + b_ih
-        else:
-            table = torch.nn.functional.linear(embedding, w_ih, b_ih)
+        one_hot = embedding is None
+        table = linear(embedding, w_ih, b_ih) if not one_hot else w_ih.t() if b_ih is None else w_ih.t() + b_ih
     return _run(mode, None, ids, table, h0, c0, None, w_hh, None, b_hh, lengths, resets, reverse, grad_norms, every_c, save)
 
 

@@ -6,10 +6,10 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear
 
 from unrolled import cells
 from unrolled.attention import AdditiveAttention, DotAttention
+from unrolled.kernels.linear import Linear, linear
 from unrolled.layers import GRU, LSTM, RNN
 from unrolled.tasks.captioning.config import Config
 
@@ -95,12 +95,12 @@ class Captioner(nn.Module):
         for parameter in () if encoder is None else encoder.parameters():
             parameter.learning_rate_share = config.encoder_rate  # type: ignore[attr-defined]
         self.norm = nn.LayerNorm(feature_size)
-        self.keep = nn.Linear(feature_size, size)
+        self.keep = Linear(feature_size, size)
         self.embedding = nn.Embedding(vocabulary_size, size)
         nn.init.normal_(self.embedding.weight, std=size**-0.5)
         self.embedding_scale = size**0.5 if config.tied else 1.0  # a tied table has the output layer's scale
         states = config.num_layers * PARTS[config.cell]
-        self.start = None if config.image == "every-step" else nn.Linear(size, states * size)
+        self.start = None if config.image == "every-step" else Linear(size, states * size)
         wider = {"initial": (size, size), "every-step": (2 * size, size), "attention": (2 * size, size)}
         first, second = wider.get(config.image, (size, 2 * size))
         layer = LAYERS[config.cell]
@@ -111,9 +111,9 @@ class Captioner(nn.Module):
             self.attention = (
                 AdditiveAttention(size, size) if config.attention == "additive" else DotAttention(size, size, config.heads)
             )
-            self.gate = nn.Linear(size, size)
-        self.deep = nn.Linear(size * (3 if self.attends else 2), size)
-        self.output = nn.Linear(size, vocabulary_size)
+            self.gate = Linear(size, size)
+        self.deep = Linear(size * (3 if self.attends else 2), size)
+        self.output = Linear(size, vocabulary_size)
         if config.tied:
             self.output.weight = self.embedding.weight
         self.dropout, self.place_dropout = LockedDropout(config.dropout), nn.Dropout(min(0.1, config.dropout))

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from unrolled.data.tokenizers import Tokenizer
+from unrolled.kernels.linear import Linear
 from unrolled.layers import GRU, LSTM, RNN
 from unrolled.tasks.language_model.config import Config
 
@@ -39,7 +40,7 @@ class LanguageModel(nn.Module):
             dropout=config.dropout if config.num_layers > 1 else 0.0,
         )
         self.dropout = nn.Dropout(config.dropout)
-        self.decoder = nn.Linear(config.hidden_size, vocabulary_size)
+        self.decoder = Linear(config.hidden_size, vocabulary_size)
         if config.tied and self.encoder:
             nn.init.normal_(self.encoder.weight, std=config.hidden_size**-0.5)  # the scale that suits an output layer
             self.decoder.weight = self.encoder.weight
