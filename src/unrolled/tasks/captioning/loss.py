@@ -25,7 +25,8 @@ def likelihood_loss(model: Captioner, batch: dict[str, Any], config: Config) -> 
     targets = tokens[:, 1:]
     counted = targets != PAD
     captions = int(counted.any(1).sum())
-    written = model(model.see(batch["features"], batch["learns"]), tokens[:, :-1], counted=counted)
+    features = model.look(batch["features"], batch["learns"])
+    written = model(model.see(features), tokens[:, :-1], counted=counted)
     log_p = torch.log_softmax(written.logits.float(), dim=-1)  # (words of all captions, V)
     written_words = -log_p.gather(-1, targets[counted].unsqueeze(-1)).sum()
     smooth = config.label_smoothing
@@ -44,10 +45,11 @@ def self_critical_loss(model: Captioner, batch: dict[str, Any], config: Config, 
     (Kool, van Hoof and Welling 2019), which needs no further decoding.
     """
     photos, count = batch["photos"].tolist(), config.samples
+    features = model.look(batch["features"], batch["learns"])
     model.eval()
     with torch.no_grad():
         chances = torch.rand(config.longest, len(photos), count)
-        drawn = draw(model, model.see(batch["features"]), chances).flatten(0, 1)  # (B, T)
+        drawn = draw(model, model.see(features), chances).flatten(0, 1)  # (B, T)
     model.train()
     ids = [row[: row.index(PAD)] if PAD in row else row for row in drawn.tolist()]
     rewards = reward.reward([photo for photo in photos for _ in range(count)], ids).view(-1, count)
@@ -55,7 +57,7 @@ def self_critical_loss(model: Captioner, batch: dict[str, Any], config: Config, 
     advantage = (rewards - baseline).flatten().to(drawn.device)  # (B,)
     counted = drawn != PAD
     before = torch.cat([torch.full_like(drawn[:, :1], START), drawn[:, :-1]], dim=1)
-    logits = only_words(model(model.see(batch["features"], batch["learns"]), before, counted=counted).logits.float())
+    logits = only_words(model(model.see(features), before, counted=counted).logits.float())
     log_p = -cross_entropy(logits, drawn[counted], reduction="none")
     loss = -(log_p * advantage.unsqueeze(1).expand_as(drawn)[counted]).sum() / len(drawn)
     return Step(loss, len(drawn), report={"reward": float(rewards.mean())})

@@ -118,14 +118,19 @@ class Captioner(nn.Module):
             self.output.weight = self.embedding.weight
         self.dropout, self.place_dropout = LockedDropout(config.dropout), nn.Dropout(min(0.1, config.dropout))
 
-    def see(self, features: Tensor, learns: bool = True) -> Seen:
-        """features (N, P, F), or photos (N, 3, height, width) as bytes -> what the decoder needs.
+    def look(self, photos: Tensor, learns: bool) -> Tensor:
+        """photos (N, 3, height, width) as bytes -> features (N, P, F); features stay as they are.
 
         Unless the CNN `learns` from these photos, no gradient reaches it.
         """
-        if self.encoder is not None and features.dim() == 4:
-            with torch.set_grad_enabled(learns and torch.is_grad_enabled()):
-                features = self.encoder(features)
+        if self.encoder is None or photos.dim() != 4:
+            return photos
+        with torch.set_grad_enabled(learns and torch.is_grad_enabled()):
+            return self.encoder(photos)
+
+    def see(self, features: Tensor) -> Seen:
+        """features (N, P, F), or photos as `look` takes them -> what the decoder needs."""
+        features = self.look(features, learns=True)
         places = self.place_dropout(torch.relu(self.keep(self.norm(features.to(self.norm.weight.dtype)))))
         return Seen(places, places.mean(1), self.attention.keys(places) if self.attends else places[..., :0])
 
