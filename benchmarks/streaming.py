@@ -184,10 +184,14 @@ def onnxruntime(name: str, model: Text, folder: Path, int8: bool) -> System:
 
 
 def interleaved(jobs: dict[str, Callable[[], None]], rounds: int, warm: dict[str, Callable[[], None]] | None = None):
-    """(median, least) seconds of every job, taken in turns; `warm` brings its weights back into the cache."""
+    """(median, least) seconds of every job, taken in turns; `warm` brings its weights back into the cache.
+
+    Threads of the job before wait by spinning for a while: each begins when they have gone to sleep.
+    """
     times: dict[str, list[float]] = {name: [] for name in jobs}
     for _ in range(rounds + 1):
         for name, job in jobs.items():
+            time.sleep(0.02)
             if warm:
                 warm[name]()
             start = time.perf_counter()

@@ -108,19 +108,26 @@ def draw(model: Captioner, seen: Seen, chances: Tensor, temperature: float = 1.0
             to end.
         temperature: scores are divided by this.
     """
-    steps, photos, captions = chances.shape
+    steps, photos, width = chances.shape
     device = seen.places.device
-    said = torch.full((photos * captions, 1), START, device=device)
-    done, state, words = torch.zeros_like(said, dtype=torch.bool), None, []
-    for chance in chances.to(device).reshape(steps, -1, 1):
+    words = torch.full((photos * width, steps), PAD, device=device)
+    rows = torch.arange(len(words), device=device)  # those still written, as many for each photo
+    said, state = torch.full((len(words), 1), START, device=device), None
+    done = torch.zeros_like(said, dtype=torch.bool)
+    for t, chance in enumerate(chances.to(device).reshape(steps, -1, 1)):
         written = model(seen, said, state)
         state = written.state
-        said = _pick(only_words(written.logits[:, 0].float()) / temperature, chance).masked_fill(done, PAD)
-        words.append(said)
+        said = _pick(only_words(written.logits[:, 0].float()) / temperature, chance[rows]).masked_fill(done, PAD)
+        words[rows, t] = said[:, 0]
         done = done | (said == END)
-        if done.all():
-            break
-    return torch.cat(words, dim=1).view(photos, captions, -1)
+        most = int((~done).view(photos, width).sum(1).max())
+        if not most:
+            return words[:, : t + 1].view(photos, -1, t + 1)
+        if most < width:  # of each photo the unfinished, and where it has fewer, finished ones
+            first = done.view(photos, width).byte().argsort(dim=1, stable=True)[:, :most]
+            kept = (first + width * torch.arange(photos, device=device).unsqueeze(1)).flatten()
+            rows, said, done, state, width = rows[kept], said[kept], done[kept], [part[kept] for part in state], most
+    return words.view(photos, -1, steps)
 
 
 def only_words(logits: Tensor) -> Tensor:
