@@ -157,8 +157,13 @@ def evaluate(run: Path, data: tuple[str, ...], as_json: bool, **how: Any) -> Non
 
     unrolled evaluate runs/my-run held-out.txt --json
     """
+    from unrolled.progress import Progress
+
     how = {name: value for name, value in how.items() if value is not None}
-    _print(_open(run, "caption" if how else "evaluate").evaluate(*data, **how), as_json)
+    opened = _open(run, "caption" if how else "evaluate")
+    with Progress().counting() as report:
+        metrics = opened.evaluate(*data, report=report, **how)
+    _print(metrics, as_json)
 
 
 @cli.command()

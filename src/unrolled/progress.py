@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.panel import Panel
-from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
 if TYPE_CHECKING:
@@ -37,6 +37,20 @@ class Progress:
         """Show, on a terminal, that something of unknown length is going on."""
         with self.console.status(escape(what)):
             yield
+
+    @contextmanager
+    def counting(self) -> Iterator[Callable[[str, int, int], None]]:
+        """On a terminal, bars of what is counted; what is yielded is told what that is, how many are done, of how many."""
+        columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeRemainingColumn())
+        with Bar(*columns, console=self.console, transient=True, disable=not self.console.is_terminal) as bar:
+            tasks: dict[str, Any] = {}
+
+            def report(what: str, done: int, of: int) -> None:
+                if what not in tasks:
+                    tasks[what] = bar.add_task(what, total=of)
+                bar.update(tasks[what], completed=done)
+
+            yield report
 
     @contextmanager
     def training(self, task: Task, counters: Counters) -> Iterator[None]:

@@ -410,6 +410,21 @@ def test_the_commands_train_caption_and_evaluate(command, shapes: Path, tmp_path
     code, out, _ = command("evaluate", tmp_path / "run", shapes, "--json")
     assert code == 0
     assert {"loss", "bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_l", "cider", "photos"} <= set(json.loads(out))
+    code, other, _ = command("evaluate", tmp_path / "run", shapes, "--json", "--beam", "2", "--consensus", "3")
+    assert code == 0
+    assert json.loads(other)["loss"] == json.loads(out)["loss"]
+
+
+def test_evaluating_tells_how_far_it_is(captioner: Path, shapes: Path) -> None:
+    told: list[tuple[str, int, int]] = []
+    Run(captioner).evaluate(str(shapes), report=lambda *one: told.append(one))
+    assert told[-1] == ("captions", 16, 16)
+
+
+def test_what_a_run_cannot_do_is_said_with_what_it_can(command, captioner: Path) -> None:
+    code, out, errors = command("sample", captioner)
+    assert (code, out) == (2, "")
+    assert errors == f"error: {captioner}: a run of this task cannot sample. It can caption, evaluate.\n"
 
 
 def test_a_damaged_photo_is_skipped_in_a_folder_and_an_error_alone(

@@ -161,11 +161,16 @@ def example(one: Captioned) -> Example:
     return Example(one.name, one.photo, digest(content), digest(content, mirrored=True), one.captions)
 
 
-def take_features(cache: FeatureCache, several: list[Example], mirrored: bool, say: Say) -> list[Example]:
-    """Fill the cache, and return the examples without those whose photos cannot be read, which are named."""
+def take_features(
+    cache: FeatureCache, several: list[Example], mirrored: bool, say: Say, report: Callable[[int, int], None] | None = None
+) -> list[Example]:
+    """Fill the cache, and return the examples without those whose photos cannot be read, which are named.
+
+    `report` is told how many are done and of how many; without it they are said.
+    """
     last = time.monotonic()
 
-    def report(done: int, of: int) -> None:
+    def say_some(done: int, of: int) -> None:
         nonlocal last
         if time.monotonic() - last > 5 or done == of:
             last = time.monotonic()
@@ -175,7 +180,7 @@ def take_features(cache: FeatureCache, several: list[Example], mirrored: bool, s
         [one.key for one in several],
         lambda position: pixels(cache.encoder, several[position]),
         [one.mirrored for one in several] if mirrored else (),
-        report,
+        report or say_some,
     )
     return _without(several, problems, say)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -211,27 +211,38 @@ class Run:
             one = type(seen)(*(part[n : n + 1] for part in seen))
             yield Captioned(path, captions, photo, *explain(self.model, self.vocabulary, one, captions[0]))
 
-    def evaluate(self, *paths: str, images: str | None = None, **how: Any) -> dict[str, float]:
+    def evaluate(
+        self, *paths: str, images: str | None = None, report: Callable[[str, int, int], None] | None = None, **how: Any
+    ) -> dict[str, float]:
         """`bleu_1` to `bleu_4`, `rouge_l` and `cider` of the captions written; `loss` in nats per token; how many photos.
 
         Args:
             paths: a captions file or its folder; then files that list the photos to take, one a line.
             images: the folder or .tar of the photos; looked for beside the captions when left out.
+            report: told what is being done, how many photos are done, and of how many.
             how: `generate.write`'s: `beam`, `consensus`, ...; the run's settings when left out.
         """
-        found = source.find(paths, images)
-        problems: list[str] = []
-        several = data.take_features(self.cache, [data.example(one) for one in found.photos], False, problems.append)
+        found, report = source.find(paths, images), report or (lambda what, done, of: None)
+        examples, problems = [data.example(one) for one in found.photos], []
+        several = data.take_features(self.cache, examples, False, problems.append, partial(report, "features"))
         if not several:
             raise DataError(f"{', '.join(paths)}: none of its photos can be read. {problems[0]}")
-        metrics = measure(self.model, self.vocabulary, several, self.cache, **self._how(how))
+        metrics = measure(self.model, self.vocabulary, several, self.cache, partial(report, "captions"), **self._how(how))
         return {**metrics, "photos": len(several), "photos_left_out": len(found.absent) + len(found.photos) - len(several)}
 
 
 def measure(
-    model: Captioner, vocabulary: Vocabulary, several: Sequence[Example], cache: FeatureCache | None, **how: Any
+    model: Captioner,
+    vocabulary: Vocabulary,
+    several: Sequence[Example],
+    cache: FeatureCache | None,
+    report: Callable[[int, int], None] | None = None,
+    **how: Any,
 ) -> dict[str, float]:
-    """`loss` in nats per token over every caption that people wrote, and the scores of the captions that the model writes."""
+    """`loss` in nats per token over every caption that people wrote, and the scores of the captions that the model writes.
+
+    `report` is told how many photos are done, and of how many.
+    """
     total, count, candidates = 0.0, 0, {}
     for begin, seen in _see(model, several, cache):
         chosen = several[begin : begin + PHOTOS_AT_ONCE]
@@ -240,6 +251,8 @@ def measure(
         total, count = total + one, count + tokens
         for n, captions in enumerate(write(model, vocabulary, seen, **how), begin):
             candidates[str(n)] = captions[0].text
+        if report:
+            report(len(candidates), len(several))
     return {"loss": total / count, **caption_scores(candidates, {str(n): one.captions for n, one in enumerate(several)})}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -39,12 +40,19 @@ def training_loss(model: nn.Module, batch: dict[str, Any], carry: Carry, charact
 
 
 @torch.inference_mode()
-def measure(model: nn.Module, tokens: np.ndarray, tokenizer: Tokenizer, *, streams: int = 32) -> dict[str, float]:
+def measure(
+    model: nn.Module,
+    tokens: np.ndarray,
+    tokenizer: Tokenizer,
+    *,
+    streams: int = 32,
+    report: Callable[[int, int], None] | None = None,
+) -> dict[str, float]:
     """Nats per token, perplexity and bits per character over a text: every token after the first is predicted once.
 
     The text is read in up to `streams` parallel pieces. Each piece but the first starts `WARM_UP` tokens early, uncounted,
-    so that its state knows what came before. tokens (N,), N at least 2. Keys: `loss`, `perplexity`, and, where tokens can be
-    turned back into text, `bits_per_character`.
+    so that its state knows what came before. tokens (N,), N at least 2. `report` is told how far each piece is, and its
+    length. Keys: `loss`, `perplexity`, and, where tokens can be turned back into text, `bits_per_character`.
     """
     model.eval()
     device = next(model.parameters()).device
@@ -64,6 +72,8 @@ def measure(model: nn.Module, tokens: np.ndarray, tokenizer: Tokenizer, *, strea
         logits, state = model(inputs, state)
         losses = cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="none")
         nats += float(losses.double()[torch.from_numpy(counted.ravel()).to(device)].sum())
+        if report:
+            report(max(0, end), length)
     loss = nats / total
     metrics = {"loss": loss, "perplexity": math.exp(min(loss, 700.0))}
     characters = tokenizer.characters()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -120,10 +121,13 @@ class Run:
         export.state_outputs(graph, self.model.layers, state)
         return graph.save(path)
 
-    def evaluate(self, *paths: str) -> dict[str, float]:
-        """`loss` (nats per token), `perplexity`, `bits_per_character`, and how many tokens were measured or unknown."""
+    def evaluate(self, *paths: str, report: Callable[[str, int, int], None] | None = None) -> dict[str, float]:
+        """`loss` (nats per token), `perplexity`, `bits_per_character`, and how many tokens were measured or unknown.
+
+        `report` is told what is being done, how much of it is, and of how much.
+        """
         tokens = data.encode(list(paths), self.tokenizer)
-        metrics = measure(self.model, tokens, self.tokenizer)
+        metrics = measure(self.model, tokens, self.tokenizer, report=partial(report, "steps") if report else None)
         return {
             **metrics,
             "tokens": len(tokens) - 1,
