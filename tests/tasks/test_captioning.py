@@ -19,7 +19,7 @@ from unrolled.metrics import CiderReward
 from unrolled.progress import Progress
 from unrolled.tasks.captioning import data, generate, loss
 from unrolled.tasks.captioning.config import Config
-from unrolled.tasks.captioning.model import Captioner
+from unrolled.tasks.captioning.model import Captioner, Ensemble
 from unrolled.tasks.captioning.task import Run, Task
 from unrolled.training import Counters, Outcome, Step
 
@@ -234,6 +234,38 @@ def test_a_sentence_is_drawn_as_often_as_the_model_says() -> None:
     expected = generate.only_words(captioner(seen, torch.tensor([[START]])).logits[0, 0]).softmax(-1).detach()
     share = torch.bincount(drawn.flatten(), minlength=len(expected)) / 20_000
     assert float((share - expected).abs().max()) < 0.015  # four standard errors of a half
+
+
+def test_an_ensemble_writes_by_the_mean_probability_and_each_member_learns_by_its_own_loss() -> None:
+    config = Config(hidden_size=H, members=2, heads=2)
+    ensemble, features = Ensemble(config, V, F).double().eval(), torch.randn(3, P, F).double()
+    words = torch.randint(4, V, (6, 5))
+    seen = ensemble.see(features)
+    alone = [one(one.see(features), words) for one in ensemble.members]
+    together = ensemble(seen, words)
+    mean = torch.stack([one.logits.softmax(-1) for one in alone]).mean(0)
+    assert_same(together.logits.exp().detach(), mean.detach())
+    assert_same(together.weights.detach(), torch.stack([one.weights for one in alone]).mean(0).detach())
+    step_by_step, state = [], None
+    for t in range(words.shape[1]):
+        written = ensemble(seen, words[:, t : t + 1], state)
+        step_by_step.append(written.logits)
+        state = written.state
+    assert_same(torch.cat(step_by_step, 1).detach(), together.logits.detach())
+    batch = {"features": features, "tokens": data.lay_out([[[4, 5]], [[6, 7, 8]], [[9]]], longest=9), "learns": False}
+    losses = [loss.likelihood_loss(one, batch, config).loss for one in ensemble.members]
+    assert_same(loss.likelihood_loss(ensemble, batch, config).loss.detach(), torch.stack(losses).mean().detach())
+
+
+def test_a_run_of_an_ensemble_captions_and_goes_on(shapes: Path, tmp_path: Path) -> None:
+    settings = {**TINY, "members": 2, "max_steps": 4, "save_every": 2, "evaluate_every": 4}
+    tasks.train("captioning", shapes, run=tmp_path / "run", **settings)
+    run = Run(tmp_path / "run")
+    together = list(run.caption(shapes / "images", consensus=3))
+    alone = next(run.caption(together[3].image, consensus=3))
+    assert alone.captions[0].text == together[3].captions[0].text
+    better = {"start": str(tmp_path / "run"), "objective": "self-critical", "samples": 2}
+    assert tasks.train("captioning", shapes, run=tmp_path / "better", **{**settings, **better}).counters.step == 4
 
 
 def test_consensus_takes_the_sentence_that_agrees_best_with_drawn_ones(captioner: Path, shapes: Path) -> None:

@@ -50,6 +50,8 @@ class Config(TrainingConfig):
     """Width of the hidden state, of the word embedding, and of what is kept of each place of the photo."""
     num_layers: PositiveInt = 2
     """Recurrent layers on top of each other; attention-between needs two or more."""
+    members: PositiveInt = 1
+    """Decoders on the same CNN that learn side by side and write together, by the mean of their probabilities."""
     tied: bool = True
     """Use the embedding's weights for the output layer too."""
     dropout: float = Field(0.5, ge=0, lt=1)

@@ -282,7 +282,19 @@ def lay_out(ids: Sequence[Sequence[Sequence[int]]], longest: int) -> Tensor:
 def _check_start(config: Config) -> None:
     """The run to start from has to have the shape of the one to train."""
     earlier = checkpoint.open_config(Path(config.start or ""), "captioning", Config)
-    names = ("encoder", "photo_size", "unit", "cell", "image", "attention", "heads", "hidden_size", "num_layers", "tied")
+    names = (
+        "encoder",
+        "photo_size",
+        "unit",
+        "cell",
+        "image",
+        "attention",
+        "heads",
+        "hidden_size",
+        "num_layers",
+        "members",
+        "tied",
+    )
     if differing := [name for name in names if getattr(config, name) != getattr(earlier, name)]:
         told = "; ".join(f"{name}: it has {getattr(earlier, name)!r}, got {getattr(config, name)!r}" for name in differing)
         raise ConfigError(f"--start {config.start}: expected the settings of that run's model. {told}.")

@@ -10,7 +10,7 @@ from torch import Tensor
 from unrolled.data.captions import END, PAD, START, UNKNOWN, Vocabulary
 from unrolled.decoding import beam_search
 from unrolled.metrics import CiderReward
-from unrolled.tasks.captioning.model import Captioner, Seen
+from unrolled.tasks.captioning.model import Captioner, Ensemble, Seen, SeenByAll
 
 LENGTH_POWER = 0.7
 """What `caption` and `evaluate` take; the recipe's figures are with it."""
@@ -29,9 +29,9 @@ class Caption(NamedTuple):
 
 @torch.inference_mode()
 def write(
-    model: Captioner,
+    model: Captioner | Ensemble,
     vocabulary: Vocabulary,
-    seen: Seen,
+    seen: Seen | SeenByAll,
     *,
     longest: int,
     beam: int = 3,
@@ -69,7 +69,7 @@ def write(
             "expected captions and longest of at least 1, consensus of at least 0 and a temperature above 0, "
             f"got captions={captions}, longest={longest}, consensus={consensus}, temperature={temperature}."
         )
-    if not seen.places.shape[0]:
+    if not seen.photos:
         return []
     if temperature is not None:
         drawn = _drawn(model, seen, longest, captions, temperature, seed)
@@ -91,14 +91,16 @@ def write(
 
 
 @torch.inference_mode()
-def explain(model: Captioner, vocabulary: Vocabulary, seen: Seen, caption: Caption) -> tuple[list[str], Tensor | None]:
+def explain(
+    model: Captioner | Ensemble, vocabulary: Vocabulary, seen: Seen | SeenByAll, caption: Caption
+) -> tuple[list[str], Tensor | None]:
     """The words of a caption of one photo, and where the model looked for each: weights (T, P), or None without attention."""
-    before = torch.tensor([[START, *caption.tokens]], device=seen.places.device)[:, : len(caption.tokens)]
+    before = torch.tensor([[START, *caption.tokens]], device=seen.device)[:, : len(caption.tokens)]
     weights = model(seen, before).weights if caption.tokens else None
     return vocabulary.tokens(caption.tokens), None if weights is None else weights[0]
 
 
-def draw(model: Captioner, seen: Seen, chances: Tensor, temperature: float = 1.0) -> Tensor:
+def draw(model: Captioner | Ensemble, seen: Seen | SeenByAll, chances: Tensor, temperature: float = 1.0) -> Tensor:
     """Sentences of N photos, drawn word by word: (N, g, T) ids, PAD behind END.
 
     Args:
@@ -109,7 +111,7 @@ def draw(model: Captioner, seen: Seen, chances: Tensor, temperature: float = 1.0
         temperature: scores are divided by this.
     """
     steps, photos, width = chances.shape
-    device = seen.places.device
+    device = seen.device
     words = torch.full((photos * width, steps), PAD, device=device)
     rows = torch.arange(len(words), device=device)  # those still written, as many for each photo
     said, state = torch.full((len(words), 1), START, device=device), None
@@ -143,13 +145,15 @@ def _pick(logits: Tensor, chance: Tensor) -> Tensor:
     return word.clamp(max=logits.shape[-1] - 1)
 
 
-def _drawn(model: Captioner, seen: Seen, longest: int, captions: int, temperature: float, seed: int) -> Tensor:
+def _drawn(
+    model: Captioner | Ensemble, seen: Seen | SeenByAll, longest: int, captions: int, temperature: float, seed: int
+) -> Tensor:
     """`draw` with the same chances for every photo: what one gets does not depend on which others come with it."""
     chances = torch.rand(longest + 1, 1, captions, generator=torch.Generator().manual_seed(seed))
-    return draw(model, seen, chances.expand(-1, seen.places.shape[0], -1), temperature)
+    return draw(model, seen, chances.expand(-1, seen.photos, -1), temperature)
 
 
-def _log_p(model: Captioner, seen: Seen, drawn: Tensor) -> Tensor:
+def _log_p(model: Captioner | Ensemble, seen: Seen | SeenByAll, drawn: Tensor) -> Tensor:
     """log P of whole sentences (N, g, T): (N, g)."""
     flat = drawn.flatten(0, 1)
     before = torch.cat([torch.full_like(flat[:, :1], START), flat[:, :-1]], dim=1)
@@ -163,10 +167,10 @@ def _spoken(row: list[int]) -> list[int]:
 
 
 def _searched(
-    model: Captioner, vocabulary: Vocabulary, seen: Seen, longest: int, beam: int, length_power: float
+    model: Captioner | Ensemble, vocabulary: Vocabulary, seen: Seen | SeenByAll, longest: int, beam: int, length_power: float
 ) -> list[list[Caption]]:
     """All that a search of this width finds for each photo, likeliest first."""
-    kept = torch.arange(seen.places.shape[0], device=seen.places.device)
+    kept = torch.arange(seen.photos, device=seen.device)
 
     # A photo's sentences stand together, as many for each; so the search carries the photos' numbers, and what was seen of a
     # photo is copied only when other photos are through.
@@ -174,14 +178,14 @@ def _searched(
         nonlocal kept, seen
         photos = state[0].unique_consecutive()
         if len(photos) < len(kept):
-            seen = Seen(*(part[torch.isin(kept, photos)] for part in seen))
+            seen = seen.take(torch.isin(kept, photos))
             kept = photos
         written = model(seen, words.unsqueeze(1), state[1])
         return written.logits[:, 0], (state[0], written.state)
 
     found = beam_search(
         step,
-        (kept, model.begin(seen)),
+        (kept, model.begin(seen)),  # type: ignore[arg-type]
         start=START,
         end=END,
         max_length=longest + 1,

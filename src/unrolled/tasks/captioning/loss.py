@@ -12,33 +12,37 @@ from unrolled.data.captions import PAD, START
 from unrolled.metrics import CiderReward
 from unrolled.tasks.captioning.config import Config
 from unrolled.tasks.captioning.generate import draw, only_words
-from unrolled.tasks.captioning.model import Captioner, Seen
+from unrolled.tasks.captioning.model import Captioner, Ensemble, Seen, SeenByAll
 from unrolled.training import Step
 
 
-def likelihood_loss(model: Captioner, batch: dict[str, Any], config: Config) -> Step:
+def likelihood_loss(model: Captioner | Ensemble, batch: dict[str, Any], config: Config) -> Step:
     """Teacher forcing: the temporal softmax loss, summed over a caption's steps, averaged over the captions, padding ignored.
 
     With `doubly_stochastic` lambda, plus lambda * sum over places (1 - sum over steps alpha_tp)^2 (Xu et al. 2015, eq. 14).
+    Of an ensemble, the mean of its members' losses.
     """
     tokens = batch["tokens"].flatten(0, 1)  # (B, 1 + T)
     targets = tokens[:, 1:]
     counted = targets != PAD
     captions = int(counted.any(1).sum())
     features = model.look(batch["features"], batch["learns"])
-    written = model(model.see(features), tokens[:, :-1], counted=counted)
-    log_p = torch.log_softmax(written.logits.float(), dim=-1)  # (words of all captions, V)
-    written_words = -log_p.gather(-1, targets[counted].unsqueeze(-1)).sum()
-    smooth = config.label_smoothing
-    loss = ((1 - smooth) * written_words - smooth * log_p.mean(-1).sum()) / captions
-    nats = float(written_words.detach()) / log_p.shape[0]
-    if config.doubly_stochastic and written.weights is not None:
-        looked = (written.weights * counted.unsqueeze(-1)).sum(1)  # (B, P)
-        loss = loss + config.doubly_stochastic * ((1 - looked) ** 2).sum(-1)[counted.any(1)].mean()
-    return Step(loss, captions, report={"nats_per_token": nats})
+    losses, nats = [], 0.0
+    for member in model.members:
+        written = member(member.see(features), tokens[:, :-1], counted=counted)  # type: ignore[operator]
+        log_p = torch.log_softmax(written.logits.float(), dim=-1)  # (words of all captions, V)
+        written_words = -log_p.gather(-1, targets[counted].unsqueeze(-1)).sum()
+        smooth = config.label_smoothing
+        loss = ((1 - smooth) * written_words - smooth * log_p.mean(-1).sum()) / captions
+        nats += float(written_words.detach()) / log_p.shape[0] / len(model.members)
+        if config.doubly_stochastic and written.weights is not None:
+            looked = (written.weights * counted.unsqueeze(-1)).sum(1)  # (B, P)
+            loss = loss + config.doubly_stochastic * ((1 - looked) ** 2).sum(-1)[counted.any(1)].mean()
+        losses.append(loss)
+    return Step(torch.stack(losses).mean(), captions, report={"nats_per_token": nats})
 
 
-def self_critical_loss(model: Captioner, batch: dict[str, Any], config: Config, reward: CiderReward) -> Step:
+def self_critical_loss(model: Captioner | Ensemble, batch: dict[str, Any], config: Config, reward: CiderReward) -> Step:
     """REINFORCE with a baseline (Rennie et al. 2017, eq. 7): -(r - b) log p(caption), averaged over the drawn captions.
 
     r is a drawn caption's CIDEr-D; b, where they take the greedy caption's, is the mean of the others drawn for the photo
@@ -57,14 +61,17 @@ def self_critical_loss(model: Captioner, batch: dict[str, Any], config: Config, 
     advantage = (rewards - baseline).flatten().to(drawn.device)  # (B,)
     counted = drawn != PAD
     before = torch.cat([torch.full_like(drawn[:, :1], START), drawn[:, :-1]], dim=1)
-    logits = only_words(model(model.see(features), before, counted=counted).logits.float())
-    log_p = -cross_entropy(logits, drawn[counted], reduction="none")
-    loss = -(log_p * advantage.unsqueeze(1).expand_as(drawn)[counted]).sum() / len(drawn)
-    return Step(loss, len(drawn), report={"reward": float(rewards.mean())})
+    losses = []
+    for member in model.members:  # each learns from what all of them drew
+        written = member(member.see(features), before, counted=counted)  # type: ignore[operator]
+        logits = only_words(written.logits.float())
+        log_p = -cross_entropy(logits, drawn[counted], reduction="none")
+        losses.append(-(log_p * advantage.unsqueeze(1).expand_as(drawn)[counted]).sum() / len(drawn))
+    return Step(torch.stack(losses).mean(), len(drawn), report={"reward": float(rewards.mean())})
 
 
 @torch.inference_mode()
-def nats(model: Captioner, seen: Seen, tokens: Tensor) -> tuple[float, int]:
+def nats(model: Captioner | Ensemble, seen: Seen | SeenByAll, tokens: Tensor) -> tuple[float, int]:
     """The sum of -log p over every word of some captions and its END, and how many these are; UNKNOWN counts as a word."""
     flat = tokens.flatten(0, 1)
     counted = flat[:, 1:] != PAD

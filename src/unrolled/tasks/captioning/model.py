@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -26,6 +27,38 @@ class Seen(NamedTuple):
     """Of the places, (N, H)."""
     keys: Tensor
     """The attention's part that depends on the places alone, (N, P, ...); empty without attention."""
+
+    @property
+    def photos(self) -> int:
+        """N."""
+        return self.places.shape[0]
+
+    @property
+    def device(self) -> torch.device:
+        return self.places.device
+
+    def take(self, photos: Tensor | slice) -> Seen:
+        """What there is of these photos."""
+        return Seen(self.places[photos], self.mean[photos], self.keys[photos])
+
+
+class SeenByAll(NamedTuple):
+    """What each member of an `Ensemble` needs of N photos."""
+
+    members: list[Seen]
+
+    @property
+    def photos(self) -> int:
+        """N."""
+        return self.members[0].photos
+
+    @property
+    def device(self) -> torch.device:
+        return self.members[0].device
+
+    def take(self, photos: Tensor | slice) -> SeenByAll:
+        """What there is of these photos."""
+        return SeenByAll([one.take(photos) for one in self.members])
 
 
 class Written(NamedTuple):
@@ -57,7 +90,27 @@ class LockedDropout(nn.Module):
         return x * (kept.to(x.dtype) / (1 - self.probability))
 
 
-class Captioner(nn.Module):
+class _Looking(nn.Module):
+    """Something with a CNN, if that learns or has learned."""
+
+    def __init__(self, config: Config, encoder: nn.Module | None) -> None:
+        super().__init__()
+        self.encoder = encoder
+        for parameter in () if encoder is None else encoder.parameters():
+            parameter.learning_rate_share = config.encoder_rate  # type: ignore[attr-defined]
+
+    def look(self, photos: Tensor, learns: bool) -> Tensor:
+        """photos (N, 3, height, width) as bytes -> features (N, P, F); features stay as they are.
+
+        Unless the CNN `learns` from these photos, no gradient reaches it.
+        """
+        if self.encoder is None or photos.dim() != 4:
+            return photos
+        with torch.set_grad_enabled(learns and torch.is_grad_enabled()):
+            return self.encoder(photos)
+
+
+class Captioner(_Looking):
     """One-to-many: a photo, then word after word.
 
     v_p = dropout(relu(W LayerNorm(feature_p) + b)) keeps H channels of each place p of the CNN's map; v is their mean. The
@@ -88,12 +141,9 @@ class Captioner(nn.Module):
     """
 
     def __init__(self, config: Config, vocabulary_size: int, feature_size: int, encoder: nn.Module | None = None) -> None:
-        super().__init__()
+        super().__init__(config, encoder)
         size, self.image, self.cell = config.hidden_size, config.image, config.cell
         self.attends = config.image.startswith("attention")
-        self.encoder = encoder  # here only if it learns, or has learned
-        for parameter in () if encoder is None else encoder.parameters():
-            parameter.learning_rate_share = config.encoder_rate  # type: ignore[attr-defined]
         self.norm = nn.LayerNorm(feature_size)
         self.keep = Linear(feature_size, size)
         self.embedding = nn.Embedding(vocabulary_size, size)
@@ -118,21 +168,16 @@ class Captioner(nn.Module):
             self.output.weight = self.embedding.weight
         self.dropout, self.place_dropout = LockedDropout(config.dropout), nn.Dropout(min(0.1, config.dropout))
 
-    def look(self, photos: Tensor, learns: bool) -> Tensor:
-        """photos (N, 3, height, width) as bytes -> features (N, P, F); features stay as they are.
-
-        Unless the CNN `learns` from these photos, no gradient reaches it.
-        """
-        if self.encoder is None or photos.dim() != 4:
-            return photos
-        with torch.set_grad_enabled(learns and torch.is_grad_enabled()):
-            return self.encoder(photos)
-
     def see(self, features: Tensor) -> Seen:
         """features (N, P, F), or photos as `look` takes them -> what the decoder needs."""
         features = self.look(features, learns=True)
         places = self.place_dropout(torch.relu(self.keep(self.norm(features.to(self.norm.weight.dtype)))))
         return Seen(places, places.mean(1), self.attention.keys(places) if self.attends else places[..., :0])
+
+    @property
+    def members(self) -> list[Captioner]:
+        """What learns: as `Ensemble.members`."""
+        return [self]
 
     def begin(self, seen: Seen, captions: int = 1) -> list[Tensor]:
         """The state before the first word, for `captions` of each photo."""
@@ -149,7 +194,7 @@ class Captioner(nn.Module):
 
         With `counted` (B, T), the output layer is spared where it is false: logits are then (number counted, V).
         """
-        captions = words.shape[0] // seen.places.shape[0]
+        captions = words.shape[0] // seen.photos
         state = self.begin(seen, captions) if state is None else state
         parts = PARTS[self.cell]
         before = [state[i : i + parts] for i in range(0, len(state), parts)]
@@ -182,7 +227,7 @@ class Captioner(nn.Module):
 
     def _attend(self, seen: Seen, h: Tensor) -> tuple[Tensor, Tensor]:
         """h (B, T, H) -> the gated attended vectors (B, T, H) and the weights (B, T, P)."""
-        photos, steps = seen.places.shape[0], h.shape[1]
+        photos, steps = seen.photos, h.shape[1]
         z, weights = self.attention(h.reshape(photos, -1, h.shape[-1]), seen.places, seen.keys)  # (N, g*T, ...)
         z, weights = z.reshape(-1, steps, z.shape[-1]), weights.reshape(-1, steps, weights.shape[-1])
         return torch.sigmoid(self.gate(h)) * z, weights
@@ -201,3 +246,47 @@ class Captioner(nn.Module):
             zs.append(z)
             looked.append(weights)
         return torch.stack(hs, dim=1), torch.cat(zs, dim=1), torch.cat(looked, dim=1), state
+
+
+class Ensemble(_Looking):
+    """Captioners on one CNN, which differ by their first weights and their dropout; together they write by the mean of their
+    probabilities, and so better than any of them. Each learns by a loss of its own, `members`; the CNN by the mean of these.
+
+    >>> model = Ensemble(Config(hidden_size=8, members=3), vocabulary_size=20, feature_size=12)
+    >>> written = model(model.see(torch.randn(3, 49, 12)), torch.zeros(6, 5, dtype=torch.int64))
+    >>> written.logits.exp().sum(-1).allclose(torch.ones(6, 5))
+    True
+    """
+
+    def __init__(self, config: Config, vocabulary_size: int, feature_size: int, encoder: nn.Module | None = None) -> None:
+        super().__init__(config, encoder)
+        self.members = nn.ModuleList([Captioner(config, vocabulary_size, feature_size) for _ in range(config.members)])
+
+    def see(self, features: Tensor) -> SeenByAll:
+        """As `Captioner.see`."""
+        features = self.look(features, learns=True)
+        return SeenByAll([one.see(features) for one in self.members])  # type: ignore[operator]
+
+    def begin(self, seen: SeenByAll, captions: int = 1) -> list[Tensor]:
+        """As `Captioner.begin`: the first member's, then the second's, and so on."""
+        each = zip(self.members, seen.members, strict=True)
+        return [part for one, seen_by_it in each for part in one.begin(seen_by_it, captions)]  # type: ignore[operator]
+
+    def forward(
+        self, seen: SeenByAll, words: Tensor, state: list[Tensor] | None = None, counted: Tensor | None = None
+    ) -> Written:
+        """As `Captioner.forward`; logits are log probabilities, weights the members' mean."""
+        state = self.begin(seen, words.shape[0] // seen.photos) if state is None else state
+        each, share = [], len(state) // len(self.members)
+        for number, (one, seen_by_it) in enumerate(zip(self.members, seen.members, strict=True)):
+            each.append(one(seen_by_it, words, state[number * share : (number + 1) * share], counted))
+        log_p = torch.stack([torch.log_softmax(written.logits.float(), dim=-1) for written in each])
+        looked = [written.weights for written in each if written.weights is not None]
+        weights = torch.stack(looked).mean(0) if looked else None
+        return Written(log_p.logsumexp(0) - math.log(len(each)), [part for written in each for part in written.state], weights)
+
+
+def build(config: Config, vocabulary_size: int, feature_size: int, encoder: nn.Module | None) -> Captioner | Ensemble:
+    """The model of these settings."""
+    kind = Captioner if config.members == 1 else Ensemble
+    return kind(config, vocabulary_size, feature_size, encoder)

@@ -24,7 +24,7 @@ from unrolled.tasks.captioning.config import Config
 from unrolled.tasks.captioning.data import Batches, Example
 from unrolled.tasks.captioning.generate import Caption, explain, write
 from unrolled.tasks.captioning.loss import likelihood_loss, nats, self_critical_loss
-from unrolled.tasks.captioning.model import Captioner, Seen
+from unrolled.tasks.captioning.model import Captioner, Ensemble, Seen, SeenByAll, build
 from unrolled.training import Carry, Outcome, Step
 
 PHOTOS_AT_ONCE = 50
@@ -65,7 +65,7 @@ class Task:
     def build(self) -> nn.Module:
         learns = self.config.fine_tune_from is not None
         encoder = self.encoder.requires_grad_(learns) if learns or self.learned else None
-        model = Captioner(self.config, self.vocabulary.size, self.encoder.channels, encoder)
+        model = build(self.config, self.vocabulary.size, self.encoder.channels, encoder)
         start = self.folder / data.STARTING_WEIGHTS
         if start.exists():
             tensors, _ = checkpoint.read_tensors(start)
@@ -124,7 +124,7 @@ class Run:
         self.config: Config = checkpoint.open_config(self.folder, Task.name, Config)
         self.vocabulary = Vocabulary.load(self.folder)
         self.encoder, learned = data.encoder_of(self.config, self.folder / checkpoint.MODEL)
-        self.model = Captioner(self.config, self.vocabulary.size, self.encoder.channels, self.encoder if learned else None)
+        self.model = build(self.config, self.vocabulary.size, self.encoder.channels, self.encoder if learned else None)
         checkpoint.load_model(self.folder, self.model)
         self.model.eval()
 
@@ -208,7 +208,7 @@ class Run:
             if not show:
                 yield Captioned(path, captions)
                 continue
-            one = type(seen)(*(part[n : n + 1] for part in seen))
+            one = seen.take(slice(n, n + 1))
             yield Captioned(path, captions, photo, *explain(self.model, self.vocabulary, one, captions[0]))
 
     def evaluate(
@@ -232,7 +232,7 @@ class Run:
 
 
 def measure(
-    model: Captioner,
+    model: Captioner | Ensemble,
     vocabulary: Vocabulary,
     several: Sequence[Example],
     cache: FeatureCache | None,
@@ -257,12 +257,14 @@ def measure(
 
 
 def _captions(
-    model: Captioner, vocabulary: Vocabulary, several: Sequence[Example], cache: FeatureCache | None, **how: Any
+    model: Captioner | Ensemble, vocabulary: Vocabulary, several: Sequence[Example], cache: FeatureCache | None, **how: Any
 ) -> list[list[Caption]]:
     return [one for _, seen in _see(model, several, cache) for one in write(model, vocabulary, seen, **how)]
 
 
-def _see(model: Captioner, several: Sequence[Example], cache: FeatureCache | None) -> Iterator[tuple[int, Seen]]:
+def _see(
+    model: Captioner | Ensemble, several: Sequence[Example], cache: FeatureCache | None
+) -> Iterator[tuple[int, Seen | SeenByAll]]:
     """The photos, some at a time, with the position of the first of them: features from the cache, or by the model's CNN."""
     model.eval()
     for begin in range(0, len(several), PHOTOS_AT_ONCE):
