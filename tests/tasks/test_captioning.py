@@ -276,8 +276,10 @@ def test_consensus_takes_the_sentence_that_agrees_best_with_drawn_ones(captioner
     seen = run.model.see(run.encoder(run.encoder.pixels(read_image(one.image))[None]))
     chances = torch.rand(run.config.longest + 1, 1, 30, generator=torch.Generator().manual_seed(0))
     drawn = [[i for i in row if i not in (PAD, END)] for row in generate.draw(run.model, seen, chances)[0].tolist()]
+    likely = {c.text: c.score for c in likeliest.captions}
     agreement = run.judge.agreement([c.tokens for c in one.captions], drawn).tolist()
-    assert agreement == sorted(agreement, reverse=True) == pytest.approx([c.score for c in one.captions])
+    scores = [score + 0.3 * likely[c.text] for score, c in zip(agreement, one.captions, strict=True)]
+    assert scores == sorted(scores, reverse=True) == pytest.approx([c.score for c in one.captions], rel=1e-4)
     with pytest.raises(ValueError, match="consensus expected a judge"):
         generate.write(run.model, run.vocabulary, seen, longest=4, consensus=3)
 
