@@ -1,7 +1,7 @@
 """Captioning, side by side.
 
     python -m benchmarks.captioning table CAPTIONS [--seconds 60] [--train-list FILE --validation-list FILE]
-    python -m benchmarks.captioning speed RUN FOLDER
+    python -m benchmarks.captioning speed RUN FOLDER [--beam 3 --consensus 0]
 
 `table` trains rnn, lstm and gru with each of the three ways the photo enters, each for the same seconds, one layer, the same
 widths, greedy captions, and prints BLEU-4 and CIDEr as a table in Markdown. `speed` says how many photos of a folder are
@@ -57,8 +57,9 @@ def table(captions: str, seconds: float, lists: dict[str, str | None]) -> None:
         print(f"| {cell} | {' | '.join(row)} |", flush=True)
 
 
-def speed(folder: str, photos: str) -> None:
+def speed(folder: str, photos: str, beam: int, consensus: int) -> None:
     run = Run(folder)
+    how = run.how(beam=beam, consensus=consensus)
     images = find_images([photos])
     spent = {"reading": 0.0, "CNN": 0.0, "decoder": 0.0}
     with torch.inference_mode():
@@ -68,13 +69,13 @@ def speed(folder: str, photos: str) -> None:
             marks.append(time.perf_counter())
             features = run.encoder(pixels)
             marks.append(time.perf_counter())
-            write(run.model, run.vocabulary, run.model.see(features), longest=run.config.longest)
+            write(run.model, run.vocabulary, run.model.see(features), **how)
             marks.append(time.perf_counter())
             for name, (start, end) in zip(spent, pairwise(marks), strict=True):
                 spent[name] += end - start
     total = sum(spent.values())
     shares = ", ".join(f"{name} {100 * seconds / total:.0f}%" for name, seconds in spent.items())
-    rate = f"{len(images):,} photos in {total:.1f} s, {len(images) / total:.1f} a second"
+    rate = f"beam {beam}, consensus {consensus}: {len(images):,} photos in {total:.1f} s, {len(images) / total:.1f} a second"
     print(f"{rate}, {torch.get_num_threads()} threads: {shares}")
 
 
@@ -89,11 +90,13 @@ def main() -> None:
     other = commands.add_parser("speed")
     other.add_argument("run")
     other.add_argument("folder")
+    other.add_argument("--beam", type=int, default=3)
+    other.add_argument("--consensus", type=int, default=0)
     given = parser.parse_args()
     if given.command == "table":
         table(given.captions, given.seconds, {"train_list": given.train_list, "validation_list": given.validation_list})
     else:
-        speed(given.run, given.folder)
+        speed(given.run, given.folder, given.beam, given.consensus)
 
 
 if __name__ == "__main__":

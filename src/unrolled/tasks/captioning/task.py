@@ -134,7 +134,7 @@ class Run:
         examples = data.load(self.folder)["train"]
         return CiderReward([[self.vocabulary.encode(caption) for caption in one.captions] for one in examples])
 
-    def _how(self, given: dict[str, Any]) -> dict[str, Any]:
+    def how(self, **given: Any) -> dict[str, Any]:
         """What `generate.write` is told: the run's settings, unless given otherwise."""
         how = {"longest": self.config.longest, "beam": self.config.beam, "consensus": self.config.consensus, **given}
         return {**how, "judge": self.judge} if how["consensus"] else how
@@ -148,7 +148,7 @@ class Run:
         examples = data.load(self.folder)
         chosen = (examples["validation"] or examples["train"])[:5]
         chosen = data.take_features(self.cache, chosen, False, _silent)  # anew, if the CNN has learned
-        written = _captions(self.model, self.vocabulary, chosen, self.cache, **self._how({}))
+        written = _captions(self.model, self.vocabulary, chosen, self.cache, **self.how())
         progress.panel(
             "\n".join(f"{one.name}: {captions[0].text}" for one, captions in zip(chosen, written, strict=True)), "captions"
         )
@@ -203,7 +203,7 @@ class Run:
     ) -> Iterator[Captioned]:
         features = self.encoder(pixels)
         seen = self.model.see(features)
-        written = write(self.model, self.vocabulary, seen, **self._how(how))
+        written = write(self.model, self.vocabulary, seen, **self.how(**how))
         for n, ((path, photo), captions) in enumerate(zip(photos, written, strict=True)):
             if not show:
                 yield Captioned(path, captions)
@@ -227,7 +227,7 @@ class Run:
         several = data.take_features(self.cache, examples, False, problems.append, partial(report, "features"))
         if not several:
             raise DataError(f"{', '.join(paths)}: none of its photos can be read. {problems[0]}")
-        metrics = measure(self.model, self.vocabulary, several, self.cache, partial(report, "captions"), **self._how(how))
+        metrics = measure(self.model, self.vocabulary, several, self.cache, partial(report, "captions"), **self.how(**how))
         return {**metrics, "photos": len(several), "photos_left_out": len(found.absent) + len(found.photos) - len(several)}
 
 
