@@ -129,7 +129,7 @@ class CiderReward:
     >>> reward.reward([0, 1, 1], [[5, 6, 7, 8, 9], [1, 2], [5, 6]])
     tensor([10.0000,  3.0376,  0.0000])
     >>> reward.agreement([[5, 6, 7, 8, 9], [1, 2]], [[5, 6, 7], [1, 2, 3, 4]])  # none of the images': among themselves
-    tensor([2.3938, 1.5188])
+    tensor([2.4347, 1.5188])
     """
 
     def __init__(self, references: Sequence[Sequence[Sequence[int]]]) -> None:
