@@ -60,7 +60,7 @@ def linear(x: Tensor, w: Tensor, bias: Tensor | None = None) -> Tensor:
         or not native.available()
     ):
         return torch.nn.functional.linear(x, w, bias)
-    return _Linear.apply(x, w, bias)  # type: ignore[return-value]
+    return _Linear.apply(x, w, bias)  # type: ignore[return-value]  # torch types apply as Any or None
 
 
 class Linear(nn.Linear):

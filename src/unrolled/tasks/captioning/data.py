@@ -188,7 +188,11 @@ def take_features(
 def readable(several: list[Example], say: Say) -> list[Example]:
     """The examples without those whose photos cannot be read, which are named."""
     problems: dict[int, str] = {}
+    last = time.monotonic()
     for position, one in enumerate(several):
+        if time.monotonic() - last > 5:
+            last = time.monotonic()
+            say(f"looked at {position:,} of {len(several):,} photos")
         try:
             read_image(one.photo.read(), name=one.name)
         except DataError as error:

@@ -189,7 +189,7 @@ def _searched(
 
     found = beam_search(
         step,
-        (kept, model.begin(seen)),  # type: ignore[arg-type]
+        (kept, model.begin(seen)),  # type: ignore[arg-type]  # the model's own kind of Seen
         start=START,
         end=END,
         max_length=longest + 1,

@@ -29,7 +29,7 @@ def likelihood_loss(model: Captioner | Ensemble, batch: dict[str, Any], config: 
     features = model.look(batch["features"], batch["learns"])
     losses, nats = [], 0.0
     for member in model.members:
-        written = member(member.see(features), tokens[:, :-1], counted=counted)  # type: ignore[operator]
+        written = member(member.see(features), tokens[:, :-1], counted=counted)  # type: ignore[operator]  # of a ModuleList
         log_p = torch.log_softmax(written.logits.float(), dim=-1)  # (words of all captions, V)
         written_words = -log_p.gather(-1, targets[counted].unsqueeze(-1)).sum()
         smooth = config.label_smoothing
@@ -63,7 +63,7 @@ def self_critical_loss(model: Captioner | Ensemble, batch: dict[str, Any], confi
     before = torch.cat([torch.full_like(drawn[:, :1], START), drawn[:, :-1]], dim=1)
     losses = []
     for member in model.members:  # each learns from what all of them drew
-        written = member(member.see(features), before, counted=counted)  # type: ignore[operator]
+        written = member(member.see(features), before, counted=counted)  # type: ignore[operator]  # of a ModuleList
         logits = only_words(written.logits.float())
         log_p = -cross_entropy(logits, drawn[counted], reduction="none")
         losses.append(-(log_p * advantage.unsqueeze(1).expand_as(drawn)[counted]).sum() / len(drawn))

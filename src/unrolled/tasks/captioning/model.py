@@ -97,7 +97,7 @@ class _Looking(nn.Module):
         super().__init__()
         self.encoder = encoder
         for parameter in () if encoder is None else encoder.parameters():
-            parameter.learning_rate_share = config.encoder_rate  # type: ignore[attr-defined]
+            parameter.learning_rate_share = config.encoder_rate  # type: ignore[attr-defined]  # read by training.py
 
     def look(self, photos: Tensor, learns: bool) -> Tensor:
         """photos (N, 3, height, width) as bytes -> features (N, P, F); features stay as they are.
@@ -265,12 +265,12 @@ class Ensemble(_Looking):
     def see(self, features: Tensor) -> SeenByAll:
         """As `Captioner.see`."""
         features = self.look(features, learns=True)
-        return SeenByAll([one.see(features) for one in self.members])  # type: ignore[operator]
+        return SeenByAll([one.see(features) for one in self.members])  # type: ignore[operator]  # of a ModuleList
 
     def begin(self, seen: SeenByAll, captions: int = 1) -> list[Tensor]:
         """As `Captioner.begin`: the first member's, then the second's, and so on."""
         each = zip(self.members, seen.members, strict=True)
-        return [part for one, seen_by_it in each for part in one.begin(seen_by_it, captions)]  # type: ignore[operator]
+        return [part for one, seen_by_it in each for part in one.begin(seen_by_it, captions)]  # type: ignore[operator]  # of a ModuleList
 
     def forward(
         self, seen: SeenByAll, words: Tensor, state: list[Tensor] | None = None, counted: Tensor | None = None
