@@ -63,6 +63,7 @@ void *take_memory(size_t bytes) {
     void *start = nullptr;
     if (bytes > size_t(-1) / 2 || posix_memalign(&start, 64, bytes + kHeader) != 0) return nullptr;
     void *memory = static_cast<char *>(start) + kHeader;
+    expect_all_of(memory, bytes);  // packed weights are read at every step
     size_of(memory) = bytes;
     return memory;
 }

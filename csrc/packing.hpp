@@ -70,6 +70,50 @@ inline void transpose_cells(const float *from, index from_step, index lanes, ind
         for (index k = 0; k < K; ++k) to[k * to_step + lane] = from[lane * from_step + k];
 }
 
+constexpr index kAhead = 64;  // numbers ahead that rows are fetched: sixteen streams are more than a core foresees
+
+// The same for 16 lanes, 16 k at a time: every line is read once and written once, whole. Lines of rows that lie a multiple
+// of 4 KiB apart push each other out of the innermost cache before they could be used again. LSTM at B = 20, I = H = 650,
+// T = 35 1.04 times faster in inference, together with large pages for the packed weights.
+inline void transpose_cells_by_16(const float *from, index from_step, index K, float *to, index to_step) {
+    typedef float Q __attribute__((vector_size(16)));
+    typedef float V __attribute__((vector_size(64)));
+    index k = 0;
+    for (; k + 16 <= K; k += 16) {
+#pragma GCC unroll 16
+        for (int lane = 0; lane < 16; ++lane) __builtin_prefetch(from + lane * from_step + k + kAhead);
+#pragma GCC unroll 4
+        for (int quarter = 0; quarter < 16; quarter += 4) {
+            V in[4];
+#pragma GCC unroll 4
+            for (int i = 0; i < 4; ++i) {
+                const float *f = from + i * from_step + k + quarter;
+                Q a, b, c, d;
+                memcpy(&a, f, 16);
+                memcpy(&b, f + 4 * from_step, 16);
+                memcpy(&c, f + 8 * from_step, 16);
+                memcpy(&d, f + 12 * from_step, 16);
+                in[i] = __builtin_shufflevector(__builtin_shufflevector(a, b, 0, 1, 2, 3, 4, 5, 6, 7),
+                                                __builtin_shufflevector(c, d, 0, 1, 2, 3, 4, 5, 6, 7), 0, 1, 2, 3, 4, 5, 6, 7,
+                                                8, 9, 10, 11, 12, 13, 14, 15);
+            }
+            const V a = __builtin_shufflevector(in[0], in[1], 0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28, 13, 29);
+            const V b = __builtin_shufflevector(in[0], in[1], 2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11, 27, 14, 30, 15, 31);
+            const V c = __builtin_shufflevector(in[2], in[3], 0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28, 13, 29);
+            const V d = __builtin_shufflevector(in[2], in[3], 2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11, 27, 14, 30, 15, 31);
+            const V out[4] = {
+                __builtin_shufflevector(a, c, 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29),
+                __builtin_shufflevector(a, c, 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31),
+                __builtin_shufflevector(b, d, 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29),
+                __builtin_shufflevector(b, d, 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31)};
+#pragma GCC unroll 4
+            for (int i = 0; i < 4; ++i) memcpy(to + (k + quarter + i) * to_step, &out[i], 64);
+        }
+    }
+    for (; k < K; ++k)
+        for (int lane = 0; lane < 16; ++lane) to[k * to_step + lane] = from[lane * from_step + k];
+}
+
 template <class A, class L>
 index forward_weights_size(index H, index K, int slots) {
     return Blocks<L, typename A::Simd>::count(H) * ceil_div(K, A::kPair) * A::kPair * slots * A::Simd::N;
@@ -92,19 +136,25 @@ void pack_forward(const typename A::elem *w, index H, index K, typename A::elem 
     using elem = typename A::elem;
     constexpr index N = A::Simd::N, P = A::kPair;
     const index steps = ceil_div(K, P), step = NV * N * P;
+    const bool cells = sizeof(elem) * P == 4 && K % P == 0;
+    const index at_once = cells && N == 16 ? steps : kPackSteps;  // by 16 nothing is written twice
     for (index blk = blocks.begin; blk < blocks.end; ++blk)
-        for (index first = 0; first < steps; first += kPackSteps)
+        for (index first = 0; first < steps; first += at_once)
             for (int v = 0; v < NV; ++v) {
                 const index unit = blk * L::U * N + L::unit(FIRST + v) * N;
-                const index lanes = larger(0, smaller(N, H - unit)), some = smaller(kPackSteps, steps - first);
+                const index lanes = larger(0, smaller(N, H - unit)), some = smaller(at_once, steps - first);
                 const elem *from = w + (L::gate(FIRST + v) * H + unit) * K + first * P;
                 elem *block = to + (blk * steps + first) * step + v * N * P;
                 if (lanes < N)
                     for (index s = 0; s < some; ++s) memset((void *)(block + s * step), 0, N * P * sizeof(elem));
                 if constexpr (sizeof(elem) * P == 4) {
-                    if (K % P == 0) {
-                        transpose_cells((const float *)(const void *)from, K / P, lanes, some, (float *)(void *)block,
-                                        step / P);
+                    if (cells) {
+                        const float *rows = (const float *)(const void *)from;
+                        float *packed = (float *)(void *)block;
+                        if (lanes == 16)
+                            transpose_cells_by_16(rows, K / P, some, packed, step / P);
+                        else
+                            transpose_cells(rows, K / P, lanes, some, packed, step / P);
                         continue;
                     }
                 }
@@ -128,7 +178,10 @@ void unpack_gradient(const typename A::real *from, index H, index K, typename A:
             const typename A::real *block = from + blk * K * NV * N + v * N;
             typename A::elem *to = dw + (L::gate(FIRST + v) * H + unit) * K;
             if constexpr (sizeof(typename A::elem) == 4) {
-                transpose_cells(block, NV * N, K, lanes, to, K);
+                index k = 0;
+                if (lanes == 16)
+                    for (; k + 16 <= K; k += 16) transpose_cells_by_16(block + k * NV * N, NV * N, 16, to + k, K);
+                transpose_cells(block + k * NV * N, NV * N, K - k, lanes, to + k, K);
             } else if constexpr (sizeof(typename A::real) == 4) {
                 typename A::real turned[N * kPackSteps];
                 for (index first = 0; first < K; first += kPackSteps) {
