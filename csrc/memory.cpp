@@ -37,7 +37,7 @@ void expect_all_of(void *memory, size_t bytes) {
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
     const uintptr_t page = uintptr_t(2) << 20;
     const uintptr_t begin = (uintptr_t(memory) + page - 1) / page * page, end = (uintptr_t(memory) + bytes) / page * page;
-    if (memory && bytes >= 2 * page && end > begin) madvise((void *)begin, end - begin, MADV_HUGEPAGE);
+    if (memory && end > begin) madvise((void *)begin, end - begin, MADV_HUGEPAGE);
 #else
     (void)memory, (void)bytes;
 #endif
