@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 import unrolled
+from unrolled.inspection.doctor import processor
 from unrolled.kernels import native, stream
 from unrolled.kernels.stream import Streamer
 
@@ -201,18 +202,12 @@ def interleaved(jobs: dict[str, Callable[[], None]], rounds: int, warm: dict[str
 
 
 def machine() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    model = ""
-    if cpuinfo.exists():
-        model = next((line.split(":")[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line), "")
     versions = f"python {platform.python_version()}, torch {torch.__version__}"
     if importlib.util.find_spec("onnxruntime"):
         import onnxruntime as ort
 
         versions += f", onnxruntime {ort.__version__}"
-    return (
-        f"{model or platform.processor()}, {platform.machine()}, {native.isa()}; threads {torch.get_num_threads()}; {versions}"
-    )
+    return f"{processor()}, {platform.machine()}, {native.isa()}; threads {torch.get_num_threads()}; {versions}"
 
 
 def table_of_steps(rounds: int, H: int = 64) -> None:

@@ -153,20 +153,9 @@ struct Linear {
 
 template <class Simd>
 int run_linear(const unrolled_linear_args &a) {
-    struct Call {
-        Linear<Simd> linear;
-        Barrier barrier;
-    } call{Linear<Simd>(a), {}};
     const double work = double(a.rows) * double(a.inputs) * double(a.outputs);
-    const int threads = work < 1e5 ? 1 : a.threads < 1 ? 1 : a.threads > 256 ? 256 : a.threads;
-    Workspace memory;
-    if (!call.linear.prepare(memory, threads)) return -1;
-    auto body = [](void *data, int count, int me) {
-        Call *c = static_cast<Call *>(data);
-        c->linear.run(Team{count, me, &c->barrier});
-    };
-    if (threads == 1 || !unrolled::run_parallel(threads, body, &call)) body(&call, 1, 0);
-    return 0;
+    Linear<Simd> linear(a);
+    return run_on_team(linear, work < 1e5 ? 1 : int(larger(1, smaller(a.threads, 256))));
 }
 
 }  // namespace UNROLLED_ISA

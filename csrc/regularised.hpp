@@ -378,20 +378,9 @@ struct Steps {
 
 template <class Simd, int MODE, bool BACK>
 int run_steps(const unrolled_regularised_args &a) {
-    struct Call {
-        Steps<Simd, MODE, BACK> steps;
-        Barrier barrier;
-    } call{Steps<Simd, MODE, BACK>(a), {}};
     const double work = double(a.T) * double(a.B) * double(a.H) * double(a.H);
-    const int threads = work < 1e5 ? 1 : int(larger(1, smaller(a.threads, a.B)));
-    Workspace memory;
-    if (!call.steps.prepare(memory, threads)) return -1;
-    auto body = [](void *data, int count, int me) {
-        Call *c = static_cast<Call *>(data);
-        c->steps.run(Team{count, me, &c->barrier});
-    };
-    if (threads == 1 || !unrolled::run_parallel(threads, body, &call)) body(&call, 1, 0);
-    return 0;
+    Steps<Simd, MODE, BACK> steps(a);
+    return run_on_team(steps, work < 1e5 ? 1 : int(larger(1, smaller(a.threads, a.B))));
 }
 
 template <class Simd, bool BACK>

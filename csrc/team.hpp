@@ -73,4 +73,21 @@ struct Workspace {
     }
 };
 
+// Prepares `work` for `threads` threads and runs it on them, or on this one where a team is not to be had.
+template <class Work>
+int run_on_team(Work &work, int threads) {
+    struct Call {
+        Work *work;
+        Barrier barrier;
+    } call{&work, {}};
+    Workspace memory;
+    if (!work.prepare(memory, threads)) return -1;
+    auto body = [](void *data, int count, int me) {
+        Call *c = static_cast<Call *>(data);
+        c->work->run(Team{count, me, &c->barrier});
+    };
+    if (threads == 1 || !unrolled::run_parallel(threads, body, &call)) body(&call, 1, 0);
+    return 0;
+}
+
 }  // namespace UNROLLED_ISA

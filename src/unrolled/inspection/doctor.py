@@ -26,7 +26,7 @@ def describe() -> dict[str, Any]:
         "unrolled": unrolled.__version__,
         "python": sys.version.split()[0],
         "torch": torch.__version__,
-        "machine": f"{platform.system()} {platform.machine()}, {_processor()}",
+        "machine": f"{platform.system()} {platform.machine()}, {processor()}",
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "cuda": torch.cuda.get_device_name(0) if torch.cuda.is_available() else "none",
@@ -66,9 +66,18 @@ def _cost_without_kernels() -> tuple[float, float]:
     return plain / base, cut / base
 
 
-def _processor() -> str:
+def processor() -> str:
+    """The processor's name, with its family and model where the system tells: clouds call several of them the same."""
+    facts: dict[str, str] = {}
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:
-            return next(line.partition(":")[2].strip() for line in file if line.startswith("model name"))
-    except (OSError, StopIteration):
+            for line in file:
+                key, _, value = line.partition(":")
+                facts.setdefault(key.strip(), value.strip())
+    except OSError:
+        pass
+    if "model name" not in facts:
         return platform.processor() or "unknown processor"
+    if "cpu family" not in facts:
+        return facts["model name"]
+    return f"{facts['model name']} (family {facts['cpu family']}, model {facts.get('model', '?')})"

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 import unrolled
+from unrolled.inspection.doctor import processor
 from unrolled.kernels import native
 
 SHAPES = (
@@ -190,13 +191,7 @@ def geometric_mean(values: Any) -> float:
 
 
 def machine() -> dict[str, Any]:
-    name = platform.processor()
-    try:
-        with open("/proc/cpuinfo") as lines:
-            name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        pass
-    return {"processor": name, "isa": native.isa(), "torch": torch.__version__, "python": platform.python_version()}
+    return {"processor": processor(), "isa": native.isa(), "torch": torch.__version__, "python": platform.python_version()}
 
 
 HEADER = (
