@@ -270,7 +270,7 @@ struct Backward {
             start_state(dh + b * carry_row, at<elem>(a.d_h_n, 0), b);
             if (Cell::has_c) start_state(dc + b * carry_row, at<real>(a.d_c_n, 0), b);
         }
-        team.wait();
+        team.assemble();
 
         Alive alive{rows + batch.begin, batch.end - batch.begin, a.reverse ? batch.end - batch.begin : 0, a.lengths};
         // chunks in the order opposite to forward's

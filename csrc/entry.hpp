@@ -23,6 +23,7 @@ int run_pass(const unrolled_args &args) {
             pass.run(Team{1, 0, &call.barrier});
             return 0;
         }
+        const double start = monotonic_seconds();
         const bool ran = unrolled::run_parallel(
             pass.division.threads,
             [](void *data, int threads, int me) {
@@ -31,7 +32,7 @@ int run_pass(const unrolled_args &args) {
             },
             &call);
         if (ran) {
-            note_crowding(pass.division, call.barrier, a.T);
+            note_crowding(pass.division, call.barrier, monotonic_seconds() - start);
             return 0;
         }
         a.threads = 1;  // inside someone else's parallel region
@@ -70,19 +71,14 @@ double peak(double seconds) {
     typename A::elem zeros[NV * A::Simd::N * A::kPair] = {}, x[A::kPair] = {};
     const typename A::elem *w = zeros;
     asm volatile("" : "+r"(w));  // the compiler is not to know that these are zeros
-    const auto now = [] {
-        timespec t;
-        clock_gettime(CLOCK_MONOTONIC, &t);
-        return double(t.tv_sec) + 1e-9 * double(t.tv_nsec);
-    };
     constexpr double flops = 20000.0 * R * NV * A::Simd::N * A::kPair * 2;
     double best = 0;  // of slices of a fraction of a millisecond: other processes want the core too
-    const double start = now();
+    const double start = monotonic_seconds();
     for (double from = start; from - start < seconds;) {
         typename A::Operand av[R];
         for (int r = 0; r < R; ++r) av[r] = A::broadcast(x);
         for (int i = 0; i < 20000; ++i) one_k<A, R, NV>(acc, 0, w, [&](int r) UNROLLED_LAMBDA_INLINE { return av[r]; });
-        const double to = now();
+        const double to = monotonic_seconds();
         if (flops / (to - from) > best) best = flops / (to - from);
         from = to;
     }

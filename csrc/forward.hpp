@@ -177,7 +177,7 @@ struct Forward {
                 else
                     memset(c_state + b * a.H + unit, 0, size_t(units) * sizeof(real));
             }
-        team.wait();
+        team.assemble();
         elem *out = at<elem>(a.out, 0);
         real *cs = at<real>(a.cs, 0);
         const index gate_row = Block::row(a.H);

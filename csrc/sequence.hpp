@@ -18,8 +18,8 @@ struct Division {
 inline int crowded_calls = 0;
 constexpr int kCrowdedCalls = 32;
 
-inline void note_crowding(const Division &division, const Barrier &barrier, index T) {
-    if (division.by_units && barrier.long_waits > T / 64)
+inline void note_crowding(const Division &division, const Barrier &barrier, double seconds) {
+    if (division.by_units && barrier.lost(division.threads, seconds))
         __atomic_store_n(&crowded_calls, kCrowdedCalls, __ATOMIC_RELAXED);
 }
 

@@ -27,8 +27,9 @@ struct unrolled_stream {
     // walking
     char *scratch;
     int scratch_threads;
-    int late;         // regions on end in which one thread waited long for another
-    int64_t alone;    // steps left to do on one thread, because another lost its core
+    int late;         // regions on end in which one thread would have been faster, because another lost its core
+    int64_t alone;    // steps left to do on one thread, and how many those are the next time
+    int64_t alone_next;
     // choosing
     uint64_t random[4];
     float *logits;
@@ -148,7 +149,7 @@ int flush(unrolled_stream &s) {
 // ------------------------------------------------------------------------------------------------------------- walking
 constexpr size_t kBytesPerThread = size_t(1) << 19;  // of weights; with less, meeting costs more than a second core gains
 constexpr int64_t kStepsTogether = 64;               // before anybody looks whether the cores are still there
-constexpr int64_t kStepsAlone = 1000;
+constexpr int64_t kMostStepsAlone = 2048;            // twice as many each time the core is still not back
 
 // n steps of the bound state, or until `choose` ends them. Threads meet at every layer, so one that loses its core holds
 // up all: then the next steps are done on one thread. The bits are the same either way.
@@ -168,13 +169,15 @@ int walk(unrolled_stream &s, StreamWalk &w, int64_t n, int64_t threads) {
     for (w.from = 0; w.from < n && !w.ended; w.from = w.end) {
         const bool together = threads > 1 && s.alone <= 0;
         w.end = threads > 1 ? std::min(n, w.from + kStepsTogether) : n;
-        const int waits = together ? s.kernels->walk(s.model, w, int(threads)) : -1;
-        if (together) s.late = waits > 0 ? s.late + 1 : 0;  // once is an accident
-        if (s.late > 1) {
-            s.alone = kStepsAlone;
+        const int lost = together ? s.kernels->walk(s.model, w, int(threads)) : -1;
+        if (together) s.late = lost > 0 ? s.late + 1 : 0;
+        if (lost == 0) s.alone_next = kStepsTogether;
+        if (s.late > 1) {  // once is an accident
+            s.alone = s.alone_next;
+            s.alone_next = std::min(2 * s.alone_next, kMostStepsAlone);
             s.late = 0;
         }
-        if (waits < 0) {
+        if (lost < 0) {
             s.kernels->walk(s.model, w, 1);
             s.alone -= s.alone > 0 ? w.end - w.from : 0;
             if (together) threads = 1;  // inside somebody else's parallel region
@@ -304,6 +307,7 @@ unrolled_stream *unrolled_stream_create(const unrolled_stream_spec *spec, int32_
     m.has_embedding = embedding;
     s->kernels = kernels;
     s->pending = -1;
+    s->alone_next = kStepsTogether;
     seed_random(s->random, 0);
     m.layer_at = static_cast<size_t *>(malloc(size_t(m.L + 1) * sizeof(size_t)));
     bool ok = m.layer_at != nullptr;

@@ -866,7 +866,7 @@ void walk_model(const unrolled::StreamModel &m, unrolled::StreamWalk &walk, cons
         convert_rows<P>(walk.h + layer * m.H, m.H, 1, inputs.of(layer), 0, scales + layer);
     };
     for (index layer = 0; layer < m.L; ++layer) copy(layer);
-    team.wait();
+    team.assemble();
     for (int64_t i = walk.from; i < walk.end; ++i) {
         const int64_t token = walk.given ? walk.given[i] : walk.token;
         for (index layer = 0; layer < m.L && token >= 0; ++layer) {
@@ -938,6 +938,7 @@ int walk_on(const unrolled::StreamModel &m, unrolled::StreamWalk &walk, int thre
         walk_any<P>(m, walk, Team{1, 0, &call.barrier});
         return 0;
     }
+    const double start = monotonic_seconds();
     const bool ran = unrolled::run_parallel(
         threads,
         [](void *data, int count, int me) {
@@ -945,7 +946,7 @@ int walk_on(const unrolled::StreamModel &m, unrolled::StreamWalk &walk, int thre
             walk_any<P>(*c->model, *c->walk, Team{count, me, &c->barrier});
         },
         &call);
-    return ran ? call.barrier.long_waits : -1;
+    return ran ? call.barrier.lost(threads, monotonic_seconds() - start) : -1;
 }
 
 template <class P>

@@ -49,7 +49,8 @@ struct StreamKernels {
     void (*step)(const StreamModel &, const StreamCall &);
     void (*decode)(const StreamModel &, ptrdiff_t B, const float *h, float *logits);
     ptrdiff_t (*walk_bytes)(const StreamModel &);
-    // Returns how often one thread waited long for another, or -1 if there were not so many threads: nothing was done.
+    // Returns whether one thread would have been faster, because another had lost its core; or -1 if there were not so
+    // many threads: nothing was done.
     int (*walk)(const StreamModel &, StreamWalk &, int threads);
 };
 

@@ -21,11 +21,12 @@ inline double monotonic_seconds() {
     return double(t.tv_sec) + 1e-9 * double(t.tv_nsec);
 }
 
-// Spins for about two microseconds, then gives the core away: whoever we wait for may need it. A wait of more than 0.3 ms
-// is counted: between two steps it means that the other thread has lost its core to another process.
+// Spins for about two microseconds, then gives the core away: whoever we wait for may need it. Waits of more than 0.3 ms
+// are summed: between two steps they mean that the other thread has lost its core to another process.
 struct Barrier {
-    int arrived = 0, phase = 0, long_waits = 0;
-    void wait(int count) {
+    int arrived = 0, phase = 0;
+    int64_t waited = 0;  // nanoseconds, of all threads
+    void wait(int count, bool counted = true) {
         if (count == 1) return;
         const int mine = __atomic_load_n(&phase, __ATOMIC_ACQUIRE);
         if (__atomic_add_fetch(&arrived, 1, __ATOMIC_ACQ_REL) == count) {
@@ -42,7 +43,13 @@ struct Barrier {
             if (spins == 200) since = monotonic_seconds();
             sched_yield();
         }
-        if (since != 0 && monotonic_seconds() - since > 3e-4) __atomic_add_fetch(&long_waits, 1, __ATOMIC_RELAXED);
+        if (!counted || since == 0) return;
+        const double seconds = monotonic_seconds() - since;
+        if (seconds > 3e-4) __atomic_add_fetch(&waited, int64_t(seconds * 1e9), __ATOMIC_RELAXED);
+    }
+    // Whether one thread alone would have been done sooner than these, which took so many seconds.
+    bool lost(int count, double seconds) const {
+        return count > 1 && 1e-9 * double(waited) / (count - 1) > seconds * (1 - 1.0 / count);
     }
 };
 
@@ -50,6 +57,7 @@ struct Team {
     int count, me;
     Barrier *barrier;
     void wait() const { barrier->wait(count); }
+    void assemble() const { barrier->wait(count, false); }  // at first: who slept until now has not lost its core
 };
 
 // Memory for one call, given back at its end. A failed allocation is remembered and asked about once.
