@@ -282,6 +282,8 @@ class Recurrent(nn.Module):
         >>> h_t.shape
         torch.Size([2, 4])
         """
+        if embedding is None and not torch.is_grad_enabled() and (streamer := self._streaming(x_t)) is not None:
+            return streamer.advance(x_t, state)
         if self.training and self.recurrent_dropout:
             raise RuntimeError(
                 f"{self._name}.step expected evaluation mode, got recurrent_dropout={self.recurrent_dropout} in training, "
@@ -292,8 +294,6 @@ class Recurrent(nn.Module):
                 f"{self._name}.step expected a layer of one direction, got bidirectional=True, whose second direction "
                 "starts at the end of the sequence. Collect the sequence and call the layer on it."
             )
-        if embedding is None and not torch.is_grad_enabled() and (streamer := self._streaming(x_t)) is not None:
-            return streamer.advance(x_t, state)
         tokens = not x_t.is_floating_point()
         batched = x_t.dim() == (1 if tokens else 2)
         time = 1 if batched and self.batch_first else 0

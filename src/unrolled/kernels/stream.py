@@ -66,7 +66,7 @@ class _Choice(ctypes.Structure):
 
 # unrolled_stream_call, 0 for null. One packed argument is 0.4 microseconds faster than seven.
 _pack_call = struct.Struct("=7q").pack
-_address, _version = Tensor.data_ptr, operator.attrgetter("_version")
+_address, _version, _empty_like = Tensor.data_ptr, operator.attrgetter("_version"), torch.empty_like
 _lock = threading.Lock()
 _declared: ctypes.CDLL | None = None
 
@@ -249,7 +249,9 @@ class Streamer:
         have changed.
         """
         # Through map, which loops in C: this runs before every single step.
-        weights = (*self._layers._parameters.values(), *self._extra)
+        weights: Any = self._layers._parameters.values()
+        if self._extra:
+            weights = (*weights, *self._extra)
         try:
             return [*map(_version, weights)] != self._versions or [*map(_address, weights)] != self._addresses
         except (TypeError, AttributeError, RuntimeError):  # a weight that has become None, or has no counter any more
@@ -340,14 +342,15 @@ class Streamer:
             if state is not known or h_t.nbytes != nbytes or c_t.nbytes != nbytes:
                 h_t, c_t = self._readable(state, batch)
             h, c = h_t.data_ptr(), c_t.data_ptr()
-        out, h_n = torch.empty_like(out_like), torch.empty_like(h_like)
+        out, h_n = _empty_like(out_like), _empty_like(h_like)
         if self._is_lstm:
-            c_n = torch.empty_like(h_like)
+            c_n = _empty_like(h_like)
             new: Any = (h_n, c_n)
         else:
             new = c_n = h_n
-        call = _pack_call(batch, x_t.data_ptr(), h, c, h_n.data_ptr(), c_n.data_ptr(), out.data_ptr())
-        code = self._run(self._handle, call)
+        h_to = h_n.data_ptr()
+        c_to = c_n.data_ptr() if self._is_lstm else h_to
+        code = self._run(self._handle, _pack_call(batch, x_t.data_ptr(), h, c, h_to, c_to, out.data_ptr()))
         if code:
             self._raise(code, x_t)
         self._handed_out = (new, h_n, c_n)
