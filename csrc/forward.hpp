@@ -29,7 +29,8 @@ struct Forward {
     index blocks;
     bool fused;
     index chunk_steps;
-    elem *w_x, *w_h;
+    ForwardWeights<A, Cell, Cell::x_first, Cell::x_slots> w_x;
+    ForwardWeights<A, Cell, Cell::h_first, Cell::h_slots> w_h;
     real *bias;  // [block][slot][lane]
     real *c_state;
     index *rows;
@@ -53,8 +54,9 @@ struct Forward {
         const index bytes = blocks * N * index(sizeof(elem)) * (a.I * Cell::x_slots + a.H * Cell::h_slots);
         fused = !a.ids && most > 4 && bytes <= kFusedBytesPerRow * most;
         chunk_steps = smaller(larger(1, kChunkRows / larger(1, most)), a.T);
-        w_x = a.ids ? nullptr : memory.get<elem>(forward_weights_size<A, Cell>(a.H, a.I, Cell::x_slots));
-        w_h = memory.get<elem>(forward_weights_size<A, Cell>(a.H, a.H, Cell::h_slots));
+        const bool keep = !a.gates;
+        if (!a.ids) w_x.prepare(memory, at<elem>(a.w_ih, 0), a.H, a.I, keep);
+        w_h.prepare(memory, at<elem>(a.w_hh, 0), a.H, a.H, keep);
         bias = memory.get<real>(blocks * Block::width);
         rows = memory.get<index>(a.B);
         const size_t zero_bytes = size_t(a.H + 64) * sizeof(double);
@@ -92,8 +94,8 @@ struct Forward {
     }
 
     void pack(Range mine) {
-        if (w_x) pack_forward<A, Cell, Cell::x_first, Cell::x_slots>(at<elem>(a.w_ih, 0), a.H, a.I, w_x, mine);
-        pack_forward<A, Cell, Cell::h_first, Cell::h_slots>(at<elem>(a.w_hh, 0), a.H, a.H, w_h, mine);
+        w_x.pack(mine);
+        w_h.pack(mine);
         const elem *b_x = a.ids ? nullptr : at<elem>(a.b_ih, 0), *b_h = at<elem>(a.b_hh, 0);
         for (index blk = mine.begin; blk < mine.end; ++blk)
             for (int s = 0; s < Cell::slots; ++s)
@@ -118,8 +120,7 @@ struct Forward {
             for (int r = 0; r < R; ++r) acc[r][s] = v;
         }
         if (fused) {
-            const elem *w = w_x + blk * ceil_div(a.I, A::kPair) * A::kPair * Cell::x_slots * N;
-            accumulate<A, R, Cell::x_slots, Cell::x_first>(acc, rows_at.x + first, a.I, w);
+            accumulate<A, R, Cell::x_slots, Cell::x_first>(acc, rows_at.x + first, a.I, w_x.block(blk));
         } else if (a.ids) {
 #pragma GCC unroll 16
             for (int s = Cell::x_first; s < Cell::x_first + Cell::x_slots; ++s) {
@@ -138,8 +139,7 @@ struct Forward {
                     acc[r][Cell::x_first + s] = Simd::add(acc[r][Cell::x_first + s], Simd::load(from + s * N));
             }
         }
-        const elem *w = w_h + blk * ceil_div(a.H, A::kPair) * A::kPair * Cell::h_slots * N;
-        accumulate<A, R, Cell::h_slots, Cell::h_first>(acc, rows_at.h + first, a.H, w);
+        accumulate<A, R, Cell::h_slots, Cell::h_first>(acc, rows_at.h + first, a.H, w_h.block(blk));
         Cell::template finish<R>(acc, rows_at, first, blk, a.H);
     }
 
@@ -154,11 +154,9 @@ struct Forward {
                 mine.ahead_to[n] = mine.ahead + (i * alive.count + j) * ahead_row();
             }
         }
-        for (index blk = my_blocks.begin; blk < my_blocks.end; ++blk) {
-            const elem *w = w_x + blk * ceil_div(a.I, A::kPair) * A::kPair * Cell::x_slots * N;
-            product_panel<A, Cell::x_slots>(n, mine.ahead_x, Segments<A>{1, a.I, 0}, w, mine.ahead_to,
+        for (index blk = my_blocks.begin; blk < my_blocks.end; ++blk)
+            product_panel<A, Cell::x_slots>(n, mine.ahead_x, Segments<A>{1, a.I, 0}, w_x.block(blk), mine.ahead_to,
                                             blk * Cell::x_slots * N, Cell::x_slots * N, false);
-        }
     }
 
     void run(Team team) {

@@ -18,6 +18,21 @@ void give_memory_back(void *memory);
 // This result will be written from end to end: ask for large pages. A fresh 64 MB buffer is 16,000 page faults without.
 void expect_all_of(void *memory, size_t bytes);
 
+// Where packed weights come from: (G*H, K) at this address, packed as `layout`, one address for each way, has it.
+struct PackedFrom {
+    const void *weights, *layout;
+    ptrdiff_t H, K;
+};
+
+// Packed weights, kept for the next call on the same ones without gradients, and fingerprints to see whether they still are
+// the same: nothing else notices a write through a raw pointer. Fingerprints of zeros stand for nothing packed yet.
+struct KeptWeights {
+    void *packed, *fingerprints;
+};
+// For this call alone until given back; null where no room can be made. Up to 128 MB are kept.
+KeptWeights *take_kept_weights(const PackedFrom &from, size_t packed_bytes, size_t fingerprint_bytes);
+void give_kept_weights_back(KeptWeights *kept);
+
 struct Kernels {
     const char *name;
     int (*forward)(const unrolled_args &);

@@ -8,6 +8,7 @@
 //   dW while summing  [block][k][slot][lane], real
 #pragma once
 #include "gemm.hpp"
+#include "team.hpp"
 
 namespace UNROLLED_ISA {
 
@@ -165,6 +166,77 @@ void pack_forward(const typename A::elem *w, index H, index K, typename A::elem 
                                 (first + s) * P + p < K ? from[lane * K + s * P + p] : elem{};
             }
 }
+
+// What a stretch of memory holds, in 256 bytes: 32 sums of 64 bits, each over every 32nd word, in an order that matters. A
+// change of one word in a sum never goes unseen, of several with a chance of one in 2^64. The round is XXH64's with one
+// multiplication instead of two; it reads as fast as the weights arrive from L3.
+struct Fingerprint {
+    typedef uint64_t Words __attribute__((vector_size(64)));
+    static constexpr index kBytes = 256;
+    Words sums[4];
+    Fingerprint() { memset(sums, 0x55, sizeof sums); }
+    UNROLLED_INLINE void add_whole(const char *p) {
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; ++i) {
+            Words v;
+            memcpy(&v, p + 64 * i, 64);
+            v ^= sums[i];
+            sums[i] = ((v << 31) | (v >> 33)) * uint64_t(0x9e3779b185ebca87u);
+        }
+    }
+    void add(const void *from, index bytes) {
+        const char *p = static_cast<const char *>(from);
+        for (; bytes >= kBytes; bytes -= kBytes, p += kBytes) add_whole(p);
+        if (bytes <= 0) return;
+        char last[kBytes] = {};
+        memcpy(last, p, size_t(bytes));
+        add_whole(last);
+    }
+};
+
+// One matrix of a call, packed: in the call's own memory, or where the next call finds it.
+template <class A, class L, int FIRST, int NV>
+struct ForwardWeights {
+    using elem = typename A::elem;
+    static constexpr index N = A::Simd::N;
+    const elem *w = nullptr;
+    index H = 0, K = 0;
+    elem *packed = nullptr;  // [block][k][slot][lane]
+    unrolled::KeptWeights *kept = nullptr;
+
+    ~ForwardWeights() {
+        if (kept) unrolled::give_kept_weights_back(kept);
+    }
+    void prepare(Workspace &memory, const elem *weights, index units, index columns, bool keep) {
+        static char layout;
+        w = weights, H = units, K = columns;
+        const index size = forward_weights_size<A, L>(H, K, NV);
+        if (keep)
+            kept = unrolled::take_kept_weights({w, &layout, H, K}, ceil_div(size * index(sizeof(elem)), 64) * 64,
+                                               size_t(Blocks<L, typename A::Simd>::count(H) * Fingerprint::kBytes));
+        packed = kept ? static_cast<elem *>(kept->packed) : memory.get<elem>(size);
+    }
+    index per_block() const { return ceil_div(K, A::kPair) * A::kPair * NV * N; }
+    const elem *block(index blk) const { return packed + blk * per_block(); }
+
+    void pack(Range blocks) const {
+        if (!w) return;
+        for (index blk = blocks.begin; blk < blocks.end; ++blk)
+            if (!kept || changed(blk)) pack_forward<A, L, FIRST, NV>(w, H, K, packed, {blk, blk + 1});
+    }
+    bool changed(index blk) const {
+        Fingerprint now;
+        for (int v = 0; v < NV; ++v) {
+            const index unit = blk * L::U * N + L::unit(FIRST + v) * N;
+            const index lanes = larger(0, smaller(N, H - unit));
+            now.add(w + (L::gate(FIRST + v) * H + unit) * K, lanes * K * index(sizeof(elem)));
+        }
+        char *before = static_cast<char *>(kept->fingerprints) + blk * Fingerprint::kBytes;
+        if (memcmp(before, now.sums, Fingerprint::kBytes) == 0) return false;
+        memcpy(before, now.sums, Fingerprint::kBytes);
+        return true;
+    }
+};
 
 // The same way back: the summed gradient [block][k][slot][lane] -> dW (G*H, K).
 template <class A, class L, int FIRST, int NV>

@@ -21,6 +21,7 @@ AVX2 = ["-mavx2", "-mfma"]
 UNITS = {
     "dispatch": [],
     "memory": ["-DUNROLLED_CHECK_MEMORY"],
+    "kept": [],
     "isa_portable": [],
     "isa_avx2": AVX2,
     "isa_avx512": AVX512,
@@ -78,7 +79,7 @@ def test_sanitizers_find_nothing_in_any_kernel(tmp_path):
 
 ARM64 = shutil.which("aarch64-linux-gnu-g++")
 EMULATOR = shutil.which("qemu-aarch64-static") or shutil.which("qemu-aarch64")
-PORTABLE = ("dispatch", "memory", "isa_portable")
+PORTABLE = ("dispatch", "memory", "kept", "isa_portable")
 
 
 @pytest.mark.skipif(ARM64 is None, reason="no arm64 cross compiler (apt: g++-aarch64-linux-gnu)")
