@@ -228,10 +228,12 @@ def normalised(product: Tensor, gain: Tensor, bias: Tensor | None, widths: Seque
     >>> normalised(torch.tensor([[1.0, 3.0, 5.0, 9.0]]), torch.ones(4), None, [2, 2])
     tensor([[-1.0000,  1.0000, -1.0000,  1.0000]])
     """
+    if len(widths) == 1:  # a split's gradient is a copy
+        return layer_norm(product, gain.shape, gain, bias)
     biases = [None] * len(widths) if bias is None else bias.split(list(widths))
     pieces = zip(product.split(list(widths), dim=-1), gain.split(list(widths)), biases, strict=True)
     parts = [layer_norm(part, scale.shape, scale, shift) for part, scale, shift in pieces]
-    return torch.cat(parts, dim=-1) if len(parts) > 1 else parts[0]
+    return torch.cat(parts, dim=-1)
 
 
 def norm_widths(gates: int, hidden: int) -> list[int]:
