@@ -10,7 +10,7 @@ namespace unrolled {
 // Runs body(data, threads, me) on exactly `threads` threads and returns true, or runs nothing and returns false.
 bool run_parallel(int threads, void (*body)(void *, int threads, int me), void *data);
 
-// Memory aligned to a cache line, or null. What is given back is kept for the next call, up to 128 MB: fresh pages from
+// Memory aligned to a cache line, or null. What is given back is kept for the next call, up to 512 MB: fresh pages from
 // the system cost time at every call.
 void *take_memory(size_t bytes);
 void give_memory_back(void *memory);

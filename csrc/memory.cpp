@@ -1,4 +1,4 @@
-// Workspace that outlives a call. A few blocks, first fit by size, behind a spin lock held for nanoseconds.
+// Memory that outlives a call. A few blocks, best fit by size, behind a spin lock held for nanoseconds.
 #include <stdint.h>
 #include <stdlib.h>
 #if defined(__linux__)
@@ -9,14 +9,16 @@
 
 namespace {
 
-constexpr size_t kHeader = 64, kKept = size_t(128) << 20;
+constexpr size_t kHeader = 64, kKept = size_t(512) << 20, kLarge = size_t(16) << 20;
 constexpr int kBlocks = 128;
 
 struct Block {
     void *memory;
     size_t bytes;
+    uint64_t since;
 } kept[kBlocks];
 size_t kept_bytes = 0;
+uint64_t clock_of_returns = 0;
 char locked = 0;
 
 struct Lock {
@@ -28,6 +30,28 @@ struct Lock {
 };
 
 size_t &size_of(void *memory) { return *reinterpret_cast<size_t *>(static_cast<char *>(memory) - kHeader); }
+
+void free_block(void *memory) { free(static_cast<char *>(memory) - kHeader); }
+
+// What nobody has wanted for longest, taken out of the list: `index` is free then.
+void *throw_out(int index) {
+    void *memory = kept[index].memory;
+    kept_bytes -= kept[index].bytes;
+    kept[index] = {};
+    return memory;
+}
+
+// Large blocks are the system's again as soon as it runs short, before anything is swapped; until then, nothing happens to
+// their pages.
+void offer_to_system(void *memory, size_t bytes) {
+#if defined(__linux__) && defined(MADV_FREE)
+    const uintptr_t page = uintptr_t(2) << 20;
+    const uintptr_t begin = (uintptr_t(memory) + page - 1) / page * page, end = (uintptr_t(memory) + bytes) / page * page;
+    if (bytes >= kLarge) madvise((void *)begin, end - begin, MADV_FREE);
+#else
+    (void)memory, (void)bytes;
+#endif
+}
 
 }  // namespace
 
@@ -53,10 +77,7 @@ void *take_memory(size_t bytes) {
                 (best < 0 || kept[i].bytes < kept[best].bytes))
                 best = i;
         if (best >= 0) {
-            void *memory = kept[best].memory;
-            kept_bytes -= kept[best].bytes;
-            kept[best] = {};
-            return memory;
+            return throw_out(best);
         }
     }
 #endif
@@ -71,19 +92,39 @@ void *take_memory(size_t bytes) {
 void give_memory_back(void *memory) {
     const size_t bytes = size_of(memory);
 #if !defined(UNROLLED_CHECK_MEMORY)
-    {
+    void *old[kBlocks];
+    int thrown = 0;
+    if (bytes <= kKept) {
+        offer_to_system(memory, bytes);
         Lock lock;
-        if (kept_bytes + bytes <= kKept)
-            for (Block &block : kept)
-                if (!block.memory) {
-                    block = {memory, bytes};
-                    kept_bytes += bytes;
-                    return;
-                }
+        for (;;) {
+            int place = -1, oldest = -1;
+            for (int i = 0; i < kBlocks; ++i)
+                if (!kept[i].memory)
+                    place = i;
+                else if (oldest < 0 || kept[i].since < kept[oldest].since)
+                    oldest = i;
+            if (place >= 0 && kept_bytes + bytes <= kKept) {
+                kept[place] = {memory, bytes, ++clock_of_returns};
+                kept_bytes += bytes;
+                memory = nullptr;
+                break;
+            }
+            old[thrown++] = throw_out(oldest);
+        }
     }
+    while (thrown > 0) free_block(old[--thrown]);
 #endif
     (void)bytes;
-    free(static_cast<char *>(memory) - kHeader);
+    if (memory) free_block(memory);
 }
 
 }  // namespace unrolled
+
+extern "C" {
+
+void *unrolled_take_memory(int64_t bytes) { return bytes < 0 ? nullptr : unrolled::take_memory(size_t(bytes)); }
+
+void unrolled_give_memory_back(void *memory) { unrolled::give_memory_back(memory); }
+
+}  // extern "C"

@@ -67,6 +67,10 @@ UNROLLED_API int unrolled_backward(const unrolled_args *args);
 /* How many elements the `gates` buffer holds (it depends on the instruction set in use). */
 UNROLLED_API int64_t unrolled_gates_size(int32_t mode, int32_t dtype, int64_t T, int64_t B, int64_t H);
 
+/* Memory for the caller's buffers, or NULL; what is given back is kept for the next, up to 512 MB in the process. */
+UNROLLED_API void *unrolled_take_memory(int64_t bytes);
+UNROLLED_API void unrolled_give_memory_back(void *memory);
+
 /* "avx512", "avx2", "portable": the one in use, whether one can run here, and choosing one (0 if it could be). */
 UNROLLED_API const char *unrolled_isa(void);
 UNROLLED_API int unrolled_isa_available(const char *name);

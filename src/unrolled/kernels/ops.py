@@ -163,7 +163,8 @@ def _forward(
     if segment:
         results = _new_forward(x, ids, h0, c0, w_hh, mode, save, every_c, segment)
         return recompute.forward(given, results, mode, reverse, every_c, segment)
-    return _run_forward(given, _new_forward(x, ids, h0, c0, w_hh, mode, save, every_c), mode, reverse, save, every_c)
+    results = _new_forward(x, ids, h0, c0, w_hh, mode, save, every_c, empty=native.empty)
+    return _run_forward(given, results, mode, reverse, save, every_c)
 
 
 def _run_forward(given, results, mode, reverse, save, every_c):
@@ -185,7 +186,7 @@ def _run_forward(given, results, mode, reverse, save, every_c):
     return results
 
 
-def _new_forward(x, ids, h0, c0, w_hh, mode, save, every_c, segment=0):
+def _new_forward(x, ids, h0, c0, w_hh, mode, save, every_c, segment=0, empty=None):
     T, B = (x if x is not None else ids).shape[:2]
     H, dtype, real = w_hh.shape[1], w_hh.dtype, _real(w_hh.dtype)
     lstm = mode == "LSTM"
@@ -195,7 +196,8 @@ def _new_forward(x, ids, h0, c0, w_hh, mode, save, every_c, segment=0):
     if segment:  # instead of gates, c before every segment
         gates = w_hh.new_empty((-(-T // segment), B, H) if lstm else (0,), dtype=real)
     else:
-        gates = w_hh.new_empty(_gates_size(mode, dtype, T, B, H) if save else 0)
+        size = _gates_size(mode, dtype, T, B, H) if save else 0
+        gates = w_hh.new_empty(size) if empty is None else empty(size, dtype)
     return output, cs, h_n, c_n, gates
 
 

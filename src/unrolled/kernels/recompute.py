@@ -13,7 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from . import ops
+from . import native, ops
 
 ROWS = 2048
 """Steps times batch of a segment. Weights are packed and their gradients summed once more per segment, gates need
@@ -73,7 +73,7 @@ def backward(
     steps, batch, dtype = *output.shape[:2], w_hh.dtype
     segments = _segments(steps, segment, reverse)
     longest = None if x is None else x[:segment], None if ids is None else ids[:segment]
-    again = ops._new_forward(*longest, h0, c0, w_hh, mode, True, True)
+    again = ops._new_forward(*longest, h0, c0, w_hh, mode, True, True, empty=native.empty)
     per_step = {0, 8}  # dx and norms, of which a segment has its own steps; the rest are sums or the state's
     sums = {i: r for i, r in enumerate(results) if i not in per_step | {2, 3} and needed[i]}
     totals = {i: torch.zeros_like(r, dtype=ops._real(dtype)) for i, r in sums.items()} if len(segments) > 1 else {}

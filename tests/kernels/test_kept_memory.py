@@ -1,0 +1,58 @@
+"""Large buffers come from memory that the library keeps, and are nobody else's while anything looks at them."""
+
+import gc
+import threading
+
+import torch
+
+import unrolled
+from unrolled.kernels import native
+
+SIZE = 5 * 2**20  # 20 MB of float32
+
+
+def test_what_is_given_back_is_taken_again() -> None:
+    first = native.empty(SIZE, torch.float32)
+    second = native.empty(SIZE, torch.float32)
+    assert first.shape == (SIZE,) and first.dtype == torch.float32 and first.data_ptr() != second.data_ptr()
+    before = {first.data_ptr(), second.data_ptr()}
+    del first, second
+    assert native.empty(SIZE, torch.float32).data_ptr() in before
+
+
+def test_a_view_keeps_its_memory() -> None:
+    view = native.empty(SIZE, torch.float32).fill_(3)[-5:]
+    gc.collect()
+    for _ in range(3):
+        native.empty(SIZE, torch.float32).fill_(7)
+    assert view.tolist() == [3] * 5
+
+
+def test_threads_do_not_share() -> None:
+    wrong: list[int] = []
+
+    def work(me: int) -> None:
+        for _ in range(10):
+            mine = native.empty(SIZE, torch.float32).fill_(me)
+            wrong.extend(me for _ in range(int((mine != me).any())))
+
+    workers = [threading.Thread(target=work, args=(me,)) for me in range(3)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert wrong == []
+
+
+def test_gates_of_one_graph_survive_another() -> None:
+    layer, x = unrolled.LSTM(8, 256), torch.randn(100, 64, 8)  # 26 MB of gates
+    parameters = list(layer.parameters())
+
+    def loss() -> torch.Tensor:
+        return layer(x)[0].square().mean()
+
+    kept = loss()
+    first = torch.autograd.grad(kept, parameters, retain_graph=True)
+    torch.autograd.grad(loss() + loss(), parameters)
+    for a, b in zip(first, torch.autograd.grad(kept, parameters), strict=True):
+        assert torch.equal(a, b)
