@@ -85,6 +85,8 @@ struct Backward {
         if (memory.failed || !order_rows(a, division.by_units ? 1 : threads, memory, rows)) return false;
         memset(zeros, 0, zero_bytes);
         unrolled::expect_all_of(a.dx, size_t(a.T * a.B * a.I) * sizeof(elem));
+        unrolled::expect_all_of(a.dw_ih, size_t(Cell::gates * a.H * a.I) * sizeof(elem));
+        unrolled::expect_all_of(a.dw_hh, size_t(Cell::gates * a.H * a.H) * sizeof(elem));
         for (index i = 0; i < threads; ++i)
             per_thread[i] = {lists + 3 * i * listed, lists + (3 * i + 1) * listed, lists + (3 * i + 2) * listed,
                              dx_lists + i * listed, from + i * a.B, to + i * a.B, a_pack + i * depth * columns * 2,

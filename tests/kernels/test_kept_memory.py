@@ -12,19 +12,19 @@ SIZE = 5 * 2**20  # 20 MB of float32
 
 
 def test_what_is_given_back_is_taken_again() -> None:
-    first = native.empty(SIZE, torch.float32)
-    second = native.empty(SIZE, torch.float32)
+    first = native.empty((SIZE,), torch.float32)
+    second = native.empty((SIZE,), torch.float32)
     assert first.shape == (SIZE,) and first.dtype == torch.float32 and first.data_ptr() != second.data_ptr()
     before = {first.data_ptr(), second.data_ptr()}
     del first, second
-    assert native.empty(SIZE, torch.float32).data_ptr() in before
+    assert native.empty((SIZE,), torch.float32).data_ptr() in before
 
 
 def test_a_view_keeps_its_memory() -> None:
-    view = native.empty(SIZE, torch.float32).fill_(3)[-5:]
+    view = native.empty((SIZE,), torch.float32).fill_(3)[-5:]
     gc.collect()
     for _ in range(3):
-        native.empty(SIZE, torch.float32).fill_(7)
+        native.empty((SIZE,), torch.float32).fill_(7)
     assert view.tolist() == [3] * 5
 
 
@@ -33,7 +33,7 @@ def test_threads_do_not_share() -> None:
 
     def work(me: int) -> None:
         for _ in range(10):
-            mine = native.empty(SIZE, torch.float32).fill_(me)
+            mine = native.empty((SIZE,), torch.float32).fill_(me)
             wrong.extend(me for _ in range(int((mine != me).any())))
 
     workers = [threading.Thread(target=work, args=(me,)) for me in range(3)]

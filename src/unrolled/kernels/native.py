@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import importlib.resources
+import math
 import os
 import weakref
 from pathlib import Path
@@ -165,20 +166,20 @@ def _library() -> ctypes.CDLL:
 _LARGE = 16 * 2**20
 
 
-def empty(size: int, dtype: torch.dtype) -> torch.Tensor:
-    """`torch.empty(size)` for what one training step needs and the next needs again.
+def empty(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    """`torch.empty(shape)` for what one training step needs and the next needs again.
 
     Large ones live in memory that the library keeps: the system would take it back and clear it for every step anew. LSTM
     training at B=64, T=128, I=H=512 (67 MB of gates) 1.15 times faster, at B=16, T=512, I=H=1024 1.08 times.
     """
-    nbytes = size * dtype.itemsize
+    nbytes = math.prod(shape) * dtype.itemsize
     address = _library().unrolled_take_memory(nbytes) if nbytes >= _LARGE else None
     if address is None:
-        return torch.empty(size, dtype=dtype)
+        return torch.empty(shape, dtype=dtype)
     memory = (ctypes.c_char * nbytes).from_address(address)
     owner = weakref.finalize(memory, _library().unrolled_give_memory_back, address)
     owner.atexit = False  # tensors may outlive it
-    return torch.frombuffer(memory, dtype=dtype)
+    return torch.frombuffer(memory, dtype=dtype).view(shape)
 
 
 def call(

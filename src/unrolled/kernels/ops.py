@@ -191,13 +191,14 @@ def _new_forward(x, ids, h0, c0, w_hh, mode, save, every_c, segment=0, empty=Non
     H, dtype, real = w_hh.shape[1], w_hh.dtype, _real(w_hh.dtype)
     lstm = mode == "LSTM"
     output = w_hh.new_empty(T, B, H)
-    cs = w_hh.new_empty((T, B, H) if lstm and (save or every_c) else (0,), dtype=real)
+    if empty is None:
+        empty = w_hh.new_empty
+    cs = empty((T, B, H) if lstm and (save or every_c) else (0,), dtype=real)
     h_n, c_n = w_hh.new_empty(B, H), w_hh.new_empty((B, H) if lstm else (0,))
     if segment:  # instead of gates, c before every segment
         gates = w_hh.new_empty((-(-T // segment), B, H) if lstm else (0,), dtype=real)
     else:
-        size = _gates_size(mode, dtype, T, B, H) if save else 0
-        gates = w_hh.new_empty(size) if empty is None else empty(size, dtype)
+        gates = empty((_gates_size(mode, dtype, T, B, H) if save else 0,), dtype=dtype)
     return output, cs, h_n, c_n, gates
 
 
