@@ -14,7 +14,8 @@ SIZE = 5 * 2**20  # 20 MB of float32
 def test_what_is_given_back_is_taken_again() -> None:
     first = native.empty((SIZE,), torch.float32)
     second = native.empty((SIZE,), torch.float32)
-    assert first.shape == (SIZE,) and first.dtype == torch.float32 and first.data_ptr() != second.data_ptr()
+    assert (first.shape, first.dtype) == ((SIZE,), torch.float32)
+    assert first.data_ptr() != second.data_ptr()
     before = {first.data_ptr(), second.data_ptr()}
     del first, second
     assert native.empty((SIZE,), torch.float32).data_ptr() in before
