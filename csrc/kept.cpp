@@ -1,9 +1,10 @@
-// Packed weights that outlive a call: a few, the least recently used thrown out first, behind a spin lock held for
-// nanoseconds. Whoever takes an entry has it alone until he gives it back; a second thread that runs the same layer at the
-// same time gets an entry of its own.
+// Packed weights that outlive a call: a few, the least recently used thrown out first, behind a lock held for nanoseconds.
+// Whoever takes an entry has it alone until it is given back; a second thread that runs the same layer at the same time gets
+// an entry of its own.
 #include <string.h>
 
 #include "kernels.hpp"
+#include "spin_lock.hpp"
 
 namespace {
 
@@ -22,14 +23,6 @@ struct Entry {
 size_t all_bytes = 0;
 uint64_t clock_of_uses = 0;
 char locked = 0;
-
-struct Lock {
-    Lock() {
-        while (__atomic_test_and_set(&locked, __ATOMIC_ACQUIRE)) {
-        }
-    }
-    ~Lock() { __atomic_clear(&locked, __ATOMIC_RELEASE); }
-};
 
 bool same(const unrolled::PackedFrom &a, const unrolled::PackedFrom &b) {
     return a.weights == b.weights && a.layout == b.layout && a.H == b.H && a.K == b.K;
@@ -52,7 +45,7 @@ KeptWeights *take_kept_weights(const PackedFrom &from, size_t packed_bytes, size
     int thrown = 0;
     Entry *mine = nullptr;
     {
-        Lock lock;
+        SpinLock lock(locked);
         for (Entry &e : entries)
             if (e.kept.packed && !e.busy && same(e.from, from)) {
                 e.busy = true;
@@ -84,14 +77,14 @@ KeptWeights *take_kept_weights(const PackedFrom &from, size_t packed_bytes, size
         mine->kept = {memory, memory + packed_bytes};
         return &mine->kept;
     }
-    Lock lock;
+    SpinLock lock(locked);
     all_bytes -= bytes;
     *mine = {};
     return nullptr;
 }
 
 void give_kept_weights_back(KeptWeights *kept) {
-    Lock lock;
+    SpinLock lock(locked);
     reinterpret_cast<Entry *>(kept)->busy = false;  // its first member
 }
 

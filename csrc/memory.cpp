@@ -1,4 +1,4 @@
-// Memory that outlives a call. A few blocks, best fit by size, behind a spin lock held for nanoseconds.
+// Memory that outlives a call. A few blocks, best fit by size, behind a lock held for nanoseconds.
 #include <stdint.h>
 #include <stdlib.h>
 #if defined(__linux__)
@@ -6,6 +6,7 @@
 #endif
 
 #include "kernels.hpp"
+#include "spin_lock.hpp"
 
 namespace {
 
@@ -21,33 +22,33 @@ size_t kept_bytes = 0;
 uint64_t clock_of_returns = 0;
 char locked = 0;
 
-struct Lock {
-    Lock() {
-        while (__atomic_test_and_set(&locked, __ATOMIC_ACQUIRE)) {
-        }
-    }
-    ~Lock() { __atomic_clear(&locked, __ATOMIC_RELEASE); }
-};
-
 size_t &size_of(void *memory) { return *reinterpret_cast<size_t *>(static_cast<char *>(memory) - kHeader); }
 
 void free_block(void *memory) { free(static_cast<char *>(memory) - kHeader); }
 
-// What nobody has wanted for longest, taken out of the list: `index` is free then.
-void *throw_out(int index) {
+void *take_out(int index) {
     void *memory = kept[index].memory;
     kept_bytes -= kept[index].bytes;
     kept[index] = {};
     return memory;
 }
 
+// Of the whole large pages in it.
+void advise(void *memory, size_t bytes, [[maybe_unused]] int advice) {
+#if defined(__linux__)
+    const uintptr_t page = uintptr_t(2) << 20;
+    const uintptr_t begin = (uintptr_t(memory) + page - 1) / page * page, end = (uintptr_t(memory) + bytes) / page * page;
+    if (memory && end > begin) madvise((void *)begin, end - begin, advice);
+#else
+    (void)memory, (void)bytes;
+#endif
+}
+
 // Large blocks are the system's again as soon as it runs short, before anything is swapped; until then, nothing happens to
 // their pages.
 void offer_to_system(void *memory, size_t bytes) {
-#if defined(__linux__) && defined(MADV_FREE)
-    const uintptr_t page = uintptr_t(2) << 20;
-    const uintptr_t begin = (uintptr_t(memory) + page - 1) / page * page, end = (uintptr_t(memory) + bytes) / page * page;
-    if (bytes >= kLarge) madvise((void *)begin, end - begin, MADV_FREE);
+#if defined(MADV_FREE)
+    if (bytes >= kLarge) advise(memory, bytes, MADV_FREE);
 #else
     (void)memory, (void)bytes;
 #endif
@@ -58,10 +59,8 @@ void offer_to_system(void *memory, size_t bytes) {
 namespace unrolled {
 
 void expect_all_of(void *memory, size_t bytes) {
-#if defined(__linux__) && defined(MADV_HUGEPAGE)
-    const uintptr_t page = uintptr_t(2) << 20;
-    const uintptr_t begin = (uintptr_t(memory) + page - 1) / page * page, end = (uintptr_t(memory) + bytes) / page * page;
-    if (memory && end > begin) madvise((void *)begin, end - begin, MADV_HUGEPAGE);
+#if defined(MADV_HUGEPAGE)
+    advise(memory, bytes, MADV_HUGEPAGE);
 #else
     (void)memory, (void)bytes;
 #endif
@@ -70,15 +69,13 @@ void expect_all_of(void *memory, size_t bytes) {
 void *take_memory(size_t bytes) {
 #if !defined(UNROLLED_CHECK_MEMORY)  // the sanitizers are to see every end of every block
     {
-        Lock lock;
+        SpinLock lock(locked);
         int best = -1;
         for (int i = 0; i < kBlocks; ++i)
             if (kept[i].memory && kept[i].bytes >= bytes && kept[i].bytes <= 2 * bytes + 4096 &&
                 (best < 0 || kept[i].bytes < kept[best].bytes))
                 best = i;
-        if (best >= 0) {
-            return throw_out(best);
-        }
+        if (best >= 0) return take_out(best);
     }
 #endif
     void *start = nullptr;
@@ -96,7 +93,7 @@ void give_memory_back(void *memory) {
     int thrown = 0;
     if (bytes <= kKept) {
         offer_to_system(memory, bytes);
-        Lock lock;
+        SpinLock lock(locked);
         for (;;) {
             int place = -1, oldest = -1;
             for (int i = 0; i < kBlocks; ++i)
@@ -110,7 +107,7 @@ void give_memory_back(void *memory) {
                 memory = nullptr;
                 break;
             }
-            old[thrown++] = throw_out(oldest);
+            old[thrown++] = take_out(oldest);  // nobody has wanted it for longest
         }
     }
     while (thrown > 0) free_block(old[--thrown]);
