@@ -211,7 +211,7 @@ struct ForwardWeights {
         static char layout;
         w = weights, H = units, K = columns;
         const index size = forward_weights_size<A, L>(H, K, NV);
-        if (keep)
+        if (keep && size > 0)
             kept = unrolled::take_kept_weights({w, &layout, H, K}, ceil_div(size * index(sizeof(elem)), 64) * 64,
                                                size_t(Blocks<L, typename A::Simd>::count(H) * Fingerprint::kBytes));
         packed = kept ? static_cast<elem *>(kept->packed) : memory.get<elem>(size);
