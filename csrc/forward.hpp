@@ -54,7 +54,7 @@ struct Forward {
         const index bytes = blocks * N * index(sizeof(elem)) * (a.I * Cell::x_slots + a.H * Cell::h_slots);
         fused = !a.ids && most > 4 && bytes <= kFusedBytesPerRow * most;
         chunk_steps = smaller(larger(1, kChunkRows / larger(1, most)), a.T);
-        const bool keep = !a.gates;
+        const bool keep = !a.gates;  // also the RNN's training, which saves none: to look costs it next to nothing
         if (!a.ids) w_x.prepare(memory, at<elem>(a.w_ih, 0), a.H, a.I, keep);
         w_h.prepare(memory, at<elem>(a.w_hh, 0), a.H, a.H, keep);
         bias = memory.get<real>(blocks * Block::width);
