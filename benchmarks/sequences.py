@@ -1,7 +1,8 @@
 """What only these layers do, beside how one does it with torch.nn: `python -m benchmarks.sequences`.
 
 Padding by `lengths` against packing; resets inside a sequence against stepping in Python and against none; a whole training
-step of a character language model. Peers take turns in one process; medians; fp32 unless said.
+step of a character language model; and calls so short that PyTorch's own doings take longer than the products. Peers take
+turns in one process; medians; fp32 unless said.
 """
 
 from __future__ import annotations
@@ -130,6 +131,30 @@ def language_model(precision: str, B: int = 32, T: int = 64, V: int = 67, E: int
     print(f"  {'the recurrent products alone, at the peak':<44} {1e3 * seconds:9.2f} ms")
 
 
+def short_calls(H: int = 64, calls: int = 50, rounds: int = 25) -> None:
+    """Microseconds a call of few steps at a batch of one, beside torch.nn's layer."""
+    print(f"Short calls, B=1 I=H={H}, microseconds: ours, torch.nn's, and torch.nn / ours")
+    for name in ("LSTM", "GRU", "RNN"):
+        for layers, T, training in ((1, 1, False), (1, 10, False), (2, 10, False), (1, 10, True), (2, 10, True)):
+            theirs = getattr(nn, name)(H, H, num_layers=layers)
+            x, times = torch.randn(T, 1, H), dict[nn.Module, list[float]]()
+            ours = getattr(unrolled, name)(H, H, num_layers=layers)
+            ours.load_state_dict(theirs.state_dict())
+            torch.testing.assert_close(ours(x)[0], theirs(x)[0], rtol=1e-4, atol=1e-5)
+            with torch.set_grad_enabled(training):
+                for turn in range(rounds * 2):
+                    layer = (ours, theirs)[turn % 2]
+                    started = time.perf_counter()
+                    for _ in range(calls):
+                        output, _ = layer(x)
+                        if training:
+                            output.sum().backward()
+                    times.setdefault(layer, []).append((time.perf_counter() - started) / calls)
+            mine, other = (1e6 * statistics.median(times[layer]) for layer in (ours, theirs))
+            what = f"{name}, {layers} layer{'s' * (layers > 1)}, T={T}, {'training' if training else 'inference'}"
+            print(f"  {what:<44} {mine:9.1f} {other:9.1f} {other / mine:9.2f}")
+
+
 def main() -> None:
     torch.manual_seed(0)
     facts = {**machine(), "threads": torch.get_num_threads()}
@@ -139,6 +164,7 @@ def main() -> None:
     resets()
     language_model("fp32")
     language_model("bf16")
+    short_calls()
 
 
 if __name__ == "__main__":

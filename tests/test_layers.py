@@ -582,3 +582,15 @@ class TestErrors:
     def test_a_stream_has_no_end_to_start_from(self) -> None:
         with pytest.raises(RuntimeError, match="bidirectional=True"):
             unrolled.LSTM(I, H, bidirectional=True).step(torch.zeros(B, I))
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (torch.ones(5, 2, 3).to_sparse(), r"GRU expected a dense input, got torch.sparse_coo. Give it x.to_dense\(\)."),
+        (torch.nested.nested_tensor([torch.ones(2, 3), torch.ones(4, 3)]), "got a nested tensor. Give it .* as lengths"),
+    ],
+)
+def test_input_that_is_not_dense_is_refused_in_words(x, message):
+    with pytest.raises(ValueError, match=message):
+        unrolled.GRU(3, 4)(x)

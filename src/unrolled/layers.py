@@ -378,6 +378,7 @@ class Recurrent(nn.Module):
         every_step: bool = False,
     ) -> tuple[Tensor, list[Unrolled]]:
         done: list[Unrolled] = []
+        only_cells = not self.beyond_cell
         for layer in range(self.num_layers):
             for direction, suffix in enumerate(self._suffixes(layer)):
                 one = recurrence(
@@ -392,7 +393,7 @@ class Recurrent(nn.Module):
                     gradient_norms=None if gradient_norms is None else gradient_norms[len(done)],
                     every_step=every_step,
                     save=self.save,
-                    regularised=self._regularised(suffix, len(done), state[len(done)], x.shape[0]),
+                    regularised=NOTHING if only_cells else self._regularised(suffix, len(done), state[len(done)], x.shape[0]),
                 )
                 done.append(one)
             outputs = [one.output for one in done[-self.num_directions :]]
@@ -403,8 +404,6 @@ class Recurrent(nn.Module):
 
     def _regularised(self, suffix: str, number: int, state: State, steps: int) -> Regularised:
         """What this layer and direction does in this call beyond its cell."""
-        if not self.beyond_cell:
-            return NOTHING
         drawn = draw((self.recurrent_dropout, self.zoneout, self.zoneout_cell), *state, steps, self.training)
         if self.layer_norm:
             norm_c = None
@@ -443,7 +442,7 @@ class Recurrent(nn.Module):
         if hx is None and self.learned_state:
             return [State(*(part[k].expand(batch, -1) for part in self._learned())) for k in range(count)]
         if hx is None:
-            zeros = [self.get_parameter("weight_hh_l0").new_zeros(batch, width) for width in widths]
+            zeros = [self._weight("weight_hh_l0").new_zeros(batch, width) for width in widths]
             return [State(*zeros)] * count
         parts = hx if isinstance(hx, (tuple, list)) else (hx,)
         if len(parts) != self._parts or not all(isinstance(part, Tensor) for part in parts):
@@ -462,10 +461,15 @@ class Recurrent(nn.Module):
 
     def _join(self, state: list[State]) -> Any:
         """h alone, or for the LSTM (h, c), each stacked to (L*D, B, H)."""
+        # Stacked even where there is one: a view could not be detached in place, as loops over chunks like to.
         joined = tuple(torch.stack([one[part] for one in state]) for part in range(self._parts))  # type: ignore[arg-type]
         return joined if self._parts == 2 else joined[0]
 
     def _check_input(self, x: Tensor) -> None:
+        if x.layout != torch.strided or x.is_nested:
+            got, how = ("a nested tensor", "x.to_padded_tensor(0)") if x.is_nested else (str(x.layout), "x.to_dense()")
+            hint = ", with the sequences' lengths as lengths" if x.is_nested else ""
+            raise ValueError(f"{self._name} expected a dense input, got {got}. Give it {how}{hint}.")
         if x.dim() not in (2, 3):
             raise ValueError(f"{self._name}: Expected input to be 2D or 3D, got {x.dim()}D instead")
         if x.shape[-1] != self.input_size:
@@ -502,9 +506,13 @@ class Recurrent(nn.Module):
                 raise ValueError(f"{self._name} expected token ids from 0 to {known - 1}, got ids from {low} to {high}.")
 
     def _weights(self, suffix: str) -> tuple[Weights, Tensor | None]:
-        bias = (getattr(self, "bias_ih" + suffix), getattr(self, "bias_hh" + suffix)) if self.bias else (None, None)
-        weights = Weights(getattr(self, "weight_ih" + suffix), getattr(self, "weight_hh" + suffix), *bias)
-        return weights, getattr(self, "weight_hr" + suffix) if self.proj_size else None
+        bias = (self._weight("bias_ih" + suffix), self._weight("bias_hh" + suffix)) if self.bias else (None, None)
+        weights = Weights(self._weight("weight_ih" + suffix), self._weight("weight_hh" + suffix), *bias)
+        return weights, self._weight("weight_hr" + suffix) if self.proj_size else None
+
+    def _weight(self, name: str) -> Tensor:
+        found = self._parameters.get(name)  # a third of the time of nn.Module's search, which reparametrized ones need
+        return getattr(self, name) if found is None else found
 
     def _suffixes(self, layer: int) -> list[str]:
         return [f"_l{layer}", f"_l{layer}_reverse"][: self.num_directions]

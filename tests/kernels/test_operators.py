@@ -3,7 +3,9 @@
 import pytest
 import torch
 from tests.kernels import agree
+from torch.utils._python_dispatch import TorchDispatchMode
 
+import unrolled
 from unrolled.kernels import ops
 
 OPERATORS = torch.ops.unrolled
@@ -157,6 +159,87 @@ def test_backward_twice_over_the_same_graph_gives_the_same(mode):
     loss = agree.by_kernels(mode, given)[0].square().sum()
     first = torch.autograd.grad(loss, given["w_hh"], retain_graph=True)[0]
     assert torch.equal(first, torch.autograd.grad(loss, given["w_hh"])[0])
+
+
+class Operators(TorchDispatchMode):
+    """Notes every operator that runs."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.seen.add(str(function))
+        return function(*args, **(kwargs or {}))
+
+
+def results_and_gradients(layer, x, **masks):
+    layer.zero_grad()
+    output, state = layer(x, **masks)
+    state = state if isinstance(state, tuple) else (state,)
+    (output.square().sum() + sum(part.square().sum() for part in state)).backward()
+    return [output.detach(), *(part.detach() for part in state), *(p.grad for p in layer.parameters())]
+
+
+@pytest.mark.parametrize("kind", [unrolled.RNN, unrolled.LSTM, unrolled.GRU])
+@pytest.mark.parametrize("save", ["gates", "outputs"])
+def test_who_looks_meets_operators_and_nobody_looking_gives_the_same_bits(kind, save):
+    torch.manual_seed(1)
+    layer = kind(5, 6, num_layers=2, bidirectional=True, save=save)
+    masks = {"lengths": torch.tensor([4, 0, 2]), "resets": torch.rand(4, 3) < 0.3}
+    for x in (torch.randn(4, 3, 5), torch.randint(5, (4, 3))):
+        alone = results_and_gradients(layer, x, **masks)
+        with Operators() as mode:
+            watched = results_and_gradients(layer, x, **masks)
+        assert {"unrolled.sequence.default", "unrolled.sequence_backward.default"} <= mode.seen
+        assert all(map(torch.equal, alone, watched))
+        with torch.no_grad():
+            alone = layer(x, **masks)[0]
+            with Operators() as mode:
+                watched = layer(x, **masks)[0]
+        assert "unrolled.sequence.default" in mode.seen
+        assert torch.equal(alone, watched)
+
+
+def test_the_profiler_names_the_operator():
+    layer, x = unrolled.GRU(3, 4), torch.randn(5, 2, 3)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        layer(x)[0].sum().backward()
+    names = {event.key for event in profile.key_averages()}
+    assert {"unrolled::sequence", "unrolled::sequence_backward"} <= names
+
+
+def test_tensors_that_are_not_as_they_lie_in_memory_are_read_as_they_are():
+    layer, negative, zero = unrolled.LSTM(3, 5), torch._neg_view(torch.randn(4, 2, 3)), torch._efficientzerotensor(4, 2, 3)
+    incoming = torch._neg_view(torch.randn(4, 2, 5)), torch._efficientzerotensor(4, 2, 5)
+    for x in (negative, zero):
+        plain = torch.empty(x.shape).copy_(x)
+        with torch.no_grad():
+            assert torch.equal(layer(x)[0], layer(plain)[0])
+        for d in incoming:
+            grads = [
+                torch.autograd.grad(layer(x_)[0], layer.weight_hh_l0, d_)[0]
+                for x_, d_ in ((x, d), (plain, torch.empty(d.shape).copy_(d)))
+            ]
+            assert torch.equal(*grads)
+
+
+def test_a_result_changed_in_place_before_backward_is_noticed():
+    layer, x = unrolled.GRU(3, 4), torch.randn(5, 2, 3)
+    output, _ = layer(x)
+    loss = output.sum()
+    with torch.no_grad():
+        output.add_(1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+def test_the_state_can_be_detached_in_place():
+    layer, x = unrolled.LSTM(3, 4), torch.randn(5, 2, 3)
+    _, state = layer(x)
+    for part in state:
+        part.detach_()
+    layer(x, state)[0].sum().backward()
 
 
 @pytest.mark.parametrize(

@@ -47,8 +47,8 @@ def _call(dtype: torch.dtype, sizes: tuple[int, int, int], tensors: dict[str, Te
 def linear(x: Tensor, w: Tensor, bias: Tensor | None = None) -> Tensor:
     """x (..., inputs), w (outputs, inputs), bias (outputs,) -> (..., outputs).
 
-    By torch where that is as fast (a few rows, whose time is that of moving w) and where something wants to look into it:
-    autocast, torch.compile, torch.func, other devices and dtypes.
+    By torch where that is as fast (a few rows, whose time is that of moving w), under autocast, on other devices and dtypes,
+    and where something wants to look into it (`native.observed`).
     """
     if (
         torch.compiler.is_compiling()
@@ -56,8 +56,8 @@ def linear(x: Tensor, w: Tensor, bias: Tensor | None = None) -> Tensor:
         or (rows := x.shape[:-1].numel()) < LEAST_ROWS
         or rows * w.numel() < LEAST_PRODUCTS
         or torch.is_autocast_enabled("cpu")
-        or torch._C._are_functorch_transforms_active()
         or not native.available()
+        or native.observed((x, w, bias))
     ):
         return torch.nn.functional.linear(x, w, bias)
     return _Linear.apply(x, w, bias)  # type: ignore[return-value]  # torch types apply as Any or None
@@ -101,7 +101,7 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
         x, w = ctx.saved_tensors
-        d, (wants_x, wants_w, wants_bias) = gradients[0], ctx.needs_input_grad
+        d, (wants_x, wants_w, wants_bias) = gradients[0].resolve_neg(), ctx.needs_input_grad
         if torch.is_grad_enabled():  # create_graph: these can be differentiated again
             dx, dw = d @ w if wants_x else None, d.flatten(0, -2).t() @ x.flatten(0, -2) if wants_w else None
         else:

@@ -13,17 +13,23 @@ import importlib.resources
 import math
 import os
 import weakref
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
+from torch.autograd import forward_ad
 
 MODES = ("LSTM", "GRU", "RNN_TANH", "RNN_RELU")
 DTYPES = (torch.float32, torch.bfloat16, torch.float64)
 ISAS = ("avx512", "avx2", "portable")
 
-_POINTERS = [
+_FORWARD = [
     *("x", "ids", "table", "w_ih", "w_hh", "b_ih", "b_hh", "h0", "c0", "lengths", "resets"),
-    *("out", "cs", "h_n", "c_n", "gates", "d_out", "d_cs", "d_h_n", "d_c_n"),
+    *("out", "cs", "h_n", "c_n", "gates"),
+]
+_POINTERS = [
+    *_FORWARD,
+    *("d_out", "d_cs", "d_h_n", "d_c_n"),
     *("dx", "d_table", "dw_ih", "dw_hh", "db_ih", "db_hh", "dh0", "dc0", "grad_norms"),
 ]
 
@@ -191,15 +197,33 @@ def call(
     tensors: dict[str, torch.Tensor | None],
 ) -> None:
     """Run `forward` or `backward` on contiguous CPU tensors; `sizes` is T, B, I, H, V. Checks nothing."""
-    args = _Args(MODES.index(mode), DTYPES.index(dtype), reverse, torch.get_num_threads(), *sizes)
-    for name, tensor in tensors.items():
-        if tensor is not None:
-            setattr(args, name, tensor.data_ptr())
+    names = _FORWARD if which == "forward" else _POINTERS
+    pointers = [None if (tensor := tensors.get(name)) is None else tensor.data_ptr() for name in names]
+    args = _Args(MODES.index(mode), DTYPES.index(dtype), reverse, torch.get_num_threads(), *sizes, *pointers)
     library = _library()
     function = library.unrolled_forward if which == "forward" else library.unrolled_backward
     code = function(ctypes.byref(args))
     if code:
         raise RuntimeError(f"{mode} {which}: {_ERRORS.get(code, code)}")
+
+
+_ORDINARY = frozenset((torch.Tensor, torch.nn.Parameter))
+
+
+def observed(tensors: Iterable[torch.Tensor | None]) -> bool:
+    """Whether something beside autograd's backward is to see what is done to these tensors: torch.compile, a transform of
+    torch.func, forward-mode derivatives, a mode, a trace, a tensor that is more, or less, than numbers in memory."""
+    return (
+        torch.compiler.is_compiling()
+        or torch._C._are_functorch_transforms_active()
+        or forward_ad._current_level >= 0
+        or torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._len_torch_function_stack() > 0
+        or torch._C._get_tracing_state() is not None
+        or not _ORDINARY.issuperset(map(type, given := [t for t in tensors if t is not None]))
+        or any(map(torch.Tensor.is_neg, given))
+        or any(map(torch.Tensor._is_zerotensor, given))
+    )
 
 
 # The dtypes that have compiled kernels here (bf16 needs avx512_bf16). Found when the module is imported, so that

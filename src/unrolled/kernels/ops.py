@@ -49,7 +49,7 @@ def _shape(t: Tensor) -> str:
 
 
 def _expect(mode: str, name: str, t: Tensor | None, shape: tuple, dtype: torch.dtype, device: torch.device) -> None:
-    if t is None:
+    if t is None or (t.shape == shape and t.dtype == dtype and t.device == device):
         return
     if t.device != device:
         raise ValueError(f"{mode} expected {name} on {device}, where the weights are, got {_shape(t)}")
@@ -133,7 +133,7 @@ def _gates_size(mode, dtype, T, B, H):
 
 
 def _as(t: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    return None if t is None else t.detach().to(dtype).contiguous()
+    return t if t is None or (t.dtype == dtype and t.is_contiguous()) else t.to(dtype).contiguous()
 
 
 def _inputs(x, ids, table, h0, c0, w_ih, w_hh, b_ih, b_hh, lengths, resets):
@@ -165,6 +165,20 @@ def _forward(
         return recompute.forward(given, results, mode, reverse, every_c, segment)
     results = _new_forward(x, ids, h0, c0, w_hh, mode, save, every_c, empty=native.empty)
     return _run_forward(given, results, mode, reverse, save, every_c)
+
+
+def _inference(
+    x, ids, table, h0, c0, w_ih, w_hh, b_ih, b_hh, lengths, resets, grad_norms, mode, reverse, save, every_c, segment=0
+):
+    """`_forward` without gradients, outside the operator: what there is nothing of need not be a tensor of no elements."""
+    check(mode, x, ids, table, h0, c0, w_ih, w_hh, b_ih, b_hh, lengths, resets, grad_norms)
+    T, B, _, H, V = _sizes(x, ids, table, w_hh)
+    check_values(mode, T, V, lengths, ids)
+    output, h_n, cs, c_n = w_hh.new_empty(T, B, H), w_hh.new_empty(B, H), None, None
+    if mode == "LSTM":
+        cs, c_n = native.empty((T, B, H), _real(w_hh.dtype)) if every_c else None, torch.empty_like(h_n)
+    given = x, ids, table, h0, c0, w_ih, w_hh, b_ih, b_hh, lengths, resets
+    return _run_forward(given, (output, cs, h_n, c_n, None), mode, reverse, False, every_c)
 
 
 def _run_forward(given, results, mode, reverse, save, every_c):
@@ -342,6 +356,12 @@ def _save_for_backward(ctx, inputs, output):
     ctx.mode, ctx.reverse, ctx.grad_norms, ctx.segment = mode, reverse, grad_norms, segment
 
 
+def _observed(tensors: tuple) -> bool:
+    """Whether to go through the operators. Where nobody looks, PyTorch's way to an operator written in Python only costs time:
+    inference of one step, and training of five, took twice as long at H = 64."""
+    return native.observed(tensors) or torch._C._autograd._profiler_enabled()  # pyright: ignore[reportAttributeAccessIssue]
+
+
 def _differentiate(ctx, d_out, d_cs, d_h_n, d_c_n, _d_gates):
     tensors = ctx.saved_tensors
     wants = ctx.needs_input_grad
@@ -351,9 +371,13 @@ def _differentiate(ctx, d_out, d_cs, d_h_n, d_c_n, _d_gates):
         return (None,) * 17
     if ctx.mode != "LSTM":
         d_cs = d_c_n = None
-    backward = _SequenceBackward.apply if _transformed() else torch.ops.unrolled.sequence_backward
+    incoming = d_out, d_cs, d_h_n, d_c_n
+    if not (torch.is_grad_enabled() or _observed((*incoming, *tensors))):
+        backward = _backward
+    else:
+        backward = _SequenceBackward.apply if _transformed() else torch.ops.unrolled.sequence_backward
     dx, d_table, dh0, dc0, dw_ih, dw_hh, db_ih, db_hh, norms = backward(
-        d_out, d_cs, d_h_n, d_c_n, *tensors, ctx.mode, ctx.reverse, needed, ctx.grad_norms is not None, ctx.segment
+        *incoming, *tensors, ctx.mode, ctx.reverse, needed, ctx.grad_norms is not None, ctx.segment
     )
     if ctx.grad_norms is not None:
         with torch.no_grad():
@@ -462,6 +486,18 @@ class _Sequence(torch.autograd.Function):
         return _loop(_Sequence.apply)(info, in_dims, *args)
 
 
+class _Unobserved(torch.autograd.Function):
+    """The same without the operator, where nothing but autograd is to see it."""
+
+    @staticmethod
+    def forward(ctx, *inputs):  # pyright: ignore[reportIncompatibleMethodOverride]  with setup_context, apply is slower
+        results = _forward(*inputs)
+        _save_for_backward(ctx, inputs, results)
+        return results
+
+    backward = staticmethod(_differentiate)  # pyright: ignore[reportAssignmentType]
+
+
 class _SequenceBackward(torch.autograd.Function):
     forward = staticmethod(torch.ops.unrolled.sequence_backward.default)
     setup_context = staticmethod(_save_for_double_backward)
@@ -482,6 +518,8 @@ def supports(mode: str, dtype: torch.dtype, device: torch.device) -> bool:
 
 def autocast_dtype(device: torch.device) -> torch.dtype | None:
     """What autocast computes in on this device; None where it is off, or the device (meta) knows none."""
+    if not torch.compiler.is_compiling() and not torch._C._is_any_autocast_enabled():
+        return None
     on = torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
     return torch.get_autocast_dtype(device.type) if on else None
 
@@ -563,31 +601,16 @@ def _run(
         gates_x = torch.nn.functional.linear(x, w_ih, b_ih) if x is not None else torch.nn.functional.embedding(ids, table)
         output, cs, h_n, c_n = _by_definition(mode, gates_x, h0, c0, w_hh, b_hh, lengths, resets, reverse, grad_norms)
         return output, cs if every_c else None, h_n, c_n
-    wanted = torch.is_grad_enabled() and any(
-        t is not None and t.requires_grad for t in (x, table, h0, c0, w_ih, w_hh, b_ih, b_hh)
-    )
+    differentiable = x, table, h0, c0, w_ih, w_hh, b_ih, b_hh
+    wanted = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in differentiable)
     T, B = (x if x is not None else ids).shape[:2]
     segment = recompute.segment_steps(T, B) if wanted and save == "outputs" and mode in _GATE_SLOTS else 0
-    sequence = _Sequence.apply if _transformed() else torch.ops.unrolled.sequence
-    output, cs, h_n, c_n, _ = sequence(
-        x,
-        ids,
-        table,
-        h0,
-        c0,
-        w_ih,
-        w_hh,
-        b_ih,
-        b_hh,
-        lengths,
-        resets,
-        grad_norms,
-        mode,
-        reverse,
-        wanted and not segment,
-        every_c,
-        segment,
-    )
+    given = x, ids, table, h0, c0, w_ih, w_hh, b_ih, b_hh, lengths, resets, grad_norms
+    if not _observed(given):
+        sequence = _Unobserved.apply if wanted else _inference
+    else:
+        sequence = _Sequence.apply if _transformed() else torch.ops.unrolled.sequence
+    output, cs, h_n, c_n, _ = sequence(*given, mode, reverse, wanted and not segment, every_c, segment)
     if mode != "LSTM":
         return output, None, h_n, None
     return output, cs if every_c else None, h_n, c_n
