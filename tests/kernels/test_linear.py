@@ -70,3 +70,10 @@ def test_the_module_is_torchs_and_goes_where_torchs_goes() -> None:
         assert torch.equal(ours(x), theirs(x))
     mapped = torch.func.vmap(ours)(x)
     assert_same(mapped.detach(), theirs(x).detach())
+
+
+def test_what_is_lazily_negated_is_read_as_it_is() -> None:
+    layer, x, d = compiled.Linear(64, 96), torch.randn(256, 64), torch.randn(256, 96)
+    torch.testing.assert_close(layer(torch._neg_view(x)), layer(-x))
+    gradients = [torch.autograd.grad(layer(x), layer.weight, incoming)[0] for incoming in (torch._neg_view(d), -d)]
+    torch.testing.assert_close(*gradients)
