@@ -358,7 +358,7 @@ def _save_for_backward(ctx, inputs, output):
 
 def _observed(tensors: tuple) -> bool:
     """Whether to go through the operators. Where nobody looks, PyTorch's way to an operator written in Python only costs time:
-    inference of one step, and training of five, took twice as long at H = 64."""
+    at B = 1, H = 64 calls of one to ten steps took 1.5 to 2.1 times as long."""
     return native.observed(tensors) or torch._C._autograd._profiler_enabled()  # pyright: ignore[reportAttributeAccessIssue]
 
 
