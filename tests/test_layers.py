@@ -1,6 +1,7 @@
 """The layers against torch.nn's, against the cells, and in what torch.nn's cannot do."""
 
 import copy
+import itertools
 import pickle
 import shutil
 
@@ -11,7 +12,9 @@ from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pack_sequence, pad_packed_sequence
 
 import unrolled
-from unrolled.layers import State, _torch_recurrence, plain_recurrence, recurrence, way_to_compute
+from unrolled.kernels import fused
+from unrolled.layers import State, plain_recurrence, recurrence, way_to_compute
+from unrolled.regularised import NOTHING
 
 T, B, I, H = 5, 3, 4, 7
 KINDS = {
@@ -430,35 +433,75 @@ class TestOtherDevices:
 
     @pytest.mark.parametrize("kind", KINDS)
     @pytest.mark.parametrize("reverse", [False, True])
-    def test_torchs_operators_agree_with_the_definition(self, kind: str, reverse: bool) -> None:
-        """On CUDA these are cuDNN's; here the same calls run on the CPU, lengths and all."""
+    @pytest.mark.parametrize("masks", [(), ("lengths",), ("resets",), ("lengths", "resets"), ("lengths", "resets", "start")])
+    def test_torchs_operators_agree_with_the_definition(self, kind: str, reverse: bool, masks: tuple[str, ...]) -> None:
+        """On CUDA these are cuDNN's; here the same calls run on the CPU, masks and all."""
         layer, _ = twins(kind)
-        hx = initial_state(layer)
-        state = State(*(part[0] for part in (hx if isinstance(hx, tuple) else (hx,))))
-        x, (w, w_hr) = torch.randn(T, B, I, dtype=torch.float64), layer._weights("_l0")
-        for lengths in (None, torch.tensor([4, 0, 5])):
-            got = _torch_recurrence(layer.mode, x, state, w, w_hr, lengths, reverse)
-            want = plain_recurrence(layer.mode, x, state, w, w_hr, lengths=lengths, reverse=reverse)
-            assert_same(got.output, want.output)
-            assert_all_same([s for s in got.last if s is not None], [s for s in want.last if s is not None])
+        (w, w_hr), masked = layer._weights("_l0"), set(masks)
+        for lengths, often in itertools.product(([4, 0, 5], [5, 1, 2], [0, 0, 3]), (0.0, 0.3, 1.0)):
+            hx, begin = (initial_state(layer) for _ in range(2))
+            state, start = (State(*(part[0] for part in (s if isinstance(s, tuple) else (s,)))) for s in (hx, begin))
+            state = State(*(None if part is None else part.requires_grad_() for part in state))
+            x = torch.randn(T, B, I, dtype=torch.float64, requires_grad=True)
+            how = {"lengths": torch.tensor(lengths), "resets": torch.rand(T, B) < often}
+            how = {name: how[name] for name in how if name in masked} | {"reverse": reverse}
+            spoilt = x.detach().clone()  # a NaN behind the end reaches nothing
+            if "lengths" in masked:
+                spoilt[torch.arange(T)[:, None] >= how["lengths"]] = torch.nan
+            spoilt.requires_grad_()
+            weights = [weight for weight in (*w, w_hr) if weight is not None]
+            begins = start if "start" in masked else (None, None)
+            cut = fused.pieces(T, how.get("lengths"), how.get("resets"), reverse, x.device) if masked else None
+            got = fused.run(layer.mode, spoilt, *state, weights, cut=cut, reverse=reverse, start=begins)
+            regularised = NOTHING._replace(start=begins)
+            output, last, _ = plain_recurrence(layer.mode, x, state, w, w_hr, **how, regularised=regularised)
+            got, want = ([one for one in parts if one is not None] for parts in (got, (output, *last)))
+            assert_all_same(got, want)
+            scale = [torch.randn_like(part) for part in want]
+            inputs = [part for part in (*state, *weights) if part is not None]
+            gradients = torch.autograd.grad(got, [spoilt, *inputs], scale, allow_unused=True, materialize_grads=True)
+            assert_all_same(
+                gradients, torch.autograd.grad(want, [x, *inputs], scale, allow_unused=True, materialize_grads=True)
+            )
+
+    @pytest.mark.parametrize("kind", KINDS)
+    @pytest.mark.parametrize("batch_sizes", [None, torch.tensor([3, 2, 2, 1])])
+    def test_what_stands_for_cudnns_gradients_where_they_are_differentiated(self, kind: str, batch_sizes) -> None:
+        layer, _ = twins(kind)
+        (w, w_hr), hx = layer._weights("_l0"), initial_state(layer)
+        weights = [weight for weight in (*w, w_hr) if weight is not None]
+        h0 = [part[0].requires_grad_() for part in (hx if isinstance(hx, tuple) else (hx,))]
+        x = torch.randn(*((T, B, I) if batch_sizes is None else (8, I)), dtype=torch.float64, requires_grad=True)
+        inputs = [x, *weights, *h0]
+        results = fused._operator(layer.mode, x, batch_sizes, h0, weights)
+        scale = [torch.randn_like(part).requires_grad_() for part in results]
+        arrived = (scale[0], *(part.unsqueeze(0) for part in scale[1:]), None, None)  # as cuDNN's node meets them
+
+        def first(create_graph: bool) -> tuple[torch.Tensor, ...]:
+            return torch.autograd.grad(results, inputs, scale, retain_graph=True, create_graph=create_graph)
+
+        want = first(create_graph=True)
+        hook = fused._second_derivatives(layer.mode, x, batch_sizes, h0, weights)
+        with torch.no_grad():
+            assert hook(want, arrived) is None
+        got = hook((want[0], None, *want[2:], None), arrived)  # the second input needs none, and cuDNN has one edge more
+        assert (got[1], got[-1], len(got)) == (None, None, len(want) + 1)
+        kept = [number for number in range(len(want)) if number != 1]
+        assert_all_same([got[number] for number in kept], [want[number] for number in kept])
+        inner = [torch.randn_like(want[number]) for number in kept]
+        second = [
+            torch.autograd.grad([gradients[number] for number in kept], [*inputs, *scale], inner) for gradients in (got, want)
+        ]
+        assert_all_same(*second)
 
     def test_each_directions_weights_are_laid_out_for_cudnn(self, monkeypatch: pytest.MonkeyPatch) -> None:
         layer, calls = unrolled.LSTM(I, H, num_layers=2, bidirectional=True, proj_size=3), []
         monkeypatch.setattr(torch.Tensor, "is_cuda", True)
-        monkeypatch.setattr(torch.backends.cudnn, "is_acceptable", lambda weight: True)
+        monkeypatch.setattr(torch.backends.cudnn, "is_available", lambda: True)
         monkeypatch.setattr(torch.backends.cudnn.rnn, "get_cudnn_mode", lambda mode: 2)
         monkeypatch.setattr(torch, "_cudnn_rnn_flatten_weight", lambda *arguments: calls.append(arguments))
         layer.flatten_parameters()
         assert [(len(weights), count, width) for weights, count, width, *_ in calls] == [(5, 5, I)] * 2 + [(5, 5, 6)] * 2
-
-    @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
-    @pytest.mark.parametrize("kind", KINDS)
-    def test_cuda_gives_what_the_cpu_gives(self, kind: str) -> None:
-        layer, _ = twins(kind, num_layers=2, bidirectional=True)
-        x, there = torch.randn(T, B, I, dtype=torch.float64), copy.deepcopy(layer).to("cuda")
-        for how in ({}, {"lengths": torch.tensor([5, 0, 2])}, {"resets": torch.rand(T, B) < 0.5}):
-            got = there(x.to("cuda"), **{name: value.to("cuda") for name, value in how.items()})
-            assert_all_same([part.cpu() for part in flat(got)], flat(layer(x, **how)))
 
 
 class TestErrors:
@@ -544,7 +587,7 @@ class TestErrors:
             "resets": torch.zeros(T, B, dtype=torch.bool),
             "gradient_norms": torch.zeros(1, 2, T, B),
         }
-        with pytest.raises(ValueError, match=r"on cpu, where the weights are, got .* on meta"):
+        with pytest.raises(ValueError, match=r"on cpu, where the (weights are|input is), got .*meta"):
             unrolled.GRU(I, H)(torch.zeros(T, B, I), **{argument: given[argument].to("meta")})
 
     def test_state_of_another_dtype(self) -> None:

@@ -19,7 +19,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 from unrolled import kernels
 from unrolled.cells import Norm, Norms, Weights, norm_widths, normalised
-from unrolled.kernels import plain, stream
+from unrolled.kernels import fused, plain, stream
 from unrolled.kernels import regularised as compiled_steps
 from unrolled.kernels.linear import linear as compiled_linear
 from unrolled.kernels.stream import Streamer
@@ -118,6 +118,7 @@ class Recurrent(nn.Module):
                 shape = (num_layers * self.num_directions, width)
                 setattr(self, name, nn.Parameter(torch.empty(shape, device=device, dtype=dtype)))
         self.reset_parameters()
+        self.flatten_parameters()
 
     @property
     def num_directions(self) -> int:
@@ -153,20 +154,14 @@ class Recurrent(nn.Module):
                 nn.init.constant_(parameter[self.hidden_size : 2 * self.hidden_size], value)
 
     def flatten_parameters(self) -> None:
-        """On CUDA, lay each direction's weights out in one piece, as cuDNN reads them; it would copy them at every call.
+        """On CUDA, lay each direction's weights out in one piece, as cuDNN reads them; they would be copied at every call.
 
-        Moving the layer does this by itself. Elsewhere there is nothing to do.
+        Making, moving, copying and unpickling the layer do this by themselves. Elsewhere there is nothing to do.
         """
         weights = list(self.parameters())
-        if not all(w.is_cuda and torch.backends.cudnn.is_acceptable(w) for w in weights):
-            return
-        if len({w.data_ptr() for w in weights}) != len(weights):  # shared with somebody: leave them where they are
-            return
-        mode = torch.backends.cudnn.rnn.get_cudnn_mode(self.mode)
-        with torch.no_grad():
+        if len({w.data_ptr() for w in weights}) == len(weights):  # else some are shared: leave them where they are
             for one in self.all_weights:
-                sizes = (one[0].shape[1], mode, self.hidden_size, self.proj_size)
-                torch._cudnn_rnn_flatten_weight(tuple(one), len(one), *sizes, 1, False, False)  # type: ignore[attr-defined]
+                fused.in_one_piece(self.mode, one)
 
     def _apply(self, fn: Any, recurse: bool = True) -> Recurrent:
         super()._apply(fn, recurse)
@@ -331,6 +326,10 @@ class Recurrent(nn.Module):
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_streamer": None}  # packed weights are no part of a copy
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self.flatten_parameters()
+
     def _run(
         self,
         input: Tensor,
@@ -355,7 +354,7 @@ class Recurrent(nn.Module):
         if isinstance(lengths, Tensor) and lengths.device == x.device and x.device.type not in ("cpu", "meta"):
             # Packing reads them on the CPU. To wait for them once costs less than a loop over the steps in Python.
             lengths = lengths if torch.compiler.is_compiling() else lengths.cpu()
-        lengths, resets = _check_masks(lengths, resets, *x.shape[:2])
+        lengths, resets = _check_masks(lengths, resets, x.shape[0], x.shape[1], x.device)
         if gradient_norms is not None:
             expected = (self.num_layers * self.num_directions, 2, *x.shape[:2])
             if tuple(gradient_norms.shape) != expected or gradient_norms.dtype != torch.float32:
@@ -378,6 +377,7 @@ class Recurrent(nn.Module):
         every_step: bool = False,
     ) -> tuple[Tensor, list[Unrolled]]:
         done: list[Unrolled] = []
+        cuts: dict[bool, fused.Pieces] = {}
         only_cells = not self.beyond_cell
         for layer in range(self.num_layers):
             for direction, suffix in enumerate(self._suffixes(layer)):
@@ -393,6 +393,7 @@ class Recurrent(nn.Module):
                     gradient_norms=None if gradient_norms is None else gradient_norms[len(done)],
                     every_step=every_step,
                     save=self.save,
+                    cuts=cuts,
                     regularised=NOTHING if only_cells else self._regularised(suffix, len(done), state[len(done)], x.shape[0]),
                 )
                 done.append(one)
@@ -637,20 +638,29 @@ def recurrence(
     every_step: bool = False,
     save: str = "gates",
     regularised: Regularised = NOTHING,
+    cuts: dict[bool, fused.Pieces] | None = None,
 ) -> Unrolled:
     """One layer in one direction over x (T, B, I), or token ids (T, B). Here fused or plain is chosen.
 
-    What changes the steps, and resets to a learned state, go through `unrolled.kernels.regularised` on the CPU in fp32 and
-    float64, else, as with projections, through the plain loop. Of the rest, our own kernels serve everything on the CPU but
-    projections. Where they were not built, and on accelerators, torch's fused operators (on CUDA those are cuDNN's) serve
-    whole sequences and lengths, through packing. The plain loop serves what is left: resets, looks inside, and lengths in a
-    compiled graph.
+    `cuts`, by `reverse`, keeps from call to call what `fused.pieces` makes of the same lengths and resets.
+
+    What changes the steps goes through `unrolled.kernels.regularised` on the CPU in fp32 and float64, else through the plain
+    loop. Of the rest, our own kernels serve everything on the CPU but projections and resets to a learned state. Where they
+    were not built, and on accelerators, torch's fused operators (on CUDA those are cuDNN's) serve whole sequences, and,
+    through packing, lengths and resets: `unrolled.kernels.fused`. The plain loop serves what is left: looks inside,
+    torch.func's transforms, and graphs for torch.compile and torch.export, in which those operators come out wrong.
     """
     # Fewer tokens than the table has rows: no table of products. An exported program must not depend on how many there are.
     exporting = torch.compiler.is_compiling() and not torch.compiler.is_dynamo_compiling()
     if not x.is_floating_point() and embedding is not None and (exporting or embedding.shape[0] > x.numel()):
         x = torch.nn.functional.embedding(x, embedding)
-    if regularised.changes_steps or (regularised.starts_elsewhere and resets is not None):
+    dtype = kernels.autocast_dtype(x.device) or w.w_hh.dtype
+    inside = gradient_norms is not None or (every_step and mode == "LSTM")
+    empty = x.shape[0] == 0 or x.shape[1] == 0
+    way = way_to_compute(mode, dtype, x.device, projected=w_hr is not None, uncommon=empty or inside)
+    if way == "torch" and (torch.compiler.is_compiling() or (lengths is not None and not lengths.any())):
+        way = "plain"  # nothing to pack where no sequence has a step
+    if regularised.changes_steps or (regularised.starts_elsewhere and resets is not None and way != "torch"):
         how = {
             "lengths": None if lengths is None else lengths.to(x.device),
             "resets": resets,
@@ -658,10 +668,6 @@ def recurrence(
             "gradient_norms": gradient_norms,
         }
         return _regularised_recurrence(mode, x, state, w, w_hr, embedding=embedding, **how, regularised=regularised)
-    dtype = kernels.autocast_dtype(x.device) or w.w_hh.dtype
-    inside = gradient_norms is not None or (every_step and mode == "LSTM")
-    empty = x.shape[0] == 0 or x.shape[1] == 0
-    way = way_to_compute(mode, dtype, x.device, projected=w_hr is not None, uncommon=empty or inside or resets is not None)
     if way == "kernels":
         how = {"lengths": lengths, "resets": resets, "reverse": reverse, "grad_norms": gradient_norms}
         how |= {"save": save}
@@ -670,26 +676,34 @@ def recurrence(
         else:
             output, cells, h, c = kernels.run_tokens(mode, x, embedding, *state, *w, **how, every_c=every_step)
         return Unrolled(output, State(h, c), cells)
-    if way == "plain" or (lengths is not None and torch.compiler.is_compiling()):  # packing would break the graph
+    if way == "plain":
         lengths = None if lengths is None else lengths.to(x.device)
         how = {"lengths": lengths, "resets": resets, "reverse": reverse, "gradient_norms": gradient_norms}
         return plain_recurrence(mode, x, state, w, w_hr, embedding=embedding, **how)
     if not x.is_floating_point():
         x = one_hot(x, w.w_ih.shape[1]).to(w.w_ih.dtype) if embedding is None else torch.nn.functional.embedding(x, embedding)
-    return _torch_recurrence(mode, x, state, w, w_hr, lengths, reverse)
+    weights = [weight for weight in (*w, w_hr) if weight is not None]
+    cut = None if cuts is None else cuts.get(reverse)
+    if cut is None and (lengths is not None or resets is not None):
+        cut = fused.pieces(x.shape[0], lengths, resets, reverse, x.device)
+        if cuts is not None:
+            cuts[reverse] = cut
+    output, h, c = fused.run(mode, x, *state, weights, cut=cut, reverse=reverse, start=regularised.start)
+    return Unrolled(output, State(h, c))
 
 
 def way_to_compute(mode: str, dtype: torch.dtype, device: torch.device, *, projected: bool, uncommon: bool) -> str:
     """How `recurrence` computes a call: "kernels", "torch" (its fused operators; cuDNN's on CUDA) or "plain".
 
-    `uncommon` is what torch's operators cannot say: resets, looks inside, an empty sequence.
+    `uncommon` is what torch's operators cannot say: looks inside, an empty sequence.
 
     >>> way_to_compute("GRU", torch.float32, torch.device("cuda"), projected=False, uncommon=False)
     'torch'
     """
     if not projected and kernels.supports(mode, dtype, device):
         return "kernels"
-    return "plain" if uncommon or device.type == "meta" else "torch"
+    transformed = not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
+    return "plain" if uncommon or transformed or device.type == "meta" else "torch"
 
 
 def plain_recurrence(
@@ -761,48 +775,10 @@ def _input_gates(
     return linear(x, w.w_ih, w.b_ih) if norms is None else with_bias(linear(x, w.w_ih))
 
 
-def _torch_recurrence(
-    mode: str, x: Tensor, state: State, w: Weights, w_hr: Tensor | None, lengths: Tensor | None, reverse: bool
-) -> Unrolled:
-    """Through torch's own fused operators, which read forwards: the second direction turns the sequence around."""
-    operator = getattr(torch._VF, mode.lower())  # type: ignore[attr-defined]
-    weights = [weight for weight in (*w, w_hr) if weight is not None]
-    h0 = [part.unsqueeze(0) for part in state if part is not None]
-    if reverse:
-        x = _reversed(x, None if lengths is None else lengths.to(x.device))
-    options = (w.b_ih is not None, 1, 0.0, torch.is_grad_enabled(), False)  # biases, layers, dropout, train, directions
-    if lengths is None:
-        hx = h0 if mode == "LSTM" else h0[0]
-        output, *last = operator(x, hx, weights, *options, False)
-    else:
-        x, started = _without_padding(x, lengths.to(x.device)), (lengths > 0).to(x.device)
-        packed = pack_padded_sequence(x, lengths.clamp(min=1).cpu(), enforce_sorted=False)  # which refuses lengths of 0
-        assert packed.sorted_indices is not None
-        sorted_h0 = [part.index_select(1, packed.sorted_indices) for part in h0]
-        hx = sorted_h0 if mode == "LSTM" else sorted_h0[0]
-        data, *last = operator(packed.data, packed.batch_sizes, hx, weights, *options)
-        output, _ = pad_packed_sequence(packed._replace(data=data), total_length=x.shape[0])
-        output = output.masked_fill(~started[:, None], 0)
-        last = [part.index_select(1, packed.unsorted_indices) for part in last]
-        last = [torch.where(started[:, None], new, old) for new, old in zip(last, h0, strict=True)]
-    if reverse:
-        output = _reversed(output, None if lengths is None else lengths.to(x.device))
-    return Unrolled(output, State(*(part.squeeze(0) for part in last)))
-
-
 def _without_padding(x: Tensor, lengths: Tensor) -> Tensor:
     """Zeros for what lies behind each sequence's end: a NaN there must not reach the weights' gradients as 0 * NaN."""
     steps = torch.arange(x.shape[0], device=x.device).unsqueeze(1)  # (T, 1)
     return x.masked_fill((steps >= lengths).unsqueeze(-1), 0)
-
-
-def _reversed(x: Tensor, lengths: Tensor | None) -> Tensor:
-    """Each sequence of x (T, B, ...) read from its own end; padding stays behind it."""
-    if lengths is None:
-        return x.flip(0)
-    steps = torch.arange(x.shape[0], device=x.device).unsqueeze(1)  # (T, 1)
-    source = torch.where(steps < lengths, lengths - 1 - steps, steps)  # (T, B)
-    return x.gather(0, source.unsqueeze(-1).expand_as(x))
 
 
 def _check_sizes(
@@ -835,7 +811,9 @@ def _check_sizes(
         )
 
 
-def _check_masks(lengths: Tensor | None, resets: Tensor | None, steps: int, batch: int) -> tuple[Tensor | None, Tensor | None]:
+def _check_masks(
+    lengths: Tensor | None, resets: Tensor | None, steps: int, batch: int, device: torch.device
+) -> tuple[Tensor | None, Tensor | None]:
     if lengths is not None:
         whole_numbers = isinstance(lengths, Tensor) and not lengths.is_floating_point() and lengths.dtype != torch.bool
         if not whole_numbers or tuple(lengths.shape) != (batch,):
@@ -851,6 +829,8 @@ def _check_masks(lengths: Tensor | None, resets: Tensor | None, steps: int, batc
         raise ValueError(
             f"resets expected booleans for every step and sequence, (T={steps}, B={batch}), got {_describe(resets)}."
         )
+    if resets is not None and resets.device != device:
+        raise ValueError(f"resets expected on {device}, where the input is, got {resets.device}. Move them with .to({device}).")
     return lengths, resets
 
 

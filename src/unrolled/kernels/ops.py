@@ -518,9 +518,11 @@ def supports(mode: str, dtype: torch.dtype, device: torch.device) -> bool:
 
 def autocast_dtype(device: torch.device) -> torch.dtype | None:
     """What autocast computes in on this device; None where it is off, or the device (meta) knows none."""
-    if not torch.compiler.is_compiling() and not torch._C._is_any_autocast_enabled():
-        return None
-    on = torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
+    if torch.compiler.is_compiling():  # PyTorch 2.11 cannot trace `is_autocast_available`
+        known = device.type != "meta"
+    else:
+        known = torch._C._is_any_autocast_enabled() and torch.amp.is_autocast_available(device.type)
+    on = known and torch.is_autocast_enabled(device.type)
     return torch.get_autocast_dtype(device.type) if on else None
 
 

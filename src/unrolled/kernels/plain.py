@@ -48,7 +48,7 @@ def run_gates(
             start_h, start_c = (0 if part is None else part for part in regularised.start)
             h_before = torch.where(cut, start_h, h)
             c_before = None if c is None else torch.where(cut, start_c, c)
-        h_t, c_t = _step(mode, x_gates[t], h_before, c_before, w_hh, b_hh, regularised)
+        h_t, c_t = step(mode, x_gates[t], h_before, c_before, w_hh, b_hh, regularised)
         if w_hr is not None:
             h_t = linear(h_t, w_hr)
         h_t = _zoned(h_before, h_t, regularised.stay_h, t)
@@ -65,10 +65,16 @@ def run_gates(
     return _in_order(outputs, reverse, h), None if c is None else _in_order(cs, reverse, c), h, c
 
 
-def _step(
-    mode: str, x_t: Tensor, h: Tensor, c: Tensor | None, w_hh: Tensor, b_hh: Tensor | None, regularised: Regularised
+def step(
+    mode: str,
+    x_t: Tensor,
+    h: Tensor,
+    c: Tensor | None,
+    w_hh: Tensor,
+    b_hh: Tensor | None,
+    regularised: Regularised = NOTHING,
 ) -> tuple[Tensor, Tensor | None]:
-    """The cell's step, with normalisation and recurrent dropout."""
+    """The cell's step from x_t = W_ih x + b_ih (B, G*H), with normalisation and recurrent dropout: (h_t, c_t)."""
     norms, seen = regularised.norms, h if regularised.mask is None else h * regularised.mask
     if norms is None:
         h_gates = linear(seen, w_hh, b_hh)

@@ -1,0 +1,134 @@
+"""The layers on a GPU beside torch.nn's: `python -m benchmarks.cuda`.
+
+Whole sequences, where both call cuDNN; padding by `lengths` against packing; resets inside a sequence against stepping in
+Python and against none. Peers take turns in one process; medians, the GPU waited for before and after each call; fp32 as
+PyTorch has it by default (cuDNN multiplies in TF32) and bf16.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+import unrolled
+
+SHAPES = [(100, 64, 128, 128), (128, 64, 512, 512), (512, 16, 1024, 1024), (100, 1, 256, 256)]  # T, B, I, H
+CUDA = torch.device("cuda")
+
+
+def medians(calls: dict[str, Callable[[], object]], rounds: int = 15) -> dict[str, float]:
+    """Seconds a call takes, peers in turn."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for turn in range(rounds + 2):  # the first two warm up
+        for name, call in calls.items():
+            torch.cuda.synchronize()
+            started = time.perf_counter()
+            call()
+            torch.cuda.synchronize()
+            if turn > 1:
+                times[name].append(time.perf_counter() - started)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def pair(cell: str, I: int, H: int, dtype: torch.dtype) -> tuple[nn.Module, nn.Module]:
+    """Our layer and torch.nn's with the same weights."""
+    theirs = getattr(nn, cell)(I, H, device=CUDA, dtype=dtype)
+    ours = getattr(unrolled, cell)(I, H, device=CUDA, dtype=dtype)
+    ours.load_state_dict(theirs.state_dict())
+    return ours, theirs
+
+
+def trained(call: Callable[[], Tensor]) -> Callable[[], None]:
+    return lambda: call().sum().backward()
+
+
+def inferred(call: Callable[[], Tensor]) -> Callable[[], Tensor]:
+    return torch.no_grad()(call)
+
+
+def whole(cell: str, shape: tuple[int, int, int, int], dtype: torch.dtype) -> None:
+    T, B, I, H = shape
+    ours, theirs = pair(cell, I, H, dtype)
+    x = torch.randn(T, B, I, device=CUDA, dtype=dtype)
+    torch.testing.assert_close(ours(x)[0], theirs(x)[0], rtol=1e-2, atol=1e-2)
+    line = f"  {cell:<5} {','.join(map(str, shape)):<18} {str(dtype).removeprefix('torch.'):<9}"
+    for how in (inferred, trained):
+        found = medians({"ours": how(lambda: ours(x)[0]), "torch.nn": how(lambda: theirs(x)[0])})
+        line += f" {1e3 * found['ours']:8.2f} ms {found['torch.nn'] / found['ours']:6.2f}  "
+    print(line, flush=True)
+
+
+def padding(cell: str, T: int = 100, B: int = 64, H: int = 256) -> None:
+    """Sequences that are on average 30% padding, forward and backward."""
+    ours, theirs = pair(cell, H, H, torch.float32)
+    x, lengths = torch.randn(T, B, H, device=CUDA), torch.randint(int(0.4 * T), T + 1, (B,))
+
+    def packed() -> Tensor:
+        output, _ = theirs(pack_padded_sequence(x, lengths, enforce_sorted=False))
+        return pad_packed_sequence(output, total_length=T)[0]
+
+    torch.testing.assert_close(ours(x, lengths=lengths)[0], packed(), rtol=1e-2, atol=1e-2)
+    calls = {
+        "ours by lengths": trained(lambda: ours(x, lengths=lengths)[0]),
+        "ours, padding computed too": trained(lambda: ours(x)[0]),
+        "torch.nn packed": trained(packed),
+    }
+    report(f"{cell}, {100 - 100 * lengths.float().mean() / T:.0f}% padding, forward and backward, T={T} B={B} I=H={H}", calls)
+
+
+def resets(T: int = 128, B: int = 128, H: int = 256) -> None:
+    """Episodes that end inside the sequence: 3% of the steps are preceded by a reset."""
+    ours, cell = unrolled.LSTM(H, H, device=CUDA), nn.LSTMCell(H, H, device=CUDA)
+    cell.load_state_dict({name.removesuffix("_l0"): value for name, value in ours.state_dict().items()})
+    x, cut = torch.randn(T, B, H, device=CUDA), torch.rand(T, B, device=CUDA) < 0.03
+
+    def stepping() -> Tensor:
+        h = c = torch.zeros(B, H, device=CUDA)
+        outputs = []
+        for t in range(T):
+            keep = (~cut[t]).float()[:, None]
+            h, c = cell(x[t], (h * keep, c * keep))
+            outputs.append(h)
+        return torch.stack(outputs)
+
+    torch.testing.assert_close(ours(x, resets=cut)[0], stepping(), rtol=1e-2, atol=1e-2)
+    calls = {
+        "ours with resets": trained(lambda: ours(x, resets=cut)[0]),
+        "ours without resets": trained(lambda: ours(x)[0]),
+        "torch LSTMCell in a Python loop": trained(stepping),
+    }
+    report(f"LSTM, 3% resets, forward and backward, T={T} B={B} I=H={H}", calls)
+
+
+def report(title: str, calls: dict[str, Callable[[], object]]) -> None:
+    found = medians(calls)
+    first = next(iter(found.values()))
+    print(title)
+    for name, seconds in found.items():
+        print(f"  {name:<44} {1e3 * seconds:9.2f} ms   {seconds / first:6.2f} times ours", flush=True)
+
+
+def main() -> None:
+    if not torch.cuda.is_available():
+        sys.exit("nothing to measure: PyTorch sees no CUDA device here")
+    torch.manual_seed(0)
+    facts = {"GPU": torch.cuda.get_device_name(), "torch": torch.__version__, "cuDNN": torch.backends.cudnn.version()}
+    print(", ".join(f"{name} {value}" for name, value in facts.items()))
+    print("T,B,I,H: ours in inference, torch.nn / ours, ours forward and backward, torch.nn / ours")
+    for cell in ("LSTM", "GRU", "RNN"):
+        for shape in SHAPES:
+            for dtype in (torch.float32, torch.bfloat16):
+                whole(cell, shape, dtype)
+    padding("LSTM")
+    padding("GRU")
+    resets()
+
+
+if __name__ == "__main__":
+    main()
