@@ -85,7 +85,7 @@ def table(report: dict[str, Any]) -> str:
     ]
     for r in report["results"]:
         s = r["seconds"]
-        bf16 = f"{1e3 * s['ours bf16']:.2f}" if "ours bf16" in s else "-"
+        bf16 = f"{1e3 * s['ours bf16']:.2f}"
         ratios = [r["others_over_ours"].get(peer) for peer in peers]
         lines.append(
             f"| {r['mode']} | {r['T']}, {r['B']}, {r['I']}, {r['H']} | {r['threads']} | {r['what']} | {1e3 * s['ours']:.2f} | "

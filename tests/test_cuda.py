@@ -177,8 +177,8 @@ def test_padding_that_is_not_a_number_reaches_nothing() -> None:
 @pytest.mark.parametrize("masks", MASKS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_compiled(kind: str, masks: str) -> None:
-    layer, _ = twins(kind, torch.float32)
-    layer, x = layer.to(CUDA), torch.randn(T, B, I, device=CUDA)
+    layer, _ = twins(kind)
+    layer, x = layer.to(CUDA), torch.randn(T, B, I, dtype=torch.float64, device=CUDA)
     moved = {name: value.to(CUDA) for name, value in MASKS[masks].items()}
     torch._dynamo.reset()
     compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import dropout, linear, one_hot
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+from torch.utils._pytree import tree_map
 
 from unrolled import kernels
 from unrolled.cells import Norm, Norms, Weights, norm_widths, normalised
@@ -644,11 +645,11 @@ def recurrence(
 
     `cuts`, by `reverse`, keeps from call to call what `fused.pieces` makes of the same lengths and resets.
 
-    What changes the steps goes through `unrolled.kernels.regularised` on the CPU in fp32 and float64, else through the plain
-    loop. Of the rest, our own kernels serve everything on the CPU but projections and resets to a learned state. Where they
-    were not built, and on accelerators, torch's fused operators (on CUDA those are cuDNN's) serve whole sequences, and,
-    through packing, lengths and resets: `unrolled.kernels.fused`. The plain loop serves what is left: looks inside,
-    torch.func's transforms, and graphs for torch.compile and torch.export, in which those operators come out wrong.
+    What changes the steps goes through `unrolled.kernels.regularised` on the CPU, else through the plain loop. Of the rest, our
+    own kernels serve everything on the CPU but projections and resets to a learned state. Where they were not built, and on
+    accelerators, torch's fused operators (on CUDA those are cuDNN's) serve whole sequences, and, through packing, lengths and
+    resets: `unrolled.kernels.fused`. The plain loop serves what is left: looks inside, torch.func's transforms, and graphs for
+    torch.compile and torch.export, in which those operators come out wrong.
     """
     # Fewer tokens than the table has rows: no table of products. An exported program must not depend on how many there are.
     exporting = torch.compiler.is_compiling() and not torch.compiler.is_dynamo_compiling()
@@ -743,6 +744,15 @@ def _regularised_recurrence(
 ) -> Unrolled:
     """`plain_recurrence`, compiled where that can be."""
     how = {"lengths": lengths, "resets": resets, "reverse": reverse}
+    asked = kernels.autocast_dtype(x.device) or w.w_hh.dtype
+    if asked == torch.bfloat16 and x.device.type == "cpu" and not torch.compiler.is_compiling():
+        # The compiled steps know fp32 and float64.
+        widened = tree_map(lambda t: t.float() if _is_real(t) else t, (x, state, w, w_hr, embedding, regularised))
+        x, state, w, w_hr, embedding, regularised = widened
+        how |= {"embedding": embedding, "gradient_norms": gradient_norms, "regularised": regularised}
+        with torch.autocast("cpu", enabled=False):
+            one = _regularised_recurrence(mode, x, state, w, w_hr, **how)
+        return tree_map(lambda t: t.to(asked) if _is_real(t) else t, one)
     if w_hr is None and compiled_steps.serves(mode, x, w):
         x_gates = _input_gates(mode, x, w, lengths, embedding, regularised.norms, compiled_linear)
         how |= {"grad_norms": gradient_norms, "regularised": regularised}
@@ -773,6 +783,10 @@ def _input_gates(
         return torch.nn.functional.embedding(x, with_bias(table))
     x = x if lengths is None else _without_padding(x, lengths)
     return linear(x, w.w_ih, w.b_ih) if norms is None else with_bias(linear(x, w.w_ih))
+
+
+def _is_real(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point()
 
 
 def _without_padding(x: Tensor, lengths: Tensor) -> Tensor:

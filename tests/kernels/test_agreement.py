@@ -24,12 +24,41 @@ def test_float64_agrees_with_the_definition(mode):
         agree.assert_all_agree(mode, size, torch.float64)
 
 
-@pytest.mark.skipif(torch.bfloat16 not in native.dtypes, reason="no avx512_bf16 here")
 @pytest.mark.parametrize("mode", ["LSTM", "GRU", "RNN_TANH"])  # a relu near zero may fall on either side in bf16
-def test_bfloat16_agrees_with_the_definition(mode):
+def test_bfloat16_agrees_with_the_definition(isa, mode):
     for size in agree.SIZES:
         for lengths, resets, reverse in agree.OPTIONS:
             agree.assert_all_agree(mode, size, torch.bfloat16, lengths, resets, reverse)
+
+
+@pytest.mark.parametrize("mode", agree.MODES)
+def test_bfloat16_without_products_of_it_is_fp32_rounded_at_the_end(monkeypatch, mode):
+    monkeypatch.setattr(native, "dtypes", native.dtypes - {torch.bfloat16})
+    given = agree.inputs(mode, (6, 5, 9, 20), torch.float32, True, True)
+    rounded = {name: t.detach().bfloat16() if t.is_floating_point() else t for name, t in given.items() if t is not None}
+    inputs = {name: t.float().requires_grad_() if t.is_floating_point() else t for name, t in rounded.items()}
+    names = [name for name, t in inputs.items() if t.is_floating_point()]
+
+    def run(given, autocast):
+        given = {**dict.fromkeys(("c0",)), **given}
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            arguments = [given[name] for name in ("x", "h0", "c0", "w_ih", "w_hh", "b_ih", "b_hh")]
+            return ops.run(mode, *arguments, lengths=given["lengths"], resets=given["resets"], reverse=True)
+
+    want = run(inputs, False)
+    leaves = {name: t.requires_grad_() if t.is_floating_point() else t for name, t in rounded.items()}
+    for given, autocast in ((leaves, False), (inputs, True)):
+        got = run(given, autocast)
+        assert [None if t is None else t.dtype for t in got[::2]] == [torch.bfloat16] * 2
+        for one, other in zip(got, want, strict=True):
+            assert (one is None) == (other is None)
+            if one is not None and other is not None:
+                assert torch.equal(one, other.to(one.dtype))
+        loss, exact = (sum(r.float().sum() for r in results if r is not None) for results in (got, want))
+        gradients = torch.autograd.grad(loss, [given[name] for name in names])
+        for name, gradient in zip(names, gradients, strict=True):
+            (other,) = torch.autograd.grad(exact, inputs[name], retain_graph=True)
+            assert torch.equal(gradient, other.to(gradient.dtype))
 
 
 @pytest.mark.parametrize("mode", agree.MODES)

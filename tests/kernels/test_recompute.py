@@ -4,7 +4,7 @@ import pytest
 import torch
 from tests.kernels import agree
 
-from unrolled.kernels import native, ops, recompute
+from unrolled.kernels import ops, recompute
 
 
 @pytest.fixture(params=[1, 10, 10**6], ids=["every step", "a few steps", "one segment"])
@@ -23,9 +23,8 @@ def test_gates_computed_again_agree_with_the_definition(mode, size, rows):
     agree.assert_all_agree(mode, size, torch.float64, True, True, True, how={"save": "outputs"}, **absent)
 
 
-@pytest.mark.skipif(torch.bfloat16 not in native.dtypes, reason="no avx512_bf16 here")
 @pytest.mark.parametrize("mode", ["LSTM", "GRU"])
-def test_bfloat16_gates_computed_again_agree_with_the_definition(mode, rows):
+def test_bfloat16_gates_computed_again_agree_with_the_definition(isa, mode, rows):
     for lengths, resets, reverse in agree.OPTIONS:
         agree.assert_all_agree(mode, (11, 3, 4, 17), torch.bfloat16, lengths, resets, reverse, how={"save": "outputs"})
 

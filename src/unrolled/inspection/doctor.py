@@ -15,6 +15,7 @@ import torch
 
 import unrolled
 from unrolled import kernels
+from unrolled.kernels import native
 
 OPTIONAL = {"onnx": "ONNX export", "onnxruntime": "running exported models"}
 
@@ -33,9 +34,8 @@ def describe() -> dict[str, Any]:
     }
     if kernels.available():
         facts["kernels"] = f"built; {kernels.isa()} in use, of {', '.join(kernels.isas())}"
-        facts["bf16 kernels"] = kernels.supports("LSTM", torch.bfloat16, torch.device("cpu"))
-        if not facts["bf16 kernels"]:
-            advice.append("this processor has no bf16 products (avx512_bf16): --precision bf16 runs torch's operators")
+        multiplied = torch.bfloat16 in native.dtypes
+        facts["bf16"] = "multiplied as it is" if multiplied else "computed in fp32, at its speed: no fast products of bf16 here"
     else:
         facts["kernels"] = f"not available: {kernels.why_not()}"
         plain, cut = _cost_without_kernels()

@@ -84,8 +84,6 @@ def peers(mode: str, module: nn.RNNBase, x: Tensor, d_out: Tensor, what: str) ->
         "ours bf16": (ours16, x16, d16),
         "torch bf16": (bf16, x16, d16),
     }
-    if torch.bfloat16 not in native.dtypes:
-        del layers["ours bf16"]
     make = {"inference": lambda layer, x, _: inference(layer, x), "training": training}[what]
     return {name: make(*args) for name, args in layers.items()}
 
@@ -180,7 +178,7 @@ def measure(
         "over_torch": medians["torch"] / medians["ours"],
         "best_over_torch": best["torch"] / best["ours"],
         "others_over_ours": others_over_ours,
-        "bf16_over_torch": medians["torch"] / medians["ours bf16"] if "ours bf16" in medians else None,
+        "bf16_over_torch": medians["torch"] / medians["ours bf16"],
         "noise": abs(medians["ours again"] / medians["ours"] - 1),
     }
 
@@ -203,7 +201,7 @@ HEADER = (
 def line(r: dict[str, Any]) -> str:
     shape = f"{r['T']}, {r['B']}, {r['I']}, {r['H']}"
     s = r["seconds"]
-    bf16 = f"{1e3 * s['ours bf16']:9.2f}{r['bf16_over_torch']:11.2f}" if r["bf16_over_torch"] else f"{'-':>9}{'-':>11}"
+    bf16 = f"{1e3 * s['ours bf16']:9.2f}{r['bf16_over_torch']:11.2f}"
     return (
         f"{r['mode']:9}{shape:21}{r['threads']:3} {r['what']:9}{1e3 * s['ours']:9.2f}{1e3 * s['torch']:9.2f}"
         f"{r['over_torch']:11.2f}{r['best_over_torch']:8.2f}{r['percent_of_peak']:8.0f}"
@@ -222,7 +220,7 @@ def means_of(results: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
         means[f"{mode} {what}"] = {
             "over_torch": geometric_mean(r["over_torch"] for r in rows),
             "best_over_torch": geometric_mean(r["best_over_torch"] for r in rows),
-            "bf16_over_torch": geometric_mean(r["bf16_over_torch"] for r in rows if r["bf16_over_torch"]),
+            "bf16_over_torch": geometric_mean(r["bf16_over_torch"] for r in rows),
             "least_over_torch": min(r["over_torch"] for r in rows),
             "others": {
                 name: {

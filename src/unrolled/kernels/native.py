@@ -226,6 +226,6 @@ def observed(tensors: Iterable[torch.Tensor | None]) -> bool:
     )
 
 
-# The dtypes that have compiled kernels here (bf16 needs avx512_bf16). Found when the module is imported, so that
-# torch.compile sees a constant.
+# The dtypes that have compiled kernels here (bf16 needs avx512_bf16, and a processor that is fast at it). Found when the
+# module is imported, so that torch.compile sees a constant.
 dtypes = _compiled_dtypes()

@@ -513,7 +513,13 @@ class _SequenceBackward(torch.autograd.Function):
 
 def supports(mode: str, dtype: torch.dtype, device: torch.device) -> bool:
     """Whether the compiled kernels run this here; `run` takes the plain path where they don't."""
-    return device.type == "cpu" and mode in _HIDDEN_ROWS and dtype in native.dtypes
+    return device.type == "cpu" and mode in _HIDDEN_ROWS and _computed_in(dtype, device) in native.dtypes
+
+
+def _computed_in(dtype: torch.dtype, device: torch.device) -> torch.dtype:
+    """The dtype of the kernels that serve this one: bf16 is widened to fp32 where the processor has no fast products of it."""
+    widened = dtype == torch.bfloat16 and device.type == "cpu" and dtype not in native.dtypes
+    return torch.float32 if widened else dtype
 
 
 def autocast_dtype(device: torch.device) -> torch.dtype | None:
@@ -578,7 +584,7 @@ def run_tokens(
 ):
     """`run` on x = embedding[ids], ids (T, B), without the product with W_ih at every step: it is made once per row of
     the (V, I) embedding. Pays where V is below T * B. Without an embedding, ids are one-hot vectors of width I = V."""
-    dtype = autocast_dtype(w_hh.device) or w_hh.dtype
+    dtype = _computed_in(autocast_dtype(w_hh.device) or w_hh.dtype, w_hh.device)
     with torch.autocast(w_hh.device.type, enabled=False):
         embedding, w_ih, b_ih = (None if t is None else t.to(dtype) for t in (embedding, w_ih, b_ih))
         one_hot = embedding is None
@@ -589,13 +595,16 @@ def run_tokens(
 def _run(
     mode, x: Any, ids: Any, table: Any, h0, c0, w_ih, w_hh, b_ih, b_hh, lengths, resets, reverse, grad_norms, every_c, save
 ):
-    dtype = autocast_dtype(w_hh.device)
-    if dtype is not None:
+    autocast = autocast_dtype(w_hh.device)
+    asked = autocast or w_hh.dtype
+    dtype = _computed_in(asked, w_hh.device)
+    if autocast is not None or dtype != asked:
         cast: list[Any] = [None if t is None else t.to(dtype) for t in (x, table, h0, c0, w_ih, w_hh, b_ih, b_hh)]
         x, table, h0, c0, w_ih, w_hh, b_ih, b_hh = cast
         with torch.autocast(w_hh.device.type, enabled=False):
             state, masks = (h0, c0), (lengths, resets, reverse, grad_norms, every_c, save)
-            return _run(mode, x, ids, table, *state, w_ih, w_hh, b_ih, b_hh, *masks)
+            output, cs, h_n, c_n = _run(mode, x, ids, table, *state, w_ih, w_hh, b_ih, b_hh, *masks)
+        return output.to(asked), cs, h_n.to(asked), None if c_n is None else c_n.to(asked)
     if not supports(mode, w_hh.dtype, w_hh.device):
         check(mode, x, ids, table, h0, c0, w_ih, w_hh, b_ih, b_hh, lengths, resets, grad_norms)
         if not torch.compiler.is_compiling():
