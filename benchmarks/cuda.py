@@ -1,8 +1,8 @@
 """The layers on a GPU beside torch.nn's: `python -m benchmarks.cuda`.
 
 Whole sequences, where both call cuDNN; padding by `lengths` against packing; resets inside a sequence against stepping in
-Python and against none. Peers take turns in one process; medians, the GPU waited for before and after each call; fp32 as
-PyTorch has it by default (cuDNN multiplies in TF32) and bf16.
+Python and against none; a whole training step of a character language model. Peers take turns in one process; medians, the
+GPU waited for before and after each call; fp32 as PyTorch has it by default (cuDNN multiplies in TF32) and bf16.
 """
 
 from __future__ import annotations
@@ -10,15 +10,22 @@ from __future__ import annotations
 import statistics
 import sys
 import time
+import warnings
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import unrolled
+from benchmarks.sequences import TorchLanguageModel
+from unrolled.tasks.language_model.config import Config
+from unrolled.tasks.language_model.model import LanguageModel
 
 SHAPES = [(100, 64, 128, 128), (128, 64, 512, 512), (512, 16, 1024, 1024), (100, 1, 256, 256)]  # T, B, I, H
+STACKED = {"num_layers": 2, "bidirectional": True}
 CUDA = torch.device("cuda")
 
 
@@ -36,10 +43,10 @@ def medians(calls: dict[str, Callable[[], object]], rounds: int = 15) -> dict[st
     return {name: statistics.median(values) for name, values in times.items()}
 
 
-def pair(cell: str, I: int, H: int, dtype: torch.dtype) -> tuple[nn.Module, nn.Module]:
+def pair(cell: str, I: int, H: int, dtype: torch.dtype, **how: Any) -> tuple[nn.Module, nn.Module]:
     """Our layer and torch.nn's with the same weights."""
-    theirs = getattr(nn, cell)(I, H, device=CUDA, dtype=dtype)
-    ours = getattr(unrolled, cell)(I, H, device=CUDA, dtype=dtype)
+    theirs = getattr(nn, cell)(I, H, device=CUDA, dtype=dtype, **how)
+    ours = getattr(unrolled, cell)(I, H, device=CUDA, dtype=dtype, **how)
     ours.load_state_dict(theirs.state_dict())
     return ours, theirs
 
@@ -52,14 +59,14 @@ def inferred(call: Callable[[], Tensor]) -> Callable[[], Tensor]:
     return torch.no_grad()(call)
 
 
-def whole(cell: str, shape: tuple[int, int, int, int], dtype: torch.dtype) -> None:
+def whole(cell: str, shape: tuple[int, int, int, int], dtype: torch.dtype, **how: Any) -> None:
     T, B, I, H = shape
-    ours, theirs = pair(cell, I, H, dtype)
+    ours, theirs = pair(cell, I, H, dtype, **how)
     x = torch.randn(T, B, I, device=CUDA, dtype=dtype)
     torch.testing.assert_close(ours(x)[0], theirs(x)[0], rtol=1e-2, atol=1e-2)
-    line = f"  {cell:<5} {','.join(map(str, shape)):<18} {str(dtype).removeprefix('torch.'):<9}"
-    for how in (inferred, trained):
-        found = medians({"ours": how(lambda: ours(x)[0]), "torch.nn": how(lambda: theirs(x)[0])})
+    line = f"  {cell:<5} {','.join(map(str, shape)):<18} {'2 x 2' if how else '':<5} {str(dtype).removeprefix('torch.'):<9}"
+    for passes in (inferred, trained):
+        found = medians({"ours": passes(lambda: ours(x)[0]), "torch.nn": passes(lambda: theirs(x)[0])})
         line += f" {1e3 * found['ours']:8.2f} ms {found['torch.nn'] / found['ours']:6.2f}  "
     print(line, flush=True)
 
@@ -106,6 +113,30 @@ def resets(T: int = 128, B: int = 128, H: int = 256) -> None:
     report(f"LSTM, 3% resets, forward and backward, T={T} B={B} I=H={H}", calls)
 
 
+def language_model(precision: str, B: int = 64, T: int = 256, V: int = 67, E: int = 128, H: int = 512) -> None:
+    """A whole training step: forward, loss, backward, clip, AdamW."""
+    theirs = TorchLanguageModel(V, E, H).to(CUDA)
+    ours = LanguageModel(Config(hidden_size=H, embedding_size=E), V).to(CUDA)
+    ours.load_state_dict(theirs.state_dict())
+    tokens = torch.randint(V, (B, T + 1), device=CUDA)
+
+    def step_of(model: nn.Module) -> Callable[[], None]:
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
+
+        def step() -> None:
+            with torch.autocast("cuda", torch.bfloat16, enabled=precision == "bf16"):
+                logits, _ = model(tokens[:, :-1])
+            cross_entropy(logits.flatten(0, 1).float(), tokens[:, 1:].flatten()).backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+
+        return step
+
+    title = f"character LSTM language model, whole training step in {precision}, B={B} T={T} V={V} E={E} H={H}"
+    report(title, {"ours": step_of(ours), "the same on torch.nn": step_of(theirs)})
+
+
 def report(title: str, calls: dict[str, Callable[[], object]]) -> None:
     found = medians(calls)
     first = next(iter(found.values()))
@@ -120,14 +151,19 @@ def main() -> None:
     torch.manual_seed(0)
     facts = {"GPU": torch.cuda.get_device_name(), "torch": torch.__version__, "cuDNN": torch.backends.cudnn.version()}
     print(", ".join(f"{name} {value}" for name, value in facts.items()))
-    print("T,B,I,H: ours in inference, torch.nn / ours, ours forward and backward, torch.nn / ours")
+    warnings.filterwarnings("ignore", "RNN module weights are not part of single contiguous chunk")  # torch.nn's in bf16
+    print("T,B,I,H; 2 x 2 is two layers in both directions. Inference, then forward and backward: ours, torch.nn / ours")
     for cell in ("LSTM", "GRU", "RNN"):
         for shape in SHAPES:
             for dtype in (torch.float32, torch.bfloat16):
                 whole(cell, shape, dtype)
+        for dtype in (torch.float32, torch.bfloat16):
+            whole(cell, (128, 64, 512, 512), dtype, **STACKED)
     padding("LSTM")
     padding("GRU")
     resets()
+    language_model("fp32")
+    language_model("bf16")
 
 
 if __name__ == "__main__":

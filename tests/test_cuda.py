@@ -15,6 +15,7 @@ from torch import nn
 
 import unrolled
 from unrolled import bptt, tasks
+from unrolled.kernels import fused
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 CUDA = torch.device("cuda")
@@ -214,9 +215,10 @@ def test_gradients_per_example(kind: str, masks: str) -> None:
 
 
 @pytest.mark.parametrize("masks", MASKS)
+@pytest.mark.parametrize("bidirectional", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
-def test_second_derivatives(kind: str, masks: str) -> None:
-    layer, _ = twins(kind, num_layers=2)
+def test_second_derivatives(kind: str, bidirectional: bool, masks: str) -> None:
+    layer, _ = twins(kind, num_layers=2, bidirectional=bidirectional)
     x = torch.randn(T, B, I, dtype=torch.float64)
 
     def second(layer, x: torch.Tensor, masks: dict) -> torch.Tensor:
@@ -245,9 +247,9 @@ def test_a_graph_is_freed_or_kept_as_asked(kind: str) -> None:
 
 def test_a_seed_gives_the_same_bits_again() -> None:
     looped = unrolled.LSTM(I, H, num_layers=2, dropout=0.5, recurrent_dropout=0.2, zoneout=0.1, device=CUDA)
-    fused = unrolled.GRU(I, H, num_layers=2, dropout=0.5, device=CUDA)
+    by_cudnn = unrolled.GRU(I, H, num_layers=2, dropout=0.5, device=CUDA)
     x, answers = torch.randn(T, B, I, device=CUDA), []
-    for layer, _ in itertools.product((looped, fused), range(2)):
+    for layer, _ in itertools.product((looped, by_cudnn), range(2)):
         torch.manual_seed(3)
         output = layer(x, **{name: value.to(CUDA) for name, value in MASKS["both"].items()})[0]
         answers.append([output, *torch.autograd.grad(output.square().sum(), list(layer.parameters()))])
@@ -269,6 +271,7 @@ def test_weights_lie_as_cudnn_reads_them(recwarn: pytest.WarningsRecorder) -> No
     moved, half = unrolled.GRU(I, H).to(CUDA), unrolled.RNN(I, H, device=CUDA, dtype=torch.bfloat16)
     tied = unrolled.GRU(I, H, device=CUDA)
     tied.weight_ih_l0 = unrolled.GRU(I, H, device=CUDA).weight_ih_l0
+    assert all(fused._are_one_piece([w for one in layer.all_weights for w in one]) for layer in (made, moved, half))
     for layer in (made, copy.deepcopy(made), pickle.loads(pickle.dumps(moved)), half, copy.deepcopy(made).half(), tied):
         x = torch.randn(T, B, I, device=CUDA, dtype=next(layer.parameters()).dtype)
         for masks in MASKS.values():

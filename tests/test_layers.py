@@ -452,7 +452,9 @@ class TestOtherDevices:
             weights = [weight for weight in (*w, w_hr) if weight is not None]
             begins = start if "start" in masked else (None, None)
             cut = fused.pieces(T, how.get("lengths"), how.get("resets"), reverse, x.device) if masked else None
-            got = fused.run(layer.mode, spoilt, *state, weights, cut=cut, reverse=reverse, start=begins)
+            h, c = (None if part is None else part[None] for part in state)
+            got = fused.run(layer.mode, spoilt, h, c, [weights], cut=cut, reverse=reverse, start=begins)
+            got = (got[0], *(None if part is None else part[0] for part in got[1:]))
             regularised = NOTHING._replace(start=begins)
             output, last, _ = plain_recurrence(layer.mode, x, state, w, w_hr, **how, regularised=regularised)
             got, want = ([one for one in parts if one is not None] for parts in (got, (output, *last)))
@@ -465,23 +467,21 @@ class TestOtherDevices:
             )
 
     @pytest.mark.parametrize("kind", KINDS)
+    @pytest.mark.parametrize("variant", VARIANTS, ids=str)
     @pytest.mark.parametrize("batch_sizes", [None, torch.tensor([3, 2, 2, 1])])
-    def test_what_stands_for_cudnns_gradients_where_they_are_differentiated(self, kind: str, batch_sizes) -> None:
-        layer, _ = twins(kind)
-        (w, w_hr), hx = layer._weights("_l0"), initial_state(layer)
-        weights = [weight for weight in (*w, w_hr) if weight is not None]
-        h0 = [part[0].requires_grad_() for part in (hx if isinstance(hx, tuple) else (hx,))]
+    def test_what_stands_for_cudnns_gradients_where_they_are_differentiated(
+        self, kind: str, variant: dict, batch_sizes
+    ) -> None:
+        layer, _ = twins(kind, **variant)
+        hx, weights = initial_state(layer), [weight for one in layer.all_weights for weight in one]
+        h0 = [part.requires_grad_() for part in (hx if isinstance(hx, tuple) else (hx,))]
         x = torch.randn(*((T, B, I) if batch_sizes is None else (8, I)), dtype=torch.float64, requires_grad=True)
-        inputs = [x, *weights, *h0]
-        results = fused._operator(layer.mode, x, batch_sizes, h0, weights)
+        inputs, stack = [x, *weights, *h0], fused._Stack(layer.mode, layer.num_layers, layer.bidirectional)
+        results = fused._operator(stack, x, batch_sizes, h0, weights)
         scale = [torch.randn_like(part).requires_grad_() for part in results]
-        arrived = (scale[0], *(part.unsqueeze(0) for part in scale[1:]), None, None)  # as cuDNN's node meets them
-
-        def first(create_graph: bool) -> tuple[torch.Tensor, ...]:
-            return torch.autograd.grad(results, inputs, scale, retain_graph=True, create_graph=create_graph)
-
-        want = first(create_graph=True)
-        hook = fused._second_derivatives(layer.mode, x, batch_sizes, h0, weights)
+        arrived = (*scale, None, None)  # as cuDNN's node meets them
+        want = torch.autograd.grad(results, inputs, scale, create_graph=True)
+        hook = fused._second_derivatives(stack, x, batch_sizes, h0, weights)
         with torch.no_grad():
             assert hook(want, arrived) is None
         got = hook((want[0], None, *want[2:], None), arrived)  # the second input needs none, and cuDNN has one edge more
@@ -494,14 +494,34 @@ class TestOtherDevices:
         ]
         assert_all_same(*second)
 
-    def test_each_directions_weights_are_laid_out_for_cudnn(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    @pytest.mark.parametrize("kind", KINDS)
+    @pytest.mark.parametrize("variant", VARIANTS, ids=str)
+    @pytest.mark.parametrize("masks", [(), ("lengths",), ("resets",), ("lengths", "resets")])
+    def test_all_layers_at_once_are_one_after_the_other(self, kind: str, variant: dict, masks, monkeypatch) -> None:
+        monkeypatch.setattr("unrolled.kernels.supports", lambda *_: False)
+        layer, _ = twins(kind, **variant)
+        runs, once = [], layer._run_at_once
+        calls = []
+        x = torch.randn(*((B, T, I) if layer.batch_first else (T, B, I)), dtype=torch.float64, requires_grad=True)
+        how = {"lengths": torch.tensor([4, 0, 5]), "resets": torch.rand(x.shape[:2]) < 0.3}
+        how, hx = {name: how[name] for name in masks}, initial_state(layer)
+        monkeypatch.setattr(layer, "_run_at_once", lambda *arguments: calls.append(1) or once(*arguments))
+        for at_once in (True, False):
+            if not at_once:
+                monkeypatch.setattr(layer, "_may_go_at_once", lambda *_, **__: False)
+            results = flat(layer(x, hx, **how))
+            runs.append([*results, *torch.autograd.grad(sum(part.sin().sum() for part in results), [x, *layer.parameters()])])
+        assert_all_same(*runs)
+        assert len(calls) == (layer.num_layers * layer.num_directions > 1 and not ("resets" in masks and layer.bidirectional))
+
+    def test_weights_are_laid_out_for_cudnn(self, monkeypatch: pytest.MonkeyPatch) -> None:
         layer, calls = unrolled.LSTM(I, H, num_layers=2, bidirectional=True, proj_size=3), []
         monkeypatch.setattr(torch.Tensor, "is_cuda", True)
         monkeypatch.setattr(torch.backends.cudnn, "is_available", lambda: True)
         monkeypatch.setattr(torch.backends.cudnn.rnn, "get_cudnn_mode", lambda mode: 2)
         monkeypatch.setattr(torch, "_cudnn_rnn_flatten_weight", lambda *arguments: calls.append(arguments))
         layer.flatten_parameters()
-        assert [(len(weights), count, width) for weights, count, width, *_ in calls] == [(5, 5, I)] * 2 + [(5, 5, 6)] * 2
+        assert [(len(weights), *others) for weights, *others in calls] == [(20, 5, I, 2, H, 3, 2, False, True)]
 
 
 class TestErrors:

@@ -155,14 +155,13 @@ class Recurrent(nn.Module):
                 nn.init.constant_(parameter[self.hidden_size : 2 * self.hidden_size], value)
 
     def flatten_parameters(self) -> None:
-        """On CUDA, lay each direction's weights out in one piece, as cuDNN reads them; they would be copied at every call.
+        """On CUDA, lay the weights out in one piece, as cuDNN reads them; they would be copied at every call.
 
         Making, moving, copying and unpickling the layer do this by themselves. Elsewhere there is nothing to do.
         """
         weights = list(self.parameters())
         if len({w.data_ptr() for w in weights}) == len(weights):  # else some are shared: leave them where they are
-            for one in self.all_weights:
-                fused.in_one_piece(self.mode, one)
+            fused.in_one_piece(self.mode, self.all_weights, self.bidirectional)
 
     def _apply(self, fn: Any, recurse: bool = True) -> Recurrent:
         super()._apply(fn, recurse)
@@ -377,6 +376,8 @@ class Recurrent(nn.Module):
         gradient_norms: Tensor | None = None,
         every_step: bool = False,
     ) -> tuple[Tensor, list[Unrolled]]:
+        if self._may_go_at_once(x, lengths, resets, looking=gradient_norms is not None or every_step):
+            return self._run_at_once(x, state, lengths, resets, embedding)
         done: list[Unrolled] = []
         cuts: dict[bool, fused.Pieces] = {}
         only_cells = not self.beyond_cell
@@ -403,6 +404,30 @@ class Recurrent(nn.Module):
             if self.dropout and layer < self.num_layers - 1:
                 x = dropout(x, self.dropout, self.training)
         return x, done
+
+    def _may_go_at_once(self, x: Tensor, lengths: Tensor | None, resets: Tensor | None, looking: bool) -> bool:
+        """Whether torch's operators run all layers and directions in one call, in which cuDNN computes some at a time."""
+        if self.num_layers * self.num_directions == 1 or looking or self.beyond_cell or torch.compiler.is_compiling():
+            return False
+        if (self.dropout and self.training) or (resets is not None and self.bidirectional) or 0 in x.shape[:2]:
+            return False  # cuDNN's dropout does not follow torch's seed; the second direction is cut elsewhere
+        dtype = kernels.autocast_dtype(x.device) or self._weight("weight_hh_l0").dtype
+        way = way_to_compute(self.mode, dtype, x.device, projected=self.proj_size > 0, uncommon=False)
+        return way == "torch" and (lengths is None or bool(lengths.any()))
+
+    def _run_at_once(
+        self, x: Tensor, state: list[State], lengths: Tensor | None, resets: Tensor | None, embedding: Tensor | None
+    ) -> tuple[Tensor, list[Unrolled]]:
+        weights = [self._weights(suffix) for layer in range(self.num_layers) for suffix in self._suffixes(layer)]
+        x = _as_vectors(x, self._weight("weight_ih_l0"), embedding)
+        masked = lengths is not None or resets is not None
+        cut = fused.pieces(x.shape[0], lengths, resets, False, x.device) if masked else None
+        h, c = (None if state[0][part] is None else torch.stack([one[part] for one in state]) for part in (0, 1))  # type: ignore[arg-type]
+        given = [[weight for weight in (*w, w_hr) if weight is not None] for w, w_hr in weights]
+        assert h is not None
+        output, h, c = fused.run(self.mode, x, h, c, given, bidirectional=self.bidirectional, cut=cut)
+        last = [State(h[k], None if c is None else c[k]) for k in range(len(state))]
+        return output, [Unrolled(output, one) for one in last]
 
     def _regularised(self, suffix: str, number: int, state: State, steps: int) -> Regularised:
         """What this layer and direction does in this call beyond its cell."""
@@ -681,16 +706,17 @@ def recurrence(
         lengths = None if lengths is None else lengths.to(x.device)
         how = {"lengths": lengths, "resets": resets, "reverse": reverse, "gradient_norms": gradient_norms}
         return plain_recurrence(mode, x, state, w, w_hr, embedding=embedding, **how)
-    if not x.is_floating_point():
-        x = one_hot(x, w.w_ih.shape[1]).to(w.w_ih.dtype) if embedding is None else torch.nn.functional.embedding(x, embedding)
+    x = _as_vectors(x, w.w_ih, embedding)
     weights = [weight for weight in (*w, w_hr) if weight is not None]
     cut = None if cuts is None else cuts.get(reverse)
     if cut is None and (lengths is not None or resets is not None):
         cut = fused.pieces(x.shape[0], lengths, resets, reverse, x.device)
         if cuts is not None:
             cuts[reverse] = cut
-    output, h, c = fused.run(mode, x, *state, weights, cut=cut, reverse=reverse, start=regularised.start)
-    return Unrolled(output, State(h, c))
+    h, c = (None if part is None else part.unsqueeze(0) for part in (state.h, state.c))
+    assert h is not None
+    output, h, c = fused.run(mode, x, h, c, [weights], cut=cut, reverse=reverse, start=regularised.start)
+    return Unrolled(output, State(h[0], None if c is None else c[0]))
 
 
 def way_to_compute(mode: str, dtype: torch.dtype, device: torch.device, *, projected: bool, uncommon: bool) -> str:
@@ -783,6 +809,13 @@ def _input_gates(
         return torch.nn.functional.embedding(x, with_bias(table))
     x = x if lengths is None else _without_padding(x, lengths)
     return linear(x, w.w_ih, w.b_ih) if norms is None else with_bias(linear(x, w.w_ih))
+
+
+def _as_vectors(x: Tensor, w_ih: Tensor, embedding: Tensor | None) -> Tensor:
+    """x, or what its token ids stand for: rows of the embedding or one-hot vectors."""
+    if x.is_floating_point():
+        return x
+    return one_hot(x, w_ih.shape[1]).to(w_ih.dtype) if embedding is None else torch.nn.functional.embedding(x, embedding)
 
 
 def _is_real(value: Any) -> bool:

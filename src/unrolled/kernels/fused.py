@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -22,6 +23,7 @@ from unrolled.kernels import plain
 from unrolled.kernels.ops import autocast_dtype
 
 _CUDNN_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_GAP = 128  # bytes that cuDNN may leave free between two weights, to align the second
 _CUDNN_NODE = "CudnnRnnBackward0"
 
 
@@ -85,26 +87,29 @@ def run(
     x: Tensor,
     h: Tensor,
     c: Tensor | None,
-    weights: Sequence[Tensor],
+    weights: Sequence[Sequence[Tensor]],
     *,
+    bidirectional: bool = False,
     cut: Pieces | None = None,
     reverse: bool = False,
     start: tuple[Tensor | None, Tensor | None] = (None, None),
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """One layer in one direction over x (T, B, I) from h (B, H or proj_size) and c (B, H): (output, h_n, c_n).
+    """A stack of layers over x (T, B, I) from h (L*D, B, H or proj_size) and c (L*D, B, H): (output, h_n, c_n).
 
-    weights are torch.nn's of that layer and direction, in its order. `cut` says of lengths and resets, in that direction; a
-    reset goes back to `start`, h and c (B, H), where that is given.
+    weights are torch.nn's of each layer and direction, in its order. `cut` says of lengths and resets, in the direction that a
+    single layer reads in (`reverse`), or in a stack's first; its second can only have lengths. A reset goes back to `start`, a
+    single layer's h and c (B, H), where that is given.
     """
     dtype = autocast_dtype(x.device)
-    weights = _laid_out(mode, weights, dtype)
+    stack = _Stack(mode, len(weights) // (1 + bidirectional), bidirectional)
+    flat = _laid_out(stack, [weight for one in weights for weight in one], dtype)
     if dtype is not None:  # ours to do: PyTorch makes cuDNN's float16, whatever autocast was asked for
         x, h, c, *start = (None if t is None else t.to(dtype) for t in (x, h, c, *start))  # type: ignore[assignment]
+    h0 = [h] if c is None else [h, c]
     with torch.autocast(x.device.type, enabled=False) if dtype is not None else nullcontext():
         T, B = x.shape[:2]
-        h0 = [h] if c is None else [h, c]
         if cut is None:
-            output, *last = _operator(mode, x.flip(0) if reverse else x, None, h0, weights)
+            output, *last = _operator(stack, x.flip(0) if reverse else x, None, h0, flat)
             h_n, *c_n = last
             return output.flip(0) if reverse else output, h_n, c_n[0] if c_n else None
         # Only rows that are computed are read: a NaN behind a sequence's end reaches neither output nor gradient.
@@ -112,35 +117,48 @@ def run(
         begins = []
         for part, begin in zip(h0, start, strict=False):
             fresh = 0 if begin is None else begin.index_select(0, cut.owner)
-            begins.append(torch.where(cut.carries, part.index_select(0, cut.owner), fresh))
-        data, *last = _operator(mode, packed, cut.batch_sizes, begins, weights)
+            begins.append(torch.where(cut.carries, part.index_select(1, cut.owner), fresh))
+        data, *last = _operator(stack, packed, cut.batch_sizes, begins, flat)
         output = data.new_zeros(T * B, data.shape[1]).index_copy(0, cut.rows, data).view(T, B, -1)
-        last = [torch.where(cut.started, new.index_select(0, cut.last), old) for new, old in zip(last, h0, strict=True)]
+        last = [torch.where(cut.started, new.index_select(1, cut.last), old) for new, old in zip(last, h0, strict=True)]
         h_n, *c_n = last
         return output, h_n, c_n[0] if c_n else None
 
 
-def in_one_piece(mode: str, weights: Sequence[Tensor]) -> None:
-    """Move a direction's weights, as torch.nn has them, into one allocation as cuDNN reads them.
+class _Stack(NamedTuple):
+    mode: str
+    layers: int
+    bidirectional: bool
+
+
+def in_one_piece(mode: str, weights: Sequence[Sequence[Tensor]], bidirectional: bool) -> None:
+    """Move the weights of each layer and direction, as torch.nn has them, into one allocation as cuDNN reads them.
 
     It would copy them at every call, and PyTorch would warn of that. Elsewhere than on CUDA there is nothing to do.
     """
-    if not _cudnn_reads(weights) or _are_one_piece(weights):
-        return
-    w_ih, w_hh = weights[:2]
-    projected = weights[-1].shape[0] if len(weights) % 2 else 0
-    sizes = (w_ih.shape[1], torch.backends.cudnn.rnn.get_cudnn_mode(mode), w_hh.shape[0] // plain.GATES[mode], projected)
-    with torch.no_grad():
-        torch._cudnn_rnn_flatten_weight(tuple(weights), len(weights), *sizes, 1, False, False)  # type: ignore[attr-defined]
+    stack = _Stack(mode, len(weights) // (1 + bidirectional), bidirectional)
+    _move_together(stack, [weight for one in weights for weight in one])
 
 
-def _laid_out(mode: str, weights: Sequence[Tensor], dtype: torch.dtype | None) -> Sequence[Tensor]:
+def _laid_out(stack: _Stack, weights: Sequence[Tensor], dtype: torch.dtype | None) -> Sequence[Tensor]:
     """The weights in this dtype as the operators read them: themselves, or copies, which autograd knows to be copies."""
     if dtype is None and (not _cudnn_reads(weights) or _are_one_piece(weights)):
         return weights
     copies = [weight.to(dtype or weight.dtype, copy=True) for weight in weights]
-    in_one_piece(mode, copies)
+    _move_together(stack, copies)
     return copies
+
+
+def _move_together(stack: _Stack, weights: Sequence[Tensor]) -> None:
+    if not _cudnn_reads(weights) or _are_one_piece(weights):
+        return
+    each = len(weights) // (stack.layers * (1 + stack.bidirectional))
+    w_ih, w_hh = weights[:2]
+    projected = weights[each - 1].shape[0] if each % 2 else 0
+    mode, hidden = torch.backends.cudnn.rnn.get_cudnn_mode(stack.mode), w_hh.shape[0] // plain.GATES[stack.mode]
+    sizes = (w_ih.shape[1], mode, hidden, projected, stack.layers)
+    with torch.no_grad():
+        torch._cudnn_rnn_flatten_weight(tuple(weights), each, *sizes, False, stack.bidirectional)  # type: ignore[attr-defined]
 
 
 def _cudnn_reads(weights: Sequence[Tensor]) -> bool:
@@ -148,29 +166,30 @@ def _cudnn_reads(weights: Sequence[Tensor]) -> bool:
 
 
 def _are_one_piece(weights: Sequence[Tensor]) -> bool:
-    return len({weight.untyped_storage().data_ptr() for weight in weights}) == 1
+    """Whether they stand side by side in memory, whatever their order. A single layer's of a stack do not."""
+    spans = sorted((weight.data_ptr(), weight.numel() * weight.itemsize) for weight in weights)
+    return all(0 <= after - begin - size < _GAP for (begin, size), (after, _) in pairwise(spans))
 
 
 def _operator(
-    mode: str, x: Tensor, batch_sizes: Tensor | None, h0: list[Tensor], weights: Sequence[Tensor]
+    stack: _Stack, x: Tensor, batch_sizes: Tensor | None, h0: list[Tensor], weights: Sequence[Tensor]
 ) -> tuple[Tensor, ...]:
     """torch's: (output, h_n) or (output, h_n, c_n) of x (T, B, I), or (N, I) with the batch sizes of its steps."""
-    operator = getattr(torch._VF, mode.lower())  # type: ignore[attr-defined]
-    hx = [part.unsqueeze(0).contiguous() for part in h0]
-    has_biases, layers, dropout, bidirectional, batch_first = len(weights) >= 4, 1, 0.0, False, False
-    how = (list(weights), has_biases, layers, dropout, torch.is_grad_enabled(), bidirectional)
+    operator = getattr(torch._VF, stack.mode.lower())  # type: ignore[attr-defined]
+    has_biases, dropout, batch_first = len(weights) // (stack.layers * (1 + stack.bidirectional)) >= 4, 0.0, False
+    how = (list(weights), has_biases, stack.layers, dropout, torch.is_grad_enabled(), stack.bidirectional)
+    hx = [part.contiguous() for part in h0]
     state = hx if len(hx) == 2 else hx[0]
     layout = (x, state, *how, batch_first) if batch_sizes is None else (x, batch_sizes, state, *how)
     results = operator(*layout)
     node = results[0].grad_fn
     if node is not None and node.name() == _CUDNN_NODE:
-        node.register_hook(_second_derivatives(mode, x, batch_sizes, h0, weights))
-    output, *last = results
-    return output, *(part.squeeze(0) for part in last)
+        node.register_hook(_second_derivatives(stack, x, batch_sizes, h0, weights))
+    return results
 
 
 def _second_derivatives(
-    mode: str, x: Tensor, batch_sizes: Tensor | None, h0: list[Tensor], weights: Sequence[Tensor]
+    stack: _Stack, x: Tensor, batch_sizes: Tensor | None, h0: list[Tensor], weights: Sequence[Tensor]
 ) -> Callable[[Any, Any], Any]:
     """What gives cuDNN's backward pass a derivative of its own, which it has not: where that is asked for
     (`create_graph=True`), the gradients of x, the weights and h0 come from the definition instead."""
@@ -179,31 +198,50 @@ def _second_derivatives(
         if not torch.is_grad_enabled():
             return None
         steps = [x.shape[1]] * x.shape[0] if batch_sizes is None else batch_sizes.tolist()
-        rows, *last = _by_definition(mode, x.reshape(-1, x.shape[-1]), steps, h0, weights)
-        results = [rows.view(*x.shape[:-1], -1), *(part.unsqueeze(0) for part in last)]
+        rows, *last = _by_definition(stack, x.reshape(-1, x.shape[-1]), steps, h0, weights)
+        results = [rows.view(*x.shape[:-1], -1), *last]
         pairs = [(r, d) for r, d in zip(results, arrived, strict=False) if d is not None]
         inputs = [x, *weights, *h0]
         wanted = [one for one, gradient in zip(inputs, gradients, strict=False) if gradient is not None]
         how = {"create_graph": True, "allow_unused": True, "materialize_grads": True}
         found = iter(torch.autograd.grad([r for r, _ in pairs], wanted, [d for _, d in pairs], **how))
-        mended = [None if g is None else next(found).view_as(g) for g in gradients[: len(inputs)]]
+        mended = [None if g is None else next(found) for g in gradients[: len(inputs)]]
         return *mended, *gradients[len(inputs) :]
 
     return hook
 
 
 def _by_definition(
-    mode: str, rows: Tensor, batch_sizes: list[int], h0: list[Tensor], weights: Sequence[Tensor]
+    stack: _Stack, rows: Tensor, batch_sizes: list[int], h0: list[Tensor], weights: Sequence[Tensor]
 ) -> tuple[Tensor, ...]:
-    """The packed rows (N, I) through the cell: every step's h (N, H or proj_size), and the last h and c."""
+    """The packed rows (N, I) through the cells: the last layer's h of every step, and the last h and c of all."""
+    directions: int = 1 + stack.bidirectional
+    ended: list[list[Tensor]] = []
+    each = len(weights) // (stack.layers * directions)
+    for layer in range(stack.layers):
+        outputs = []
+        for number in range(layer * directions, (layer + 1) * directions):
+            state = [part[number] for part in h0]
+            output, state = _direction(
+                stack.mode, rows, batch_sizes, state, weights[number * each :][:each], number % directions == 1
+            )
+            outputs.append(output)
+            ended.append(state)
+        rows = torch.cat(outputs, -1)
+    return rows, *(torch.stack([state[part] for state in ended]) for part in range(len(h0)))
+
+
+def _direction(
+    mode: str, rows: Tensor, batch_sizes: list[int], state: list[Tensor], weights: Sequence[Tensor], reverse: bool
+) -> tuple[Tensor, list[Tensor]]:
     w_ih, w_hh, *others = weights
     b_ih, b_hh = others[:2] if len(others) >= 2 else (None, None)
     w_hr = others[-1] if len(others) % 2 else None
-    state, outputs = h0, []
-    for x_t in linear(rows, w_ih, b_ih).split(batch_sizes):
-        now = [part[: len(x_t)] for part in state]
+    outputs, turn = [], -1 if reverse else 1
+    for x_t in linear(rows, w_ih, b_ih).split(batch_sizes)[::turn]:
+        now = [part[: len(x_t)] for part in state]  # backwards, more and more sequences begin: from their h0
         h, c = plain.step(mode, x_t, now[0], now[1] if len(now) == 2 else None, w_hh, b_hh)
         h = h if w_hr is None else linear(h, w_hr)
         outputs.append(h)
         state = [torch.cat([new, old[len(x_t) :]]) for new, old in zip((h, c), state, strict=False)]  # type: ignore[list-item]
-    return torch.cat(outputs), *state
+    return torch.cat(outputs[::turn]), state
