@@ -523,6 +523,19 @@ class TestOtherDevices:
         layer.flatten_parameters()
         assert [(len(weights), *others) for weights, *others in calls] == [(20, 5, I, 2, H, 3, 2, False, True)]
 
+    @pytest.mark.parametrize("bias", [False, True])
+    def test_a_layer_of_a_stack_is_not_taken_for_one_piece(self, bias: bool) -> None:
+        """Without biases PyTorch would: cuDNN read the next layer's weights as this one's biases."""
+        sizes = [(3 * H * I), (3 * H * H), (3 * H * H), (3 * H * H)] + [3 * H] * 4
+        memory = torch.zeros(sum(sizes)).split(sizes)  # as cuDNN has two layers: matrices, then biases
+        first, second = (memory[0], memory[1].view(3 * H, H)), (memory[2], memory[3].view(3 * H, H))
+        biases = (memory[4:6], memory[6:8]) if bias else ((), ())
+        both = [*first, *biases[0], *second, *biases[1]]
+        assert fused._are_one_piece(fused._Stack("GRU", 2, False), both)
+        assert not fused._are_one_piece(fused._Stack("GRU", 1, False), [*first, *biases[0]])
+        assert not fused._are_one_piece(fused._Stack("GRU", 1, False), [*second, *biases[1]])
+        assert not fused._are_one_piece(fused._Stack("GRU", 2, False), [weight.clone() for weight in both])
+
 
 class TestErrors:
     """Each wrong call raises what torch.nn raises, and says what, expected, received."""

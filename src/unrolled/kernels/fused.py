@@ -130,6 +130,18 @@ class _Stack(NamedTuple):
     layers: int
     bidirectional: bool
 
+    @property
+    def directions(self) -> int:
+        return 2 if self.bidirectional else 1
+
+    @property
+    def single_layers(self) -> int:
+        """How many of one direction it is made of."""
+        return self.layers * self.directions
+
+    def has_biases(self, weights: Sequence[Tensor]) -> bool:
+        return len(weights) // self.single_layers >= 4
+
 
 def in_one_piece(mode: str, weights: Sequence[Sequence[Tensor]], bidirectional: bool) -> None:
     """Move the weights of each layer and direction, as torch.nn has them, into one allocation as cuDNN reads them.
@@ -142,7 +154,7 @@ def in_one_piece(mode: str, weights: Sequence[Sequence[Tensor]], bidirectional: 
 
 def _laid_out(stack: _Stack, weights: Sequence[Tensor], dtype: torch.dtype | None) -> Sequence[Tensor]:
     """The weights in this dtype as the operators read them: themselves, or copies, which autograd knows to be copies."""
-    if dtype is None and (not _cudnn_reads(weights) or _are_one_piece(weights)):
+    if dtype is None and (not _cudnn_reads(weights) or _are_one_piece(stack, weights)):
         return weights
     copies = [weight.to(dtype or weight.dtype, copy=True) for weight in weights]
     _move_together(stack, copies)
@@ -150,9 +162,9 @@ def _laid_out(stack: _Stack, weights: Sequence[Tensor], dtype: torch.dtype | Non
 
 
 def _move_together(stack: _Stack, weights: Sequence[Tensor]) -> None:
-    if not _cudnn_reads(weights) or _are_one_piece(weights):
+    if not _cudnn_reads(weights) or _are_one_piece(stack, weights):
         return
-    each = len(weights) // (stack.layers * (1 + stack.bidirectional))
+    each = len(weights) // stack.single_layers
     w_ih, w_hh = weights[:2]
     projected = weights[each - 1].shape[0] if each % 2 else 0
     mode, hidden = torch.backends.cudnn.rnn.get_cudnn_mode(stack.mode), w_hh.shape[0] // plain.GATES[stack.mode]
@@ -165,10 +177,17 @@ def _cudnn_reads(weights: Sequence[Tensor]) -> bool:
     return all(w.is_cuda and w.dtype in _CUDNN_DTYPES for w in weights) and torch.backends.cudnn.is_available()
 
 
-def _are_one_piece(weights: Sequence[Tensor]) -> bool:
-    """Whether they stand side by side in memory, whatever their order. A single layer's of a stack do not."""
+def _are_one_piece(stack: _Stack, weights: Sequence[Tensor]) -> bool:
+    """Whether cuDNN can read them where they are: side by side in memory, in whatever order, and all that is there."""
     spans = sorted((weight.data_ptr(), weight.numel() * weight.itemsize) for weight in weights)
-    return all(0 <= after - begin - size < _GAP for (begin, size), (after, _) in pairwise(spans))
+    if any(not 0 <= after - begin - size < _GAP for (begin, size), (after, _) in pairwise(spans)):
+        return False
+    if stack.has_biases(weights):
+        return True
+    # cuDNN reads biases all the same, zeros behind the weights. PyTorch asks only where the weights are, and behind a single
+    # layer's of a stack stand the next one's.
+    zeros = stack.single_layers * 2 * weights[1].shape[0] * weights[1].itemsize
+    return weights[0].untyped_storage().nbytes() == sum(size for _, size in spans) + zeros
 
 
 def _operator(
@@ -176,8 +195,8 @@ def _operator(
 ) -> tuple[Tensor, ...]:
     """torch's: (output, h_n) or (output, h_n, c_n) of x (T, B, I), or (N, I) with the batch sizes of its steps."""
     operator = getattr(torch._VF, stack.mode.lower())  # type: ignore[attr-defined]
-    has_biases, dropout, batch_first = len(weights) // (stack.layers * (1 + stack.bidirectional)) >= 4, 0.0, False
-    how = (list(weights), has_biases, stack.layers, dropout, torch.is_grad_enabled(), stack.bidirectional)
+    dropout, batch_first = 0.0, False
+    how = (list(weights), stack.has_biases(weights), stack.layers, dropout, torch.is_grad_enabled(), stack.bidirectional)
     hx = [part.contiguous() for part in h0]
     state = hx if len(hx) == 2 else hx[0]
     layout = (x, state, *how, batch_first) if batch_sizes is None else (x, batch_sizes, state, *how)
@@ -215,9 +234,7 @@ def _by_definition(
     stack: _Stack, rows: Tensor, batch_sizes: list[int], h0: list[Tensor], weights: Sequence[Tensor]
 ) -> tuple[Tensor, ...]:
     """The packed rows (N, I) through the cells: the last layer's h of every step, and the last h and c of all."""
-    directions: int = 1 + stack.bidirectional
-    ended: list[list[Tensor]] = []
-    each = len(weights) // (stack.layers * directions)
+    each, directions, ended = len(weights) // stack.single_layers, stack.directions, list[list[Tensor]]()
     for layer in range(stack.layers):
         outputs = []
         for number in range(layer * directions, (layer + 1) * directions):
