@@ -14,6 +14,7 @@
 using unrolled::StreamCall;
 using unrolled::StreamKernels;
 using unrolled::StreamModel;
+using unrolled::StreamWatched;
 using unrolled::StreamWalk;
 
 struct unrolled_stream {
@@ -35,6 +36,9 @@ struct unrolled_stream {
     float *logits;
     double *probabilities;
     int64_t *order;
+    // where the weights were copied from, and what was there
+    StreamWatched watched;
+    char seen[unrolled::kFingerprintBytes];
 };
 
 namespace {
@@ -267,6 +271,42 @@ int check_generate(const unrolled_stream &s, const unrolled_stream_choice &how) 
 
 extern "C" {
 
+int unrolled_stream_repack(unrolled_stream *s, const unrolled_stream_spec *spec) {
+    const StreamModel &m = s->model;
+    const bool table = spec->V > 0 && spec->table, embedding = spec->V > 0 && !table;
+    if (spec->mode != m.mode || spec->precision != m.precision || spec->L != m.L || (table ? 0 : spec->I) != m.I ||
+        spec->H != m.H || spec->V != m.V || spec->V_out != m.V_out || table != m.has_table || embedding != m.has_embedding)
+        return UNROLLED_STREAM_UNSUPPORTED;
+    const Turn turn(s);
+    s->kernels->pack(*spec, s->model);
+    return 0;
+}
+
+int unrolled_stream_watch(unrolled_stream *s, int64_t n, const void *const *from, const int64_t *bytes) {
+    const StreamWatched watched{ptrdiff_t(n), static_cast<const void **>(malloc(size_t(n) * sizeof(void *))),
+                                static_cast<ptrdiff_t *>(malloc(size_t(n) * sizeof(ptrdiff_t)))};
+    if (!watched.from || !watched.bytes) {
+        free(watched.from);
+        free(watched.bytes);
+        return UNROLLED_STREAM_MEMORY;
+    }
+    for (int64_t i = 0; i < n; ++i) {
+        watched.from[i] = from[i];
+        watched.bytes[i] = ptrdiff_t(bytes[i]);
+    }
+    free(s->watched.from);
+    free(s->watched.bytes);
+    s->watched = watched;
+    s->kernels->fingerprint(watched, s->seen);
+    return 0;
+}
+
+int unrolled_stream_same(const unrolled_stream *s) {
+    char now[unrolled::kFingerprintBytes];
+    s->kernels->fingerprint(s->watched, now);
+    return s->watched.count > 0 && !memcmp(now, s->seen, sizeof now);
+}
+
 void unrolled_stream_destroy(unrolled_stream *s) {
     if (!s) return;
     free(s->model.arena);
@@ -277,6 +317,8 @@ void unrolled_stream_destroy(unrolled_stream *s) {
     free(s->logits);
     free(s->probabilities);
     free(s->order);
+    free(s->watched.from);
+    free(s->watched.bytes);
     free(s);
 }
 

@@ -16,8 +16,10 @@
 // table - is fp32. A row with a NaN or Inf in it gives NaN.
 #pragma once
 #include "activations.hpp"
+#include "fingerprint.hpp"
 #include "streaming_model.hpp"
 #include "team.hpp"
+#include "transpose.hpp"
 
 namespace UNROLLED_ISA {
 
@@ -331,7 +333,22 @@ void pack_part(const float *w, index K, char *to, RowOf row_of) {
     float *const scales = reinterpret_cast<float *>(to);
     int32_t *const sums = reinterpret_cast<int32_t *>(to) + NV * N;
     memset(to, 0, size_t(part_bytes<P, NV>(K)));
-    for (int v = 0; v < NV; ++v)
+    for (int v = 0; v < NV; ++v) {
+        if constexpr (sizeof(weight) == 4 && group == 1) {
+            const index first = row_of(v, 0);
+            index lanes = 0;  // rows that follow each other
+            while (lanes < N && first >= 0 && row_of(v, int(lanes)) == first + lanes) ++lanes;
+            bool others = false;
+            for (int lane = int(lanes); lane < N; ++lane) others |= row_of(v, lane) >= 0;
+            if (!others) {  // 4 times faster than one by one
+                float *const columns = reinterpret_cast<float *>(packed) + v * N;
+                if (lanes == 16)
+                    transpose_cells_by_16(w + first * K, K, K, columns, NV * N);
+                else
+                    transpose_cells(w + first * K, K, lanes, K, columns, NV * N);
+                continue;
+            }
+        }
         for (int lane = 0; lane < N; ++lane) {
             const index row = row_of(v, lane);
             if (row < 0) continue;
@@ -352,6 +369,7 @@ void pack_part(const float *w, index K, char *to, RowOf row_of) {
             }
             if constexpr (P::kScaled) sums[v * N + lane] = sum * P::kOffset;
         }
+    }
 }
 
 // g[r][v] += w a[r]
@@ -968,10 +986,17 @@ void pack_any(const unrolled_stream_spec &spec, unrolled::StreamModel &m) {
     }
 }
 
+inline void fingerprint(const unrolled::StreamWatched &watched, char *sums) {
+    static_assert(sizeof(Fingerprint) == unrolled::kFingerprintBytes);
+    Fingerprint now;
+    for (ptrdiff_t i = 0; i < watched.count; ++i) now.add(watched.from[i], watched.bytes[i]);
+    memcpy(sums, now.sums, sizeof now.sums);
+}
+
 // In an object of static storage: no guard, nothing of the C++ library.
 template <class P>
 constexpr unrolled::StreamKernels stream_table(const char *name) {
-    return {name, pack_any<P>, act_bytes<P>, step_any<P>, decode<P>, walk_bytes<P>, walk_on<P>};
+    return {name, pack_any<P>, act_bytes<P>, step_any<P>, decode<P>, walk_bytes<P>, walk_on<P>, fingerprint};
 }
 
 }  // namespace UNROLLED_ISA

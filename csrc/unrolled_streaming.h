@@ -42,10 +42,17 @@ typedef struct unrolled_stream_spec {
 
 /* Copies and packs everything; NULL and *error if it cannot. */
 UNROLLED_API unrolled_stream *unrolled_stream_create(const unrolled_stream_spec *spec, int32_t *error);
+/* Pack other weights of the same sizes in place of what is there. */
+UNROLLED_API int unrolled_stream_repack(unrolled_stream *stream, const unrolled_stream_spec *spec);
 UNROLLED_API void unrolled_stream_destroy(unrolled_stream *stream);
 UNROLLED_API const char *unrolled_stream_isa(const unrolled_stream *stream); /* the variant that runs it              */
 UNROLLED_API int64_t unrolled_stream_bytes(const unrolled_stream *stream);   /* of packed weights and tables          */
 UNROLLED_API int unrolled_stream_available(const char *isa, int32_t precision); /* 1 if this machine and build run it */
+
+/* Remember what n stretches of memory hold, where the weights were copied from; then: 1 if they hold it still. They must
+ * stay readable until the stream watches others or ends. */
+UNROLLED_API int unrolled_stream_watch(unrolled_stream *stream, int64_t n, const void *const *from, const int64_t *bytes);
+UNROLLED_API int unrolled_stream_same(const unrolled_stream *stream);
 
 /* One step from a state to a state, which may be the same memory. */
 typedef struct unrolled_stream_call {

@@ -56,7 +56,7 @@ static void stream(const char *isa, int precision, int mode, int64_t L, int64_t 
     unrolled_stream *s = unrolled_stream_create(&spec, &error);
     expect(s && !error, "create");
 
-    const auto x = random<float>(B * I);
+    auto x = random<float>(B * I);
     const std::vector<int64_t> ids = {0, V - 1, 3};
     const void *input = front == NUMBERS ? static_cast<const void *>(x.data()) : ids.data();
     std::vector<float> h(static_cast<size_t>(L * B * H)), c(h), out(static_cast<size_t>(B * H)), scores(size_t(B * V));
@@ -66,6 +66,13 @@ static void stream(const char *isa, int precision, int mode, int64_t L, int64_t 
     expect(unrolled_stream_run(s, &call) == 0, "run in place");
     call.B = 0;
     expect(unrolled_stream_run(s, &call) == 0, "run of nothing");
+    const void *watched[] = {x.data(), ids.data()};
+    const int64_t lengths[] = {int64_t(x.size() * sizeof(float)), int64_t(ids.size() * sizeof(int64_t))};
+    expect(!unrolled_stream_same(s), "nothing watched");
+    for (int64_t n : {1, 2}) expect(unrolled_stream_watch(s, n, watched, lengths) == 0, "watch");
+    expect(unrolled_stream_same(s), "the same");
+    std::swap(x[0], x[x.size() - 1]);
+    expect(x.size() == 1 || !unrolled_stream_same(s), "not the same");
     expect(unrolled_stream_bind(s, B, h.data(), c.data()) == 0, "bind");
     expect(unrolled_stream_step(s, input, out.data()) == 0, "step");
     expect(unrolled_stream_logits(s, scores.data()) == 0, "logits");

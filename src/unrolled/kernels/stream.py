@@ -85,6 +85,9 @@ def _library() -> ctypes.CDLL:
                 ("available", ctypes.c_int, ctypes.c_char_p, ctypes.c_int32),
                 ("run", ctypes.c_int, pointer, ctypes.c_char_p),
                 ("bind", ctypes.c_int, pointer, int64, pointer, pointer),
+                ("repack", ctypes.c_int, pointer, ctypes.POINTER(_Spec)),
+                ("watch", ctypes.c_int, pointer, int64, pointer, pointer),
+                ("same", ctypes.c_int, pointer),
                 ("step", ctypes.c_int, pointer, pointer, pointer),
                 ("logits", ctypes.c_int, pointer, pointer),
                 ("feed", ctypes.c_int, pointer, pointer, int64, ctypes.c_int32),
@@ -192,7 +195,8 @@ class Streamer:
     # ------------------------------------------------------------------------------------------------------- weights
     def repack(self) -> None:
         """Copy the weights again. State is kept; the random numbers of `generate` start anew."""
-        batch, state = (1, None) if self._handle is None else (self._h.shape[1], self.state)
+        if self._handle is not None:
+            self._library.unrolled_stream_flush(self._handle)
         self._remember()
         keep: list[Tensor] = []  # alive until the library has copied them
 
@@ -203,7 +207,8 @@ class Streamer:
             return keep[-1].data_ptr()
 
         addresses = (ctypes.c_void_p * (4 * self.num_layers))()
-        for layer, (w_ih, w_hh, *biases) in enumerate(self._layers.all_weights):
+        all_weights = self._layers.all_weights
+        for layer, (w_ih, w_hh, *biases) in enumerate(all_weights):
             for place, tensor in enumerate((w_ih, w_hh, *(biases or (None, None)))):
                 addresses[4 * layer + place] = pointer(tensor)
         spec = _Spec(
@@ -219,7 +224,7 @@ class Streamer:
             decoder_bias=pointer(self._decoder_bias),
             isa=None if self._isa_asked is None else self._isa_asked.encode(),
         )
-        w_ih = self._layers.all_weights[0][0].detach().to("cpu", torch.float32)
+        w_ih = all_weights[0][0].detach().to("cpu", torch.float32)
         if self._one_hot:
             spec.table = pointer(w_ih.T)
         elif self._embedding is not None:
@@ -227,19 +232,25 @@ class Streamer:
                 spec.table = pointer(self._embedding.detach().to("cpu", torch.float32) @ w_ih.T)
             else:
                 spec.embedding = pointer(self._embedding)
+        if self._handle is not None:
+            self._raise(self._library.unrolled_stream_repack(self._handle, ctypes.byref(spec)))
+            self._library.unrolled_stream_seed(self._handle, self._seed)
+            self._watch()
+            return
         error = ctypes.c_int32()
         handle = self._library.unrolled_stream_create(ctypes.byref(spec), ctypes.byref(error))
         if not handle:
             if error.value == _MEMORY:
                 raise MemoryError("Streamer: no memory for the packed weights.")
             raise ValueError(f"Streamer: the compiled engine refuses {self.mode} in {self.precision} at these sizes.")
-        self._free()
         self._handle = handle
         self.nbytes: int = self._library.unrolled_stream_bytes(handle)
         self.isa: str = self._library.unrolled_stream_isa(handle).decode()
-        self._step, self._run = self._library.unrolled_stream_step, self._library.unrolled_stream_run
+        library = self._library
+        self._step, self._run, self._same = (getattr(library, f"unrolled_stream_{name}") for name in ("step", "run", "same"))
         self._library.unrolled_stream_seed(handle, self._seed)
-        self._new_state(batch, state)
+        self._watch()
+        self._new_state(1, None)
 
     def stale(self) -> bool:
         """Whether a weight has been written to, moved or replaced since it was copied.
@@ -256,6 +267,20 @@ class Streamer:
             return [*map(_version, weights)] != self._versions or [*map(_address, weights)] != self._addresses
         except (TypeError, AttributeError, RuntimeError):  # a weight that has become None, or has no counter any more
             return True
+
+    def same(self) -> bool:
+        """Whether the weights that were copied hold what they held. Reads them all, and so sees writing through `.data` too."""
+        return self.watching and bool(self._same(self._handle))
+
+    def _watch(self) -> None:
+        views = [view for view in self._views or () if view.numel()]
+        self.watching = bool(views) and all(view.is_cpu and view.is_contiguous() for view in views)
+        if not self.watching:
+            return
+        addresses = (ctypes.c_void_p * len(views))(*(view.data_ptr() for view in views))
+        sizes = (ctypes.c_int64 * len(views))(*(view.nbytes for view in views))
+        if self._library.unrolled_stream_watch(self._handle, len(views), addresses, sizes):
+            raise MemoryError("Streamer: no memory to remember the weights by.")
 
     def _remember(self) -> None:
         """Note each weight's version and address; a view of it keeps the address from being used again."""
@@ -326,6 +351,11 @@ class Streamer:
         if code:
             self._raise(code, x_t)
         return out
+
+    @property
+    def handed_out(self) -> Any:
+        """The state that the last `advance` gave."""
+        return self._handed_out[0]
 
     def advance(self, x_t: Tensor, state: Any = None) -> tuple[Tensor, Any]:
         """One step from a state to a new one: `(h_t (B, H), state)`. The state kept inside is neither used nor changed.
