@@ -518,7 +518,7 @@ class TestOtherDevices:
         layer, calls = unrolled.LSTM(I, H, num_layers=2, bidirectional=True, proj_size=3), []
         monkeypatch.setattr(torch.Tensor, "is_cuda", True)
         monkeypatch.setattr(torch.backends.cudnn, "is_available", lambda: True)
-        monkeypatch.setattr(torch.backends.cudnn.rnn, "get_cudnn_mode", lambda mode: 2)
+        monkeypatch.setattr(fused.cudnn_rnn, "get_cudnn_mode", lambda mode: 2)
         monkeypatch.setattr(torch, "_cudnn_rnn_flatten_weight", lambda *arguments: calls.append(arguments))
         layer.flatten_parameters()
         assert [(len(weights), *others) for weights, *others in calls] == [(20, 5, I, 2, H, 3, 2, False, True)]

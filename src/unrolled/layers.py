@@ -366,7 +366,10 @@ class Recurrent(nn.Module):
     @property
     def beyond_cell(self) -> str:
         """The first option that makes steps, or where they start, other than torch.nn's; empty if there is none."""
-        return next((name for name in ("learned_state", *CHANGE_STEPS) if getattr(self, name)), "")
+        for name in ("learned_state", *CHANGE_STEPS):
+            if getattr(self, name):
+                return name
+        return ""
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_streamer": None, "_turn": None}  # packed weights are no part of a copy
@@ -573,7 +576,7 @@ class Recurrent(nn.Module):
                 f"Convert it with embedding.to({dtype})."
             )
         known = self.input_size if embedding is None else embedding.shape[0]
-        if ids.device.type == "cpu" and ids.numel() and not torch.compiler.is_compiling():
+        if ids.device.type == "cpu" and not torch.compiler.is_compiling() and ids.numel():
             low, high = int(ids.min()), int(ids.max())
             if low < 0 or high >= known:
                 raise ValueError(f"{self._name} expected token ids from 0 to {known - 1}, got ids from {low} to {high}.")
@@ -741,8 +744,7 @@ def recurrence(
         }
         return _regularised_recurrence(mode, x, state, w, w_hr, embedding=embedding, **how, regularised=regularised)
     if way == "kernels":
-        how = {"lengths": lengths, "resets": resets, "reverse": reverse, "grad_norms": gradient_norms}
-        how |= {"save": save}
+        how = {"lengths": lengths, "resets": resets, "reverse": reverse, "grad_norms": gradient_norms, "save": save}
         if x.is_floating_point():
             output, cells, h, c = kernels.run(mode, x, *state, *w, **how, every_c=every_step)
         else:

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.backends.cudnn import rnn as cudnn_rnn
 from torch.nn.functional import linear
 
 from unrolled.kernels import plain
@@ -167,7 +168,7 @@ def _move_together(stack: _Stack, weights: Sequence[Tensor]) -> None:
     each = len(weights) // stack.single_layers
     w_ih, w_hh = weights[:2]
     projected = weights[each - 1].shape[0] if each % 2 else 0
-    mode, hidden = torch.backends.cudnn.rnn.get_cudnn_mode(stack.mode), w_hh.shape[0] // plain.GATES[stack.mode]
+    mode, hidden = cudnn_rnn.get_cudnn_mode(stack.mode), w_hh.shape[0] // plain.GATES[stack.mode]
     sizes = (w_ih.shape[1], mode, hidden, projected, stack.layers)
     with torch.no_grad():
         torch._cudnn_rnn_flatten_weight(tuple(weights), each, *sizes, False, stack.bidirectional)  # type: ignore[attr-defined]
