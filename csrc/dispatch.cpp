@@ -2,6 +2,9 @@
 // has, or what UNROLLED_ISA names.
 #include <stdlib.h>
 #include <string.h>
+#if defined(UNROLLED_X86)
+#include <cpuid.h>
+#endif
 
 #include "kernels.hpp"
 
@@ -103,6 +106,15 @@ int64_t unrolled_gates_size(int32_t mode, int32_t dtype, int64_t T, int64_t B, i
 }
 
 const char *unrolled_isa(void) { return chosen->name; }
+
+int unrolled_has_amx_bf16(void) {
+#if defined(UNROLLED_X86)
+    unsigned eax, ebx, ecx, edx;
+    return __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) && (edx >> 22 & 1);
+#else
+    return 0;
+#endif
+}
 
 int unrolled_isa_available(const char *name) { return f32_kernels(name) != nullptr; }
 

@@ -77,6 +77,8 @@ UNROLLED_API int unrolled_isa_available(const char *name);
 UNROLLED_API int unrolled_use_isa(const char *name);
 /* 1 if this dtype has kernels under the instruction set in use. */
 UNROLLED_API int unrolled_has_dtype(int32_t dtype);
+/* 1 if this processor multiplies matrices of bf16 in a unit of its own (AMX), which these kernels do not use. */
+UNROLLED_API int unrolled_has_amx_bf16(void);
 
 /* The library starts no threads. It is handed the host's OpenMP entry points (GCC's names, which LLVM's and Intel's
  * runtimes export too), so that it shares the pool torch already has. Without them every call runs on one thread. */

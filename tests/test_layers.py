@@ -514,6 +514,24 @@ class TestOtherDevices:
         assert_all_same(*runs)
         assert len(calls) == (layer.num_layers * layer.num_directions > 1 and not ("resets" in masks and layer.bidirectional))
 
+    @pytest.mark.parametrize("autocast", [False, True])
+    def test_onednn_where_it_has_a_matrix_unit_gives_the_same(self, monkeypatch: pytest.MonkeyPatch, autocast: bool) -> None:
+        layer, calls, run = unrolled.LSTM(I, H, num_layers=2, bidirectional=True), [], fused.run
+        monkeypatch.setattr(fused, "run", lambda *a, **k: calls.append(1) or run(*a, **k))
+        x = torch.randn(T, 16, I)
+        layer, x = (layer, x) if autocast else (layer.bfloat16(), x.bfloat16())
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            want = layer(x)
+            monkeypatch.setattr("unrolled.kernels.native.has_amx", True)
+            got = layer(x)
+            assert len(calls) == 4
+            assert_all_same(flat(got), flat(want))
+            assert all(part.dtype == torch.bfloat16 for part in flat(got))
+            assert_all_same(flat(layer(x, lengths=torch.full((16,), T))), flat(want))
+            layer(x[:, :15])
+        layer(x)
+        assert len(calls) == 4  # neither lengths, nor few sequences, nor gradients
+
     def test_weights_are_laid_out_for_cudnn(self, monkeypatch: pytest.MonkeyPatch) -> None:
         layer, calls = unrolled.LSTM(I, H, num_layers=2, bidirectional=True, proj_size=3), []
         monkeypatch.setattr(torch.Tensor, "is_cuda", True)

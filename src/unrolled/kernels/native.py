@@ -229,3 +229,5 @@ def observed(tensors: Iterable[torch.Tensor | None]) -> bool:
 # The dtypes that have compiled kernels here (bf16 needs avx512_bf16, and a processor that is fast at it). Found when the
 # module is imported, so that torch.compile sees a constant.
 dtypes = _compiled_dtypes()
+has_amx = available() and bool(_library().unrolled_has_amx_bf16())
+"""Whether this processor multiplies matrices of bf16 in a unit of its own, which oneDNN uses and these kernels do not."""
