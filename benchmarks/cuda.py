@@ -16,11 +16,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import unrolled
-from benchmarks.sequences import TorchLanguageModel
+from benchmarks.sequences import TorchLanguageModel, training_step
 from unrolled.tasks.language_model.config import Config
 from unrolled.tasks.language_model.model import LanguageModel
 
@@ -114,27 +113,17 @@ def resets(T: int = 128, B: int = 128, H: int = 256) -> None:
 
 
 def language_model(precision: str, B: int = 64, T: int = 256, V: int = 67, E: int = 128, H: int = 512) -> None:
-    """A whole training step: forward, loss, backward, clip, AdamW."""
+    """A whole training step."""
     theirs = TorchLanguageModel(V, E, H).to(CUDA)
     ours = LanguageModel(Config(hidden_size=H, embedding_size=E), V).to(CUDA)
     ours.load_state_dict(theirs.state_dict())
     tokens = torch.randint(V, (B, T + 1), device=CUDA)
 
-    def step_of(model: nn.Module) -> Callable[[], None]:
-        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
-
-        def step() -> None:
-            with torch.autocast("cuda", torch.bfloat16, enabled=precision == "bf16"):
-                logits, _ = model(tokens[:, :-1])
-            cross_entropy(logits.flatten(0, 1).float(), tokens[:, 1:].flatten()).backward()
-            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            optimizer.zero_grad()
-
-        return step
-
     title = f"character LSTM language model, whole training step in {precision}, B={B} T={T} V={V} E={E} H={H}"
-    report(title, {"ours": step_of(ours), "the same on torch.nn": step_of(theirs)})
+    report(
+        title,
+        {"ours": training_step(ours, tokens, precision), "the same on torch.nn": training_step(theirs, tokens, precision)},
+    )
 
 
 def report(title: str, calls: dict[str, Callable[[], object]]) -> None:

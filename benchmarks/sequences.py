@@ -103,28 +103,33 @@ class TorchLanguageModel(nn.Module):
         return self.decoder(hidden), state
 
 
+def training_step(model: nn.Module, tokens: Tensor, precision: str) -> Callable[[], None]:
+    """Forward, loss, backward, clip, AdamW."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
+
+    def step() -> None:
+        with torch.autocast(tokens.device.type, torch.bfloat16, enabled=precision == "bf16"):
+            logits, _ = model(tokens[:, :-1])
+        cross_entropy(logits.flatten(0, 1).float(), tokens[:, 1:].flatten()).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
 def language_model(precision: str, B: int = 32, T: int = 64, V: int = 67, E: int = 128, H: int = 512) -> None:
-    """A whole training step of the 105-second recipe's model: forward, loss, backward, clip, AdamW."""
+    """A whole training step of the 105-second recipe's model."""
     theirs = TorchLanguageModel(V, E, H)
     ours = LanguageModel(Config(hidden_size=H, embedding_size=E), V)
     ours.load_state_dict(theirs.state_dict())
     tokens = torch.randint(V, (B, T + 1))
 
-    def step_of(model: nn.Module) -> Callable[[], None]:
-        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
-
-        def step() -> None:
-            with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
-                logits, _ = model(tokens[:, :-1])
-            cross_entropy(logits.flatten(0, 1).float(), tokens[:, 1:].flatten()).backward()
-            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            optimizer.zero_grad()
-
-        return step
-
     title = f"character LSTM language model, whole training step in {precision}, B={B} T={T} V={V} E={E} H={H}"
-    report(title, {"ours": step_of(ours), "the same on torch.nn": step_of(theirs)})
+    report(
+        title,
+        {"ours": training_step(ours, tokens, precision), "the same on torch.nn": training_step(theirs, tokens, precision)},
+    )
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     peak = native.fma_peak(dtype, torch.get_num_threads())
     seconds = 3 * 2 * T * B * 4 * H * H / peak  # h_t W_hh, dh_t and dW_hh: what no way of computing it can do without
