@@ -271,3 +271,16 @@ def test_ids_outside_the_table_are_refused():
     weights = [given[n] for n in ("w_ih", "w_hh", "b_ih", "b_hh")]
     with pytest.raises(ValueError, match="ids between 0 and 6, got values from 7 to 7"):
         ops.run_tokens("GRU", torch.full((4, 3), 7), torch.randn(7, 5), None, None, *weights)
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+@pytest.mark.filterwarnings("ignore:.torch.jit.trace:DeprecationWarning")
+@pytest.mark.parametrize("T", [1, 5])
+@pytest.mark.parametrize("kind", [unrolled.RNN, unrolled.LSTM, unrolled.GRU])
+def test_traces_are_the_layer(kind, T):
+    layer, x = kind(4, 7, num_layers=2, bidirectional=True), torch.randn(T, 3, 4, requires_grad=True)
+    traced = torch.jit.trace(layer, (x,))
+    torch.testing.assert_close(traced(x)[0], layer(x)[0], rtol=1e-5, atol=1e-6)
+    got, want = (torch.autograd.grad(one(x)[0].sin().sum(), [x, *layer.parameters()]) for one in (traced, layer))
+    for one, other in zip(got, want, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
