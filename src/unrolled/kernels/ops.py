@@ -614,7 +614,8 @@ def _run(
         return output, cs if every_c else None, h_n, c_n
     differentiable = x, table, h0, c0, w_ih, w_hh, b_ih, b_hh
     wanted = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in differentiable)
-    wanted = wanted and not torch.jit.is_tracing()  # a trace is checked with gradients and without; backward runs forward again
+    if torch._C._get_tracing_state() is not None:  # traces are checked with gradients and without: backward runs forward again
+        wanted = False
     T, B = (x if x is not None else ids).shape[:2]
     segment = recompute.segment_steps(T, B) if wanted and save == "outputs" and mode in _GATE_SLOTS else 0
     given = x, ids, table, h0, c0, w_ih, w_hh, b_ih, b_hh, lengths, resets, grad_norms
