@@ -271,9 +271,12 @@ def test_weights_lie_as_cudnn_reads_them(recwarn: pytest.WarningsRecorder) -> No
     moved, half = unrolled.GRU(I, H).to(CUDA), unrolled.RNN(I, H, device=CUDA, dtype=torch.bfloat16)
     tied = unrolled.GRU(I, H, device=CUDA)
     tied.weight_ih_l0 = unrolled.GRU(I, H, device=CUDA).weight_ih_l0
-    for layer in (made, moved, half, unrolled.GRU(I, H, num_layers=2, bias=False, device=CUDA)):
+    neighbours = unrolled.GRU(128, 128, device=CUDA)  # whose weights the allocator may have put side by side
+    for layer in (made, moved, half, neighbours, unrolled.GRU(I, H, num_layers=2, bias=False, device=CUDA)):
         stack = fused._Stack(layer.mode, layer.num_layers, layer.bidirectional)
         assert fused._are_one_piece(stack, [weight for one in layer.all_weights for weight in one])
+    with torch.no_grad():
+        neighbours(torch.randn(T, B, 128, device=CUDA))
     for layer in (made, copy.deepcopy(made), pickle.loads(pickle.dumps(moved)), half, copy.deepcopy(made).half(), tied):
         x = torch.randn(T, B, I, device=CUDA, dtype=next(layer.parameters()).dtype)
         for masks in MASKS.values():

@@ -554,6 +554,15 @@ class TestOtherDevices:
         assert not fused._are_one_piece(fused._Stack("GRU", 1, False), [*second, *biases[1]])
         assert not fused._are_one_piece(fused._Stack("GRU", 2, False), [weight.clone() for weight in both])
 
+    def test_neighbours_by_chance_are_not_taken_for_one_piece(self) -> None:
+        """As CUDA's allocator lays out the weights of a small layer just made; PyTorch would copy them at every call."""
+        memory = bytearray(4 * 100)
+        apart = [torch.frombuffer(memory, dtype=torch.float32, count=25, offset=100 * k) for k in range(4)]
+        together = torch.frombuffer(memory, dtype=torch.float32).split(25)
+        assert [weight.data_ptr() for weight in apart] == [weight.data_ptr() for weight in together]
+        assert fused._are_one_piece(fused._Stack("GRU", 1, False), together)
+        assert not fused._are_one_piece(fused._Stack("GRU", 1, False), apart)
+
 
 class TestErrors:
     """Each wrong call raises what torch.nn raises, and says what, expected, received."""

@@ -179,7 +179,9 @@ def _cudnn_reads(weights: Sequence[Tensor]) -> bool:
 
 
 def _are_one_piece(stack: _Stack, weights: Sequence[Tensor]) -> bool:
-    """Whether cuDNN can read them where they are: side by side in memory, in whatever order, and all that is there."""
+    """Whether cuDNN can read them where they are: side by side in one allocation, in whatever order, and all that is there."""
+    if len({weight.untyped_storage().data_ptr() for weight in weights}) != 1:  # neighbours by chance PyTorch copies too
+        return False
     spans = sorted((weight.data_ptr(), weight.numel() * weight.itemsize) for weight in weights)
     if any(not 0 <= after - begin - size < _GAP for (begin, size), (after, _) in pairwise(spans)):
         return False
