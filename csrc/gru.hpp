@@ -33,10 +33,7 @@ struct Gru : GruLayout {
             Simd::store(at.out[first + r] + unit, h, lanes);
             if (at.gates) {
                 typename A::elem *to = at.gates[first + r] + block * slots * Simd::N;
-                Simd::store(to, n);
-                Simd::store(to + Simd::N, reset);
-                Simd::store(to + 2 * Simd::N, z);
-                Simd::store(to + 3 * Simd::N, q);
+                at.save(to, n, reset, z, q);
             }
         }
     }

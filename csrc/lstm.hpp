@@ -45,10 +45,7 @@ struct Lstm : LstmLayout {
             Simd::store(at.c_out[first + r] + unit, c, lanes);
             Simd::store(at.out[first + r] + unit, h, lanes);
             typename A::elem *to = at.gates[first + r] + block * slots * Simd::N;
-            Simd::store(to, i);
-            Simd::store(to + Simd::N, f);
-            Simd::store(to + 2 * Simd::N, g);
-            Simd::store(to + 3 * Simd::N, o);
+            at.save(to, i, f, g, o);
         }
     }
 

@@ -74,6 +74,19 @@ def test_large_layers_split_over_units_agree_with_the_definition(isa, mode, thre
         agree.assert_all_agree(mode, size, torch.float32, False, True, True)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("mode", ["LSTM", "GRU"])
+def test_megabytes_of_saved_gates_agree_with_the_definition(isa, mode, dtype, threads):
+    threads(2)
+    agree.assert_all_agree(mode, (160, 70, 3, 48), dtype, True, True)  # 2.1 million of them, written past the caches
+
+
+@pytest.mark.parametrize("size", [(7, 9, 300, 20), (7, 9, 20, 300), (7, 9, 290, 270)], ids=str)
+def test_gradients_of_wide_and_narrow_weights_agree_with_the_definition(isa, size):
+    for mode in agree.MODES:  # rows that are read where they are, and rows that are copied together first
+        agree.assert_all_agree(mode, size, torch.float32, True, True)
+
+
 @settings(max_examples=40, deadline=None)
 @hypothesis_given(data=st.data())
 def test_any_shape_length_reset_and_stride_agrees(data):
