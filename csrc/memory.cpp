@@ -10,7 +10,7 @@
 
 namespace {
 
-constexpr size_t kHeader = 64, kKept = size_t(512) << 20, kLarge = size_t(16) << 20;
+constexpr size_t kHeader = 64, kKept = size_t(512) << 20, kLarge = size_t(1) << 20;
 constexpr int kBlocks = 128;
 
 struct Block {

@@ -45,6 +45,18 @@ def test_threads_do_not_share() -> None:
     assert wrong == []
 
 
+def test_outputs_without_gradients_use_memory_again_but_not_while_anybody_has_them() -> None:
+    layer, x = unrolled.GRU(8, 64), torch.randn(100, 50, 8)  # 1.3 MB of outputs
+    with torch.no_grad():
+        held = [layer(x + k)[0] for k in range(3)]
+        for k, output in enumerate(held):
+            assert torch.equal(output, layer(x + k)[0])
+        addresses = {output.data_ptr() for output in held}
+        assert len(addresses) == 3
+        del held, output
+        assert layer(x)[0].data_ptr() in addresses
+
+
 def test_gates_of_one_graph_survive_another() -> None:
     layer, x = unrolled.LSTM(8, 256), torch.randn(100, 64, 8)  # 26 MB of gates
     parameters = list(layer.parameters())

@@ -174,7 +174,7 @@ def _inference(
     check(mode, x, ids, table, h0, c0, w_ih, w_hh, b_ih, b_hh, lengths, resets, grad_norms)
     T, B, _, H, V = _sizes(x, ids, table, w_hh)
     check_values(mode, T, V, lengths, ids)
-    output, h_n, cs, c_n = w_hh.new_empty(T, B, H), w_hh.new_empty(B, H), None, None
+    output, h_n, cs, c_n = native.empty((T, B, H), w_hh.dtype), w_hh.new_empty(B, H), None, None
     if mode == "LSTM":
         cs, c_n = native.empty((T, B, H), _real(w_hh.dtype)) if every_c else None, torch.empty_like(h_n)
     given = x, ids, table, h0, c0, w_ih, w_hh, b_ih, b_hh, lengths, resets
