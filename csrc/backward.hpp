@@ -34,7 +34,7 @@ struct Backward {
     Panels<A> w_x, w_h;
     real *dh, *dc = nullptr;  // what arrives from the step after, [b][units, padded to whole panels]
     elem *dgates;             // [row of the chunk][block][slot][lane]
-    bool alone;  // see kAloneBytes
+    bool alone;               // see kAloneBytes
     bool gates_in_rows;
     index *rows;
     void *zeros;
@@ -93,12 +93,13 @@ struct Backward {
         const size_t zero_bytes = size_t(larger(a.H, a.I) + 64) * sizeof(double);
         zeros = memory.get<char>(index(zero_bytes));
         if (a.grad_norms && division.by_units) norms = memory.get<real>(threads * 2 * a.T * a.B);
-        const index listed = chunk_rows + InRows<elem>::kAhead;
+        const index most = alone ? chunk_steps * ceil_div(a.B, threads) : chunk_rows;  // rows that one thread lists
+        const index listed = most + InRows<elem>::kAhead;
         const elem **lists = memory.get<const elem *>(threads * 3 * listed);
         elem **dx_lists = memory.get<elem *>(threads * listed);
         const elem **from = memory.get<const elem *>(threads * a.B);
         real **to = memory.get<real *>(threads * a.B);
-        const index depth = (chunk_rows + 1) / P * P;
+        const index depth = ceil_div(most, P) * P;
         const index columns = ceil_div(larger(a.I, a.H), kTile) * kTile;
         gates_in_rows = in_rows(gate_row * 2) && in_rows(a.I) && in_rows(a.H);  // of these a tile reads more
         elem *a_pack = memory.get<elem>(in_rows(a.I) && in_rows(a.H) ? 0 : threads * depth * columns * 2);
