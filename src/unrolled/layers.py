@@ -232,8 +232,12 @@ class Recurrent(nn.Module):
                 )
             return self._forward_packed(input, hx)
         plain = lengths is None and resets is None and embedding is None and gradient_norms is None
-        if plain and not torch.is_grad_enabled() and (done := self._one_step(input, hx)) is not None:
-            return done
+        if plain and not torch.is_grad_enabled():
+            done = self._one_step(input, hx)
+            if done is None:
+                done = self._straight_away(input, hx)
+            if done is not None:
+                return done
         output, unrolled, batched = self._run(input, hx, lengths, resets, embedding, gradient_norms)
         state = [one.last for one in unrolled]
         if not batched:
@@ -339,6 +343,37 @@ class Recurrent(nn.Module):
                 streamer.repack()
             h_t, state = streamer.advance(x_t, hx)
         return h_t.unsqueeze_(time), state  # in place: a view could not be detached in place
+
+    def _straight_away(self, input: Tensor, hx: Any) -> tuple[Tensor, Any] | None:
+        """An ordinary call without gradients, handed to the kernels in as few words as can be; None if it is not ordinary.
+
+        What `_run` comes to, bit for bit. Its checks for what a call could be besides are half the time of a short call, and
+        more where another layer's numbers have just driven Python itself out of the caches.
+        """
+        if torch.compiler.is_compiling() or input.layout is not torch.strided or input.is_nested or input.dim() != 3:
+            return None
+        dtype, parts = input.dtype, () if hx is None else hx if isinstance(hx, tuple) else (hx,)
+        if dtype not in native.dtypes or dtype is torch.bfloat16 or torch._C._is_any_autocast_enabled():
+            return None
+        if self.bidirectional or self.proj_size or self.beyond_cell or (self.dropout and self.training):
+            return None
+        steps, batch, width = (input.shape[1], input.shape[0], input.shape[2]) if self.batch_first else input.shape
+        if width != self.input_size or steps == 0 or batch == 0 or len(parts) not in (0, self._parts):
+            return None
+        layers = [self._weights(f"_l{layer}")[0] for layer in range(self.num_layers)]
+        weights = [w for one in layers for w in one if w is not None]
+        rows, size = GATES[self.mode] * self.hidden_size, self.hidden_size
+        wanted: list[tuple[tuple[int, ...], Any]] = [(tuple(input.shape), input)]
+        wanted += [((self.num_layers, batch, size), part) for part in parts]
+        for k, one in enumerate(layers):
+            wanted += [((rows, size if k else width), one.w_ih), ((rows, size), one.w_hh)]
+            wanted += [((rows,), bias) for bias in one[2:] if bias is not None]
+        if not all(_is_ordinary(t, shape, dtype) for shape, t in wanted):
+            return None
+        if kernels.observed((input, *parts, *weights)):
+            return None
+        output, states = kernels.run_stack(self.mode, input.transpose(0, 1) if self.batch_first else input, parts, layers)
+        return output.transpose(0, 1) if self.batch_first else output, states if self._parts == 2 else states[0]
 
     def _streaming(self, x_t: Tensor) -> Streamer | None:
         """The engine for single steps, with the weights packed as it reads them, kept until they change.
@@ -879,9 +914,15 @@ def _as_vectors(x: Tensor, w_ih: Tensor, embedding: Tensor | None) -> Tensor:
     return one_hot(x, w_ih.shape[1]).to(w_ih.dtype) if embedding is None else torch.nn.functional.embedding(x, embedding)
 
 
-def _is_ordinary(state: Any, shape: tuple[int, ...]) -> bool:
-    """Whether it is a state of this shape, in fp32 in the CPU's memory."""
-    return isinstance(state, Tensor) and state.is_cpu and state.dtype is torch.float32 and state.shape == shape
+def _is_ordinary(given: Any, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> bool:
+    """Whether it is a tensor of this shape in the CPU's memory."""
+    return (
+        isinstance(given, Tensor)
+        and given.shape == shape
+        and given.dtype is dtype
+        and given.is_cpu
+        and given.layout is torch.strided
+    )
 
 
 def _is_real(value: Any) -> bool:

@@ -356,7 +356,7 @@ def _save_for_backward(ctx, inputs, output):
     ctx.mode, ctx.reverse, ctx.grad_norms, ctx.segment = mode, reverse, grad_norms, segment
 
 
-def _observed(tensors: tuple) -> bool:
+def observed(tensors: tuple) -> bool:
     """Whether to go through the operators. Where nobody looks, PyTorch's way to an operator written in Python only costs time:
     at B = 1, H = 64 calls of one to ten steps took 1.5 to 2.1 times as long."""
     return native.observed(tensors) or torch._C._autograd._profiler_enabled()  # pyright: ignore[reportAttributeAccessIssue]
@@ -372,7 +372,7 @@ def _differentiate(ctx, d_out, d_cs, d_h_n, d_c_n, _d_gates):
     if ctx.mode != "LSTM":
         d_cs = d_c_n = None
     incoming = d_out, d_cs, d_h_n, d_c_n
-    if not (torch.is_grad_enabled() or _observed((*incoming, *tensors))):
+    if not (torch.is_grad_enabled() or observed((*incoming, *tensors))):
         backward = _backward
     else:
         backward = _SequenceBackward.apply if _transformed() else torch.ops.unrolled.sequence_backward
@@ -532,6 +532,25 @@ def autocast_dtype(device: torch.device) -> torch.dtype | None:
     return torch.get_autocast_dtype(device.type) if on else None
 
 
+def run_stack(mode, x, initial, layers):
+    """Layers of one direction on top of each other, without gradients, where nothing is `observed`: `(output, states)`.
+
+    x (T, B, I); `initial`: h0 and for the LSTM c0 (L, B, H), or nothing; `layers`: w_ih, w_hh, b_ih, b_hh of each. states: h_n
+    and for the LSTM c_n. Checks nothing: all are on the CPU, of one dtype with compiled kernels other than bf16, and fit.
+    """
+    (T, B, width), dtype, H = x.shape, x.dtype, layers[0][1].shape[1]
+    h0, c0 = (*initial, None, None)[:2]
+    h_n, c_n = (x.new_empty(len(layers), B, H) if part == 0 or mode == "LSTM" else None for part in range(2))
+    for k, (w_ih, w_hh, b_ih, b_hh) in enumerate(layers):
+        tensors = {"x": x, "w_ih": w_ih, "w_hh": w_hh, "b_ih": b_ih, "b_hh": b_hh}
+        tensors |= {name: t[k] for name, t in (("h0", h0), ("c0", c0), ("h_n", h_n), ("c_n", c_n)) if t is not None}
+        tensors = {name: t if t is None or t.is_contiguous() else t.contiguous() for name, t in tensors.items()}
+        x = native.empty((T, B, H), dtype)
+        native.call("forward", mode, dtype, (T, B, width, H, 0), False, tensors | {"out": x})
+        width = H
+    return x, (h_n,) if c_n is None else (h_n, c_n)
+
+
 def run(
     mode,
     x,
@@ -619,7 +638,7 @@ def _run(
     T, B = (x if x is not None else ids).shape[:2]
     segment = recompute.segment_steps(T, B) if wanted and save == "outputs" and mode in _GATE_SLOTS else 0
     given = x, ids, table, h0, c0, w_ih, w_hh, b_ih, b_hh, lengths, resets, grad_norms
-    if not _observed(given):
+    if not observed(given):
         sequence = _Unobserved.apply if wanted else _inference
     else:
         sequence = _Sequence.apply if _transformed() else torch.ops.unrolled.sequence
