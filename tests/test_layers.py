@@ -574,6 +574,14 @@ class TestErrors:
         with pytest.raises(their_error.type, match=text):
             ours(*arguments)
 
+    @pytest.mark.parametrize("value", [torch.randn(3, 2, 4).numpy(), [[1.0]], None], ids=["array", "list", "None"])
+    def test_what_is_no_tensor(self, value) -> None:
+        for gradients in (True, False):
+            with torch.set_grad_enabled(gradients), pytest.raises(TypeError, match="RNN expected input to be a tensor"):
+                unrolled.RNN(4, 5)(value)
+            with torch.set_grad_enabled(gradients), pytest.raises(TypeError, match="RNN expected x_t to be a tensor"):
+                unrolled.RNN(4, 5).step(value)
+
     def test_width(self) -> None:
         self.same_error("lstm", r"LSTM expected input of width 4 \(input_size\), got \(T=5, B=3, I=9\)", torch.zeros(T, B, 9))
 

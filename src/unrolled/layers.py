@@ -218,6 +218,7 @@ class Recurrent(nn.Module):
             RuntimeError: a width, state or number of axes that does not fit (ValueError for an input that is neither
                 2-D nor 3-D, or of another dtype than the weights), as torch.nn raises.
             ValueError: lengths, resets, embedding or gradient_norms of a wrong shape, dtype or range.
+            TypeError: an input that is no tensor.
 
         >>> import torch, unrolled
         >>> output, h_n = unrolled.GRU(3, 4)(torch.randn(5, 2, 3), lengths=torch.tensor([5, 2]))
@@ -231,6 +232,8 @@ class Recurrent(nn.Module):
                     "got one of them with a PackedSequence. Unpack it with torch.nn.utils.rnn.pad_packed_sequence."
                 )
             return self._forward_packed(input, hx)
+        if not isinstance(input, Tensor):
+            raise self._no_tensor("input", input)
         plain = lengths is None and resets is None and embedding is None and gradient_norms is None
         if plain and not torch.is_grad_enabled():
             done = self._one_step(input, hx)
@@ -289,6 +292,8 @@ class Recurrent(nn.Module):
         >>> h_t.shape
         torch.Size([2, 4])
         """
+        if not isinstance(x_t, Tensor):
+            raise self._no_tensor("x_t", x_t)
         if embedding is None and not torch.is_grad_enabled() and (streamer := self._streaming(x_t)) is not None:
             return streamer.advance(x_t, state)
         if self.training and self.recurrent_dropout:
@@ -575,6 +580,12 @@ class Recurrent(nn.Module):
         # Stacked even where there is one: a view could not be detached in place, as loops over chunks like to.
         joined = tuple(torch.stack([one[part] for one in state]) for part in range(self._parts))  # type: ignore[arg-type]
         return joined if self._parts == 2 else joined[0]
+
+    def _no_tensor(self, name: str, got: Any) -> TypeError:
+        return TypeError(
+            f"{self._name} expected {name} to be a tensor, got {type(got).__name__}. "
+            "torch.as_tensor makes tensors of arrays and lists."
+        )
 
     def _check_input(self, x: Tensor) -> None:
         if x.layout != torch.strided or x.is_nested:
