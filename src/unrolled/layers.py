@@ -265,6 +265,8 @@ class Recurrent(nn.Module):
         >>> layer_1.h.shape, layer_1.c.shape
         (torch.Size([5, 2, 4]), torch.Size([5, 2, 4]))
         """
+        if not isinstance(input, Tensor):
+            raise self._no_tensor("input", input)
         _, unrolled, batched = self._run(input, hx, lengths, resets, embedding, None, every_step=True)
 
         def laid_out(part: Tensor) -> Tensor:
@@ -284,6 +286,7 @@ class Recurrent(nn.Module):
         Raises:
             RuntimeError: the layer is bidirectional: its second direction begins at the end, which a stream has not; or
                 it is in training with recurrent dropout.
+            TypeError: an x_t that is no tensor.
 
         >>> import torch, unrolled
         >>> gru, state = unrolled.GRU(3, 4), None
@@ -358,7 +361,7 @@ class Recurrent(nn.Module):
         if torch.compiler.is_compiling() or input.layout is not torch.strided or input.is_nested or input.dim() != 3:
             return None
         dtype, parts = input.dtype, () if hx is None else hx if isinstance(hx, tuple) else (hx,)
-        if dtype not in native.dtypes or dtype is torch.bfloat16 or torch._C._is_any_autocast_enabled():
+        if not input.is_cpu or dtype not in native.dtypes or dtype is torch.bfloat16 or torch._C._is_any_autocast_enabled():
             return None
         if self.bidirectional or self.proj_size or self.beyond_cell or (self.dropout and self.training):
             return None
@@ -368,8 +371,7 @@ class Recurrent(nn.Module):
         layers = [self._weights(f"_l{layer}")[0] for layer in range(self.num_layers)]
         weights = [w for one in layers for w in one if w is not None]
         rows, size = GATES[self.mode] * self.hidden_size, self.hidden_size
-        wanted: list[tuple[tuple[int, ...], Any]] = [(tuple(input.shape), input)]
-        wanted += [((self.num_layers, batch, size), part) for part in parts]
+        wanted: list[tuple[tuple[int, ...], Any]] = [((self.num_layers, batch, size), part) for part in parts]
         for k, one in enumerate(layers):
             wanted += [((rows, size if k else width), one.w_ih), ((rows, size), one.w_hh)]
             wanted += [((rows,), bias) for bias in one[2:] if bias is not None]
