@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.test_layers import KINDS, VARIANTS, B, H, I, T, assert_all_same, flat, initial_state, twins
+from tests.layers.twins import KINDS, VARIANTS, B, H, I, T, assert_all_same, flat, initial_state, twins
 from tests.tolerance import assert_same
 from torch import nn
 

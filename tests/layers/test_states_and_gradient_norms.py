@@ -1,0 +1,57 @@
+"""What a layer shows of its inside: the state of every step, the gradient's norm at every step."""
+
+import pytest
+import torch
+from tests.layers.twins import KINDS, VARIANTS, B, H, I, T, twins
+from tests.tolerance import assert_same
+
+import unrolled
+from unrolled.layers import State, plain_recurrence
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+def test_states_of_every_step_are_those_that_shorter_runs_end_in(kind: str, variant: dict) -> None:
+    layer, _ = twins(kind, **variant)
+    x = torch.randn(T, B, I, dtype=torch.float64)
+    every = layer.states(x.transpose(0, 1) if layer.batch_first else x)
+    time = 1 if layer.batch_first else 0
+    for t in range(T):
+        part = x[: t + 1]
+        _, last = layer(part.transpose(0, 1) if layer.batch_first else part)
+        for part_number, whole in enumerate(last if isinstance(last, tuple) else (last,)):
+            if layer.bidirectional:  # the second direction has read more by then; its last step is the first
+                assert_same(every[0][part_number].select(time, t), whole[0])
+            else:
+                for k, state in enumerate(every):
+                    assert_same(state[part_number].select(time, t), whole[k])
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradient_norms_are_those_of_the_states_gradients(kind: str, variant: dict) -> None:
+    """Against autograd asked for the gradient of each state in a chain of the cell's single steps."""
+    layer, _ = twins(kind, **{**variant, "num_layers": 1, "bidirectional": False, "batch_first": False})
+    x, resets = torch.randn(T, B, I, dtype=torch.float64), torch.rand(T, B) < 0.3
+    scale = torch.randn(T, B, layer.proj_size or H, dtype=torch.float64)
+    norms = torch.full((1, 2, T, B), -1.0)
+    output, _ = layer(x, resets=resets, gradient_norms=norms)
+    (output * scale).sum().backward()
+    zeros = torch.zeros(B, layer.proj_size or H, dtype=torch.float64), torch.zeros(B, H, dtype=torch.float64)
+    state, seen, loss = State(*zeros[: layer._parts]), [], torch.zeros((), dtype=torch.float64)
+    for t in range(T):
+        one = plain_recurrence(layer.mode, x[t : t + 1], state, *layer._weights("_l0"), resets=resets[t : t + 1])
+        state = one.last
+        seen.append([part for part in state if part is not None])
+        loss = loss + (state.h * scale[t]).sum()
+    for t, parts in enumerate(seen):
+        for k, gradient in enumerate(torch.autograd.grad(loss, parts, retain_graph=True, allow_unused=True)):
+            expected = torch.zeros(B) if gradient is None else gradient.norm(dim=-1).float()
+            torch.testing.assert_close(norms[0, k, t], expected, rtol=1e-5, atol=1e-6)
+    if layer.mode != "LSTM":
+        assert not norms[0, 1].any()
+
+
+def test_gradient_norms_of_another_shape() -> None:
+    with pytest.raises(ValueError, match=r"gradient_norms expected shape \(1, 2, 5, 3\)"):
+        unrolled.GRU(I, H)(torch.zeros(T, B, I), gradient_norms=torch.zeros(T, B))

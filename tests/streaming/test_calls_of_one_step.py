@@ -1,0 +1,144 @@
+"""A call of the layer on a sequence of one step, without gradients, goes the way of `step`: only the clock may tell."""
+
+import copy
+import threading
+import time
+
+import pytest
+import torch
+
+import unrolled
+from unrolled.kernels import stream
+
+
+@pytest.fixture
+def packed(monkeypatch):
+    """How often weights were packed."""
+    times, repack = [], stream.Streamer.repack
+    monkeypatch.setattr(stream.Streamer, "repack", lambda self: times.append(1) or repack(self))
+    return times
+
+
+@pytest.mark.parametrize("batch_first", [False, True])
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("kind", [unrolled.RNN, unrolled.LSTM, unrolled.GRU])
+def test_they_give_the_sequence(kind, layers, batch_first, packed):
+    layer = kind(4, 7, num_layers=layers, batch_first=batch_first)
+    x, time = torch.randn(6, 3, 4), 1 if batch_first else 0
+    whole, last = layer(x.transpose(0, time))
+    with torch.no_grad():
+        state = None
+        for t in range(6):
+            output, state = layer(x[t].unsqueeze(time), state)
+            torch.testing.assert_close(output.select(time, 0), whole.select(time, t), rtol=1e-5, atol=1e-6)
+            assert output.shape == (3, 1, 7) if batch_first else (1, 3, 7)
+            batch_first or output.detach_()  # as loops over chunks like to; transposed outputs could never be
+    assert len(packed) == 1
+    for one, other in zip(*(s if isinstance(s, tuple) else (s,) for s in (state, last)), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+        one.detach_()
+
+
+@pytest.mark.parametrize("how", ["data", "numpy", "in place", "replaced", "loaded", "functional"])
+def test_changed_weights_are_seen(how, packed):
+    layer, x = unrolled.GRU(4, 7), torch.randn(1, 1, 4)
+    other = unrolled.GRU(4, 7)
+    with torch.no_grad():
+        for _ in range(5):
+            before = layer(x)[0]
+        assert len(packed) == 1
+        if how == "data":
+            layer.weight_hh_l0.data.copy_(other.weight_hh_l0)
+            layer.bias_ih_l0.data.copy_(other.bias_ih_l0)
+        elif how == "numpy":
+            layer.weight_ih_l0.numpy()[:] += 1
+        elif how == "in place":
+            layer.weight_ih_l0.mul_(2)
+        elif how == "replaced":
+            layer.weight_ih_l0 = torch.nn.Parameter(layer.weight_ih_l0 * 2)
+        elif how == "loaded":
+            layer.load_state_dict(other.state_dict())
+        weights = dict(other.named_parameters())
+        call = (lambda: torch.func.functional_call(layer, weights, (x,))) if how == "functional" else lambda: layer(x)
+        with torch.enable_grad():
+            want = call()[0]
+        assert not torch.allclose(want, before)
+        for _ in range(5):
+            torch.testing.assert_close(call()[0], want.detach(), rtol=1e-5, atol=1e-6)
+        if how != "functional":
+            assert len(packed) == 2
+
+
+def test_weights_that_change_at_every_call_are_seen_at_every_call():
+    layer, x = unrolled.GRU(4, 7), torch.randn(1, 1, 4)
+    with torch.no_grad():
+        for _ in range(50):
+            layer.weight_hh_l0.data.add_(0.01)
+            got = layer(x)[0]
+            with torch.enable_grad():
+                torch.testing.assert_close(got, layer(x)[0].detach(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", [unrolled.RNN, unrolled.LSTM, unrolled.GRU])
+def test_calls_before_change_no_bit(kind):
+    layer, x = kind(4, 7), torch.randn(1, 3, 4)
+    fresh = copy.deepcopy(layer)
+    with torch.no_grad():
+        first = fresh(x)[0]
+        for _ in range(3):
+            layer(torch.randn(1, 2, 4))
+        assert torch.equal(layer(x)[0], first)
+
+
+def test_who_cannot_have_them_is_served_as_ever(packed):
+    x = torch.randn(1, 2, 4)
+    twins = [unrolled.LSTM(4, 7, bidirectional=True), unrolled.LSTM(4, 7, proj_size=3), unrolled.GRU(4, 7, zoneout=0.1)]
+    twins += [unrolled.GRU(4, 7, learned_state=True), unrolled.GRU(4, 7, num_layers=2, dropout=0.5)]
+    torch.nn.utils.parametrizations.weight_norm(normed := unrolled.GRU(4, 7), "weight_hh_l0")
+    for layer in (*twins, normed):
+        for _ in range(4):
+            torch.manual_seed(0)
+            with torch.no_grad():
+                got = layer(x)[0]
+            torch.manual_seed(0)
+            torch.testing.assert_close(got, layer(x)[0].detach(), rtol=1e-5, atol=1e-6)
+    assert len(packed) <= 1  # of the normed one, once, to find out
+
+
+def test_wrong_states_and_inputs_are_told_in_the_same_words():
+    layer, x = unrolled.LSTM(4, 7), torch.randn(1, 2, 4)
+    state = torch.zeros(1, 2, 7), torch.zeros(1, 2, 7)
+    wrong = [((x[..., :3],), {}), ((x.double(),), {}), ((x, state[0]), {}), ((x, (state[0], state[1][:, :1])), {})]
+    wrong += [((x, (*state, state[0])), {}), ((x.to_sparse(),), {}), ((torch.nested.nested_tensor([x[0]]),), {})]
+    for arguments, named in wrong:
+        errors = []
+        for gradients in (False, False, False, True):
+            with torch.set_grad_enabled(gradients), pytest.raises((RuntimeError, ValueError)) as caught:
+                layer(*arguments, **named)
+            errors.append((caught.type, str(caught.value)))
+        assert len(set(errors)) == 1
+        with torch.no_grad():
+            layer(x, state)
+
+
+def test_threads_may_share_a_layer_whose_weights_change():
+    layer, x = unrolled.LSTM(8, 32), torch.randn(1, 1, 8)
+    stop, failed = threading.Event(), []
+
+    def serve():
+        with torch.no_grad():
+            while not stop.is_set():
+                if not layer(x)[0].isfinite().all():
+                    failed.append(1)
+
+    threads = [threading.Thread(target=serve) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    with torch.no_grad():
+        for _ in range(300):
+            layer.weight_hh_l0.data.mul_(0.999)
+            time.sleep(0.001)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert not failed

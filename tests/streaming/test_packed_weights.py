@@ -1,0 +1,79 @@
+"""A streamer's copy of the weights: changes are noticed, and copied again."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from tests.streaming.reference import Model, assert_near, exact, parts, random_state
+from torch import nn
+
+from unrolled.kernels.stream import Streamer
+
+
+def replaced(layers: nn.Module) -> None:
+    layers.weight_hh_l0 = nn.Parameter(layers.weight_hh_l0.detach() * 2)
+
+
+def swapped(layers: nn.Module) -> None:
+    layers.weight_hh_l0.data = layers.weight_hh_l0.detach() * 2
+
+
+def written(layers: nn.Module) -> None:
+    with torch.no_grad():
+        layers.weight_hh_l0.mul_(2)
+
+
+def loaded(layers: nn.Module) -> None:
+    layers.load_state_dict({name: 2 * value for name, value in layers.state_dict().items()})
+
+
+def trained(layers: nn.Module) -> None:
+    layers(torch.randn(3, 2, 4))[0].sum().backward()
+    torch.optim.Adam(layers.parameters(), lr=0.1).step()
+
+
+@pytest.mark.parametrize("change", [replaced, swapped, written, loaded, trained])
+def test_changed_weights_are_noticed_and_copied_again(change) -> None:
+    layers = nn.LSTM(4, 6)
+    streamer = Streamer(layers)
+    x, state = torch.randn(2, 1, 4), random_state(layers, 1)
+    streamer.set_state(state)
+    first = streamer.step(x[0])
+    layers(x)  # using the weights is no change
+    assert not streamer.stale()
+    change(layers)
+    assert streamer.stale()
+    kept = streamer.state
+    streamer.repack()
+    assert not streamer.stale()
+    for now, then in zip(parts(streamer.state), parts(kept), strict=True):
+        assert torch.equal(now, then)
+    assert_near(streamer.step(x[1]), exact(layers, x[1:], kept)[0][0], 1e-5)
+    streamer.set_state(state)
+    assert not torch.allclose(streamer.step(x[0]), first)
+
+
+def test_a_changed_embedding_or_decoder_is_noticed() -> None:
+    model = Model()
+    streamer = model.streamer()
+    for module in (model.embedding, model.decoder):
+        with torch.no_grad():
+            module.weight.add_(1)
+        assert streamer.stale()
+        streamer.repack()
+        assert not streamer.stale()
+
+
+def test_weights_without_a_version_are_always_taken_to_have_changed() -> None:
+    with torch.inference_mode():
+        assert Streamer(nn.GRU(3, 4)).stale()
+    normed = nn.utils.parametrizations.weight_norm(nn.GRU(3, 4), "weight_hh_l0")
+    assert Streamer(normed).stale()
+
+
+def test_a_streamer_is_not_copied_or_pickled() -> None:
+    streamer = Streamer(nn.GRU(3, 4))
+    for copying in (copy.deepcopy, pickle.dumps):
+        with pytest.raises(TypeError, match="build it again"):
+            copying(streamer)

@@ -1,0 +1,52 @@
+"""What a captioner writes."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from tests.tasks.captioning.tiny import F, P, model
+
+from unrolled.data.captions import END, PAD, START, UNKNOWN
+from unrolled.tasks.captioning import data, generate
+from unrolled.tasks.captioning.task import Run
+
+
+@pytest.mark.parametrize(
+    "how", [{"beam": 1}, {"beam": 3}, {"beam": 4, "captions": 3}, {"consensus": 5}, {"temperature": 0.9, "captions": 3}]
+)
+def test_a_batch_gives_the_captions_of_one_at_a_time(captioner: Path, shapes: Path, how: dict) -> None:
+    run = Run(captioner)
+    together = list(run.caption(shapes / "images", **how))
+    assert len(together) == 16
+    for one in together[:5]:
+        alone = next(run.caption(one.image, **how))
+        assert [caption.text for caption in alone.captions] == [caption.text for caption in one.captions]
+        assert len(one.captions) == how.get("captions", 1)
+
+
+def test_padding_and_unknown_are_never_written() -> None:
+    captioner = model(image="initial").float()
+    with torch.no_grad():
+        captioner.output.bias[[PAD, START, UNKNOWN]] = 50.0  # by far the likeliest, were they allowed
+    vocabulary = data.Vocabulary("word", list("abcdefg"))
+    seen = captioner.see(torch.randn(3, P, F))
+    for how in ({"beam": 2}, {"temperature": 1.0, "captions": 4}):
+        for captions in generate.write(captioner, vocabulary, seen, longest=6, **how):
+            for caption in captions:
+                assert not set(caption.tokens) & {PAD, START, UNKNOWN, END}
+                assert len(caption.tokens) <= 6 + 1
+
+
+def test_a_sentence_is_drawn_as_often_as_the_model_says() -> None:
+    captioner = model(image="initial").float()
+    seen = captioner.see(torch.randn(1, P, F))
+    drawn = generate.draw(captioner, seen, torch.rand(1, 1, 20_000, generator=torch.Generator().manual_seed(0)))
+    expected = generate.only_words(captioner(seen, torch.tensor([[START]])).logits[0, 0]).softmax(-1).detach()
+    share = torch.bincount(drawn.flatten(), minlength=len(expected)) / 20_000
+    assert float((share - expected).abs().max()) < 0.015  # four standard errors of a half
+
+
+def test_it_learns_to_name_what_is_in_the_photos(captioner: Path, shapes: Path) -> None:
+    said = {Path(one.image).stem: one.captions[0].text for one in Run(captioner).caption(shapes / "images")}
+    right = sum(all(part in said[name] for part in name.split("-")[:2]) for name in said)
+    assert right >= 13, said  # of 16: two were kept for validation
