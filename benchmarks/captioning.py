@@ -69,7 +69,7 @@ def speed(folder: str, photos: str, beam: int, consensus: int) -> None:
             marks.append(time.perf_counter())
             features = run.encoder(pixels)
             marks.append(time.perf_counter())
-            write(run.model, run.vocabulary, run.model.see(features), **how)
+            write(run.model, run.tokenizer, run.model.see(features), **how)
             marks.append(time.perf_counter())
             for name, (start, end) in zip(spent, pairwise(marks), strict=True):
                 spent[name] += end - start

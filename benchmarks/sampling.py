@@ -26,7 +26,7 @@ def bits_per_character(streamer: Streamer, run: Run, ids: torch.Tensor) -> float
     for token, following in zip(ids[:-1].tolist(), ids[1:].tolist(), strict=True):
         streamer.feed([token])
         nats -= float(torch.log_softmax(streamer.logits()[0], -1)[following])
-    characters = run.tokenizer.characters()
+    characters = run.tokenizer.characters_per_token()
     if characters is None:
         raise SystemExit("bits per character need a unit that gives the text back: char, byte or bpe.")
     return nats / math.log(2) / int(characters[ids[1:].numpy()].sum())

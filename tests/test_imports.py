@@ -20,7 +20,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 
 
 def room(module: str) -> str:
-    """`unrolled.data.text` -> `data`."""
+    """`unrolled.data.sources` -> `data`."""
     return module.split(".")[1] if "." in module else "__init__"
 
 

@@ -8,8 +8,7 @@ import pytest
 from PIL import Image
 
 from unrolled.data import captions
-from unrolled.data.captions import END, START, UNKNOWN, Vocabulary
-from unrolled.errors import DataError, RunError
+from unrolled.errors import DataError
 
 WANTED = {"a.jpg": ["A dog runs, fast.", "The dog"], "b.jpg": ["a cat"]}
 FILES = {
@@ -106,25 +105,3 @@ def test_a_folder_with_two_captions_files_asks_which(tmp_path: Path) -> None:
         (tmp_path / name).write_text("a.jpg\tone\n")
     with pytest.raises(DataError, match=r"expected one captions file, got x.tsv, y.csv. Name the one"):
         captions.captions_file(tmp_path)
-
-
-@pytest.mark.parametrize("unit", ["word", "bpe"])
-def test_a_vocabulary_gives_captions_back_after_saving(tmp_path: Path, unit: str) -> None:
-    texts = [["A man's red t-shirt."], ["a red dog"]]
-    Vocabulary.learn(unit, texts, minimum_count=1, vocabulary_size=270).save(tmp_path)
-    vocabulary = Vocabulary.load(tmp_path)
-    ids = vocabulary.encode("A man's red t-shirt.")
-    assert vocabulary.decode([START, *ids, END, *ids]) == "a man's red t-shirt"
-    assert max(ids) < vocabulary.size
-
-
-def test_words_that_are_rare_are_unknown_and_never_written() -> None:
-    vocabulary = Vocabulary.learn("word", [["a dog", "a cat"]], minimum_count=2)
-    assert vocabulary.encode("A dog") == [4, UNKNOWN]
-    assert vocabulary.decode([4, UNKNOWN]) == "a"
-
-
-def test_a_damaged_vocabulary_is_named(tmp_path: Path) -> None:
-    (tmp_path / captions.FILE).write_text("{")
-    with pytest.raises(RunError, match="missing or damaged"):
-        Vocabulary.load(tmp_path)

@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from unrolled.data import tokenizers
-from unrolled.data.text import Source
+from unrolled.data.sources import Source
 from unrolled.errors import DataError, RunError
 
 TEXT = "The quick brown fox, the lazy dog.\nIt's a well-known <unk> naïve café ☕ 𝄞!\n" * 3
@@ -55,14 +55,14 @@ def test_a_saved_tokenizer_comes_back(unit: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("unit", ["char", "byte", "bpe"])
 def test_counted_characters_are_the_texts(unit: str) -> None:
     tokenizer = learned(unit)
-    counts = tokenizer.characters()
+    counts = tokenizer.characters_per_token()
     assert counts is not None
     assert counts[tokenizer.encode(TEXT)].sum() == len(TEXT)
 
 
 def test_a_prompt_with_unseen_characters_names_them() -> None:
     with pytest.raises(DataError, match="Leave out 'Z', '§'"):
-        learned("char").check_prompt("aZ§")
+        learned("char").encode_prompt("aZ§")
 
 
 def test_several_documents_are_closed_by_end() -> None:

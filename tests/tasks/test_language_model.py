@@ -10,7 +10,8 @@ from tests.tolerance import assert_same
 from torch import nn
 
 from unrolled import kernels, tasks
-from unrolled.data import text, tokenizers
+from unrolled.data import tokenizers
+from unrolled.data.token_streams import TokenStreams
 from unrolled.errors import ConfigError, DataError
 from unrolled.tasks.language_model import data, loss
 from unrolled.tasks.language_model.config import Config
@@ -44,7 +45,7 @@ def test_training_windows_carry_the_state_of_one_long_text(cell: str, k1: int, k
     """Whatever the truncation, the losses are those of reading each stream in one go."""
     model = LanguageModel(Config(cell=cell, hidden_size=7, num_layers=2), V).double()
     tokens = np.random.default_rng(0).integers(V, size=150)
-    streams = text.Streams(tokens, batch_size=3, k1=k1, seed=0)
+    streams = TokenStreams(tokens, batch_size=3, k1=k1, seed=0)
     whole = torch.from_numpy(np.stack([tokens[b * streams.stream_length :][: streams.stream_length] for b in range(3)]))
     losses = nn.functional.cross_entropy(model(whole)[0][:, :-1].transpose(1, 2), whole[:, 1:], reduction="none")
     carry: dict = {}

@@ -1,4 +1,4 @@
-"""Captioned photos: finding the captions in their usual files, and the photos they are about; and words to token ids."""
+"""Captioned photos: finding the captions in their usual files, and the photos they describe."""
 
 from __future__ import annotations
 
@@ -6,24 +6,19 @@ import csv
 import json
 import re
 import tarfile
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from unrolled.errors import DataError, RunError, nearest
+from unrolled.data.sentences import WORD
+from unrolled.errors import DataError, nearest
 
-PAD, START, END, UNKNOWN = 0, 1, 2, 3
-SPECIALS = ("<|pad|>", "<|start|>", "<|end|>", "<|unknown|>")
-WORD = re.compile(r"[^\W_]+(?:['’\-][^\W_]+)*")
-"""Letters and digits, joined by apostrophes or hyphens; punctuation is no word of a caption."""
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".jp2", ".ppm", ".avif"}
-FILE = "vocabulary.json"
 
 
 @dataclass(frozen=True)
-class Captioned:
+class CaptionedPhoto:
     """A photo and what people wrote about it."""
 
     name: str
@@ -59,7 +54,7 @@ class Photo:
 class Found:
     """What `find` found."""
 
-    photos: list[Captioned]
+    photos: list[CaptionedPhoto]
     """In the order of the captions' file."""
     absent: list[str]
     """Photos that captions name and that are not there."""
@@ -90,7 +85,7 @@ def find(data: Sequence[str], images: str | None = None) -> Found:
             )
     photos = find_photos(Path(images) if images else _beside(source))
     present = {name: photos.get(name) or photos.get(Path(name).name) for name in captions}
-    found = [Captioned(name, photo, captions[name]) for name, photo in present.items() if photo]
+    found = [CaptionedPhoto(name, photo, captions[name]) for name, photo in present.items() if photo]
     absent = [name for name, photo in present.items() if not photo]
     if not found:
         where = images or _beside(source)
@@ -261,92 +256,3 @@ def find_photos(where: Path) -> dict[str, Photo]:
     except (OSError, tarfile.TarError) as error:
         raise DataError(f"{where}: expected a folder or an uncompressed .tar of photos ({error}).") from None
     return photos
-
-
-class Vocabulary:
-    """Captions to token ids and back; ids 0 to 3 are PAD, START, END and UNKNOWN.
-
-    >>> vocabulary = Vocabulary.learn("word", [["A dog runs.", "The dog!"]], minimum_count=2)
-    >>> vocabulary.encode("a DOG"), vocabulary.decode([3, 4, 2, 4])
-    ([3, 4], 'dog')
-    """
-
-    def __init__(self, unit: str, content: Any) -> None:
-        self.unit, self._content = unit, content
-        if unit == "word":
-            self._words = [*SPECIALS, *content]
-            self._ids = {word: i for i, word in enumerate(self._words)}
-            self.size = len(self._words)
-        else:
-            from tokenizers import Tokenizer
-
-            self._library = Tokenizer.from_str(json.dumps(content))
-            self.size = self._library.get_vocab_size()
-
-    @classmethod
-    def learn(
-        cls, unit: str, captions: Iterable[Sequence[str]], minimum_count: int = 1, vocabulary_size: int = 4000
-    ) -> Vocabulary:
-        """Words that at least `minimum_count` captions' words are, or byte-pair encoding (Sennrich et al. 2016) of a size."""
-        texts = [caption for several in captions for caption in several]
-        if unit == "word":
-            counts = Counter(word for text in texts for word in WORD.findall(text.lower()))
-            return cls(unit, sorted(word for word, count in counts.items() if count >= minimum_count))
-        from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-
-        library = Tokenizer(models.BPE())
-        library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)  # type: ignore[assignment]
-        library.decoder = decoders.ByteLevel()  # type: ignore[assignment]
-        trainer = trainers.BpeTrainer(
-            vocab_size=vocabulary_size,
-            special_tokens=list(SPECIALS),
-            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-            show_progress=False,
-        )
-        library.train_from_iterator((_plain(text) for text in texts), trainer)
-        return cls(unit, json.loads(library.to_str()))
-
-    def encode(self, caption: str) -> list[int]:
-        """The ids of a caption, without START and END."""
-        if self.unit == "word":
-            return [self._ids.get(word, UNKNOWN) for word in WORD.findall(caption.lower())]
-        return self._library.encode(_plain(caption), add_special_tokens=False).ids
-
-    def decode(self, ids: Iterable[int]) -> str:
-        """The caption up to END; PAD, START and UNKNOWN are left out."""
-        kept: list[int] = []
-        for i in ids:
-            if i == END:
-                break
-            if i >= len(SPECIALS):
-                kept.append(int(i))
-        return " ".join(self._words[i] for i in kept) if self.unit == "word" else self._library.decode(kept).strip()
-
-    def tokens(self, ids: Iterable[int]) -> list[str]:
-        """Each id's own text, for showing where the model looked."""
-        return [self.decode([i]) for i in ids]
-
-    def save(self, folder: Path) -> None:
-        content = {"unit": self.unit, "content": self._content}
-        (folder / FILE).write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
-
-    @classmethod
-    def load(cls, folder: Path) -> Vocabulary:
-        """The vocabulary of a run folder.
-
-        Raises:
-            RunError: missing or damaged.
-        """
-        path = folder / FILE
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            return cls(content["unit"], content["content"])
-        except Exception as error:  # tokenizers raises bare Exception for text that is not a tokenizer
-            raise RunError(
-                f"{path}: missing or damaged ({type(error).__name__}: {error}). Restore it or train again."
-            ) from None
-
-
-def _plain(text: str) -> str:
-    """What byte-pair encoding sees of a caption: its words in lower case."""
-    return " ".join(WORD.findall(text.lower()))

@@ -1,23 +1,23 @@
-"""Text to token ids and back, by character, byte, word or byte-pair encoding; the latter two by Hugging Face tokenizers.
+"""Running text to token ids and back, by character, byte, word or byte-pair encoding (the last two by Hugging Face tokenizers).
 
-Ids 0 and 1 are the same everywhere: UNKNOWN, what the vocabulary lacks, and END, which closes a document.
+Ids 0 and 1 are UNKNOWN, for what the vocabulary lacks, and END, which closes a document. Single sentences have a tokenizer of
+their own in `sentences`.
 """
 
 from __future__ import annotations
 
 import codecs
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
 import numpy as np
 
+from unrolled.data.sources import Source
 from unrolled.errors import DataError, RunError
 
-if TYPE_CHECKING:
-    from unrolled.data.text import Source
-
+T = TypeVar("T")
 UNKNOWN, END = "<|unknown|>", "<|end|>"
 FILE = "tokenizer.json"
 WORDS = r"\n|<[^\s<>]+>|[^\W_]+(?:['’\-][^\W_]+)*|[^\w\s]|_"
@@ -39,17 +39,17 @@ class Tokenizer:
     def encode_source(self, source: Source) -> Iterator[np.ndarray]:
         return (self.encode(text) for text in source.text())
 
-    def pieces(self, ids: Iterable[int]) -> Iterator[str]:
+    def decode_stream(self, ids: Iterable[int]) -> Iterator[str]:
         """Text as it becomes known while ids come in, for printing a sample as it is generated."""
         raise NotImplementedError
 
     def decode(self, ids: Iterable[int]) -> str:
-        return "".join(self.pieces(ids))
+        return "".join(self.decode_stream(ids))
 
-    def characters(self) -> np.ndarray | None:
+    def characters_per_token(self) -> np.ndarray | None:
         """How many characters of text each id stands for, (V,), so that bits per character are comparable between units.
 
-        None where text cannot be had back from tokens (words: spacing and rare words are lost).
+        None where tokens do not give the text back (words: spacing and rare words are lost).
         """
         raise NotImplementedError
 
@@ -57,7 +57,7 @@ class Tokenizer:
         """What `save` writes beside `unit` and `documents`."""
         raise NotImplementedError
 
-    def check_prompt(self, text: str) -> np.ndarray:
+    def encode_prompt(self, text: str) -> np.ndarray:
         """Token ids of a prompt.
 
         Raises:
@@ -99,10 +99,10 @@ class CharTokenizer(Tokenizer):
         codepoints = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
         return self._id[codepoints]
 
-    def pieces(self, ids: Iterable[int]) -> Iterator[str]:
+    def decode_stream(self, ids: Iterable[int]) -> Iterator[str]:
         return ({0: "\ufffd", 1: ""}.get(i) or ("" if i == 1 else self.vocabulary[i - 2]) for i in ids)
 
-    def characters(self) -> np.ndarray:
+    def characters_per_token(self) -> np.ndarray:
         counts = np.ones(self.size, np.int64)
         counts[self.end] = 0
         return counts
@@ -128,15 +128,15 @@ class ByteTokenizer(Tokenizer):
         return np.frombuffer(text.encode(), np.uint8).astype(np.int64) + 2
 
     def encode_source(self, source: Source) -> Iterator[np.ndarray]:
-        return (np.frombuffer(piece, np.uint8).astype(np.int64) + 2 for piece in source.pieces())
+        return (np.frombuffer(block, np.uint8).astype(np.int64) + 2 for block in source.blocks())
 
-    def pieces(self, ids: Iterable[int]) -> Iterator[str]:
+    def decode_stream(self, ids: Iterable[int]) -> Iterator[str]:
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
         for i in ids:
             yield decoder.decode(bytes([i - 2]) if i >= 2 else b"")
         yield decoder.decode(b"", final=True)
 
-    def characters(self) -> np.ndarray:
+    def characters_per_token(self) -> np.ndarray:
         return np.array([0, 0, *((byte & 0xC0) != 0x80 for byte in range(256))], np.int64)  # continuation bytes count none
 
     def state(self) -> dict[str, Any]:
@@ -152,29 +152,22 @@ class LibraryTokenizer(Tokenizer):
 
     @classmethod
     def learn(cls, unit: str, sources: Sequence[Source], size: int, documents: bool) -> LibraryTokenizer:
-        from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
+        specials, texts = [UNKNOWN, END], (text for source in sources for text in source.text())
+        if unit == "bpe":
+            return cls(unit, learn_bpe(texts, size, specials, add_prefix_space=False), documents)
+        from tokenizers import Regex, models, pre_tokenizers, trainers
         from tokenizers import Tokenizer as Library
 
-        specials = [UNKNOWN, END]
-        if unit == "word":
-            library = Library(models.WordLevel(unk_token=UNKNOWN))
-            library.pre_tokenizer = pre_tokenizers.Split(Regex(WORDS), "removed", invert=True)  # type: ignore[assignment]
-            trainer = trainers.WordLevelTrainer(vocab_size=size, special_tokens=specials, show_progress=False)
-        else:
-            library = Library(models.BPE())
-            library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # type: ignore[assignment]
-            library.decoder = decoders.ByteLevel()  # type: ignore[assignment]
-            alphabet = pre_tokenizers.ByteLevel.alphabet()
-            trainer = trainers.BpeTrainer(
-                vocab_size=size, special_tokens=specials, initial_alphabet=alphabet, show_progress=False
-            )
-        library.train_from_iterator((text for source in sources for text in source.text()), trainer)
+        library = Library(models.WordLevel(unk_token=UNKNOWN))
+        library.pre_tokenizer = pre_tokenizers.Split(Regex(WORDS), "removed", invert=True)  # type: ignore[assignment]
+        trainer = trainers.WordLevelTrainer(vocab_size=size, special_tokens=specials, show_progress=False)
+        library.train_from_iterator(texts, trainer)
         return cls(unit, library, documents)
 
     def encode(self, text: str) -> np.ndarray:
         return np.array(self._library.encode(text, add_special_tokens=False).ids, np.int64)
 
-    def pieces(self, ids: Iterable[int]) -> Iterator[str]:
+    def decode_stream(self, ids: Iterable[int]) -> Iterator[str]:
         if self.unit == "word":
             yield from _spaced(self._library.id_to_token(int(i)) for i in ids if i != self.end)
             return
@@ -185,7 +178,7 @@ class LibraryTokenizer(Tokenizer):
             if i != self.end:
                 yield stream.step(self._library, int(i)) or ""
 
-    def characters(self) -> np.ndarray | None:
+    def characters_per_token(self) -> np.ndarray | None:
         if self.unit == "word":
             return None
         byte_of = _byte_of_bpe_letter()
@@ -215,19 +208,49 @@ def load(folder: Path) -> Tokenizer:
     Raises:
         RunError: missing or damaged.
     """
-    path = folder / FILE
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        unit, documents = content["unit"], content["documents"]
-        if unit == "char":
-            return CharTokenizer(content["vocabulary"], documents)
-        if unit == "byte":
-            return ByteTokenizer(documents)
-        from tokenizers import Tokenizer as Library
+    return read(folder / FILE, _from_saved)
 
-        return LibraryTokenizer(unit, Library.from_str(json.dumps(content["library"])), documents)
+
+def read(path: Path, build: Callable[[Any], T]) -> T:
+    """What `build` makes of a JSON file's content.
+
+    Raises:
+        RunError: missing or damaged.
+    """
+    try:
+        return build(json.loads(path.read_text(encoding="utf-8")))
     except Exception as error:  # the library raises bare Exception for text that is not a tokenizer
         raise RunError(f"{path}: missing or damaged ({type(error).__name__}: {error}). Restore it or train again.") from None
+
+
+def from_json(content: Any) -> Any:
+    """A Hugging Face tokenizer from its parsed JSON."""
+    from tokenizers import Tokenizer as Library
+
+    return Library.from_str(json.dumps(content))
+
+
+def learn_bpe(texts: Iterable[str], size: int, specials: Sequence[str], *, add_prefix_space: bool) -> Any:
+    """Byte-level byte-pair encoding (Sennrich, Haddow and Birch 2016; Radford et al. 2019): `size` tokens, `specials` first."""
+    from tokenizers import Tokenizer as Library
+    from tokenizers import decoders, models, pre_tokenizers, trainers
+
+    library = Library(models.BPE())
+    library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=add_prefix_space)  # type: ignore[assignment]
+    library.decoder = decoders.ByteLevel()  # type: ignore[assignment]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=size, special_tokens=list(specials), initial_alphabet=alphabet, show_progress=False
+    )
+    library.train_from_iterator(texts, trainer)
+    return library
+
+
+def _from_saved(content: Any) -> Tokenizer:
+    unit, documents = content["unit"], content["documents"]
+    if unit == "char":
+        return CharTokenizer(content["vocabulary"], documents)
+    return ByteTokenizer(documents) if unit == "byte" else LibraryTokenizer(unit, from_json(content["library"]), documents)
 
 
 def _spaced(words: Iterable[str]) -> Iterator[str]:

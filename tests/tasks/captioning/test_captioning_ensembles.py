@@ -8,8 +8,8 @@ from tests.tasks.captioning.tiny import TINY, F, H, P, V
 from tests.tolerance import assert_same
 
 from unrolled import tasks
-from unrolled.data.captions import END, PAD
 from unrolled.data.images import read_image
+from unrolled.data.sentences import END, PAD
 from unrolled.tasks.captioning import data, generate, loss
 from unrolled.tasks.captioning.config import Config
 from unrolled.tasks.captioning.model import Ensemble
@@ -32,7 +32,7 @@ def test_an_ensemble_writes_by_the_mean_probability_and_each_member_learns_by_it
         step_by_step.append(written.logits)
         state = written.state
     assert_same(torch.cat(step_by_step, 1).detach(), together.logits.detach())
-    batch = {"features": features, "tokens": data.lay_out([[[4, 5]], [[6, 7, 8]], [[9]]], longest=9), "learns": False}
+    batch = {"features": features, "tokens": data.pad_captions([[[4, 5]], [[6, 7, 8]], [[9]]], longest=9), "learns": False}
     losses = [loss.likelihood_loss(one, batch, config).loss for one in ensemble.members]
     assert_same(loss.likelihood_loss(ensemble, batch, config).loss.detach(), torch.stack(losses).mean().detach())
 
@@ -61,4 +61,4 @@ def test_consensus_takes_the_sentence_that_agrees_best_with_drawn_ones(captioner
     scores = [score + 0.3 * likely[c.text] for score, c in zip(agreement, one.captions, strict=True)]
     assert scores == sorted(scores, reverse=True) == pytest.approx([c.score for c in one.captions], rel=1e-4)
     with pytest.raises(ValueError, match="consensus expected a judge"):
-        generate.write(run.model, run.vocabulary, seen, longest=4, consensus=3)
+        generate.write(run.model, run.tokenizer, seen, longest=4, consensus=3)

@@ -4,7 +4,7 @@ import torch
 from tests.tasks.captioning.tiny import F, P, model
 from tests.tolerance import assert_same
 
-from unrolled.data.captions import END, PAD, START, UNKNOWN
+from unrolled.data.sentences import END, PAD, START, UNKNOWN
 from unrolled.metrics import CiderReward
 from unrolled.tasks.captioning import data, generate, loss
 from unrolled.tasks.captioning.config import Config
@@ -12,7 +12,11 @@ from unrolled.tasks.captioning.config import Config
 
 def test_the_loss_is_summed_over_steps_averaged_over_captions_and_blind_to_padding() -> None:
     captioner = model(image="initial")
-    batch = {"features": torch.randn(2, P, F), "tokens": data.lay_out([[[4, 5, 6], [7]], [[8, 9]]], longest=9), "learns": False}
+    batch = {
+        "features": torch.randn(2, P, F),
+        "tokens": data.pad_captions([[[4, 5, 6], [7]], [[8, 9]]], longest=9),
+        "learns": False,
+    }
     assert batch["tokens"].shape == (2, 2, 5)
     step = loss.likelihood_loss(captioner, batch, Config(label_smoothing=0))
     total = 0.0
@@ -26,7 +30,7 @@ def test_the_loss_is_summed_over_steps_averaged_over_captions_and_blind_to_paddi
 
 def test_the_doubly_stochastic_penalty_is_its_equation() -> None:
     captioner = model(image="attention")
-    batch = {"features": torch.randn(2, P, F), "tokens": data.lay_out([[[4, 5]], [[6, 7, 8]]], longest=9), "learns": False}
+    batch = {"features": torch.randn(2, P, F), "tokens": data.pad_captions([[[4, 5]], [[6, 7, 8]]], longest=9), "learns": False}
     plain = loss.likelihood_loss(captioner, batch, Config(label_smoothing=0.1))
     step = loss.likelihood_loss(captioner, batch, Config(label_smoothing=0.1, doubly_stochastic=2.0))
     penalty = 0.0

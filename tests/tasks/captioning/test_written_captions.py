@@ -6,8 +6,8 @@ import pytest
 import torch
 from tests.tasks.captioning.tiny import F, P, model
 
-from unrolled.data.captions import END, PAD, START, UNKNOWN
-from unrolled.tasks.captioning import data, generate
+from unrolled.data.sentences import END, PAD, START, UNKNOWN, SentenceTokenizer
+from unrolled.tasks.captioning import generate
 from unrolled.tasks.captioning.task import Run
 
 
@@ -28,10 +28,10 @@ def test_padding_and_unknown_are_never_written() -> None:
     captioner = model(image="initial").float()
     with torch.no_grad():
         captioner.output.bias[[PAD, START, UNKNOWN]] = 50.0  # by far the likeliest, were they allowed
-    vocabulary = data.Vocabulary("word", list("abcdefg"))
+    tokenizer = SentenceTokenizer("word", list("abcdefg"))
     seen = captioner.see(torch.randn(3, P, F))
     for how in ({"beam": 2}, {"temperature": 1.0, "captions": 4}):
-        for captions in generate.write(captioner, vocabulary, seen, longest=6, **how):
+        for captions in generate.write(captioner, tokenizer, seen, longest=6, **how):
             for caption in captions:
                 assert not set(caption.tokens) & {PAD, START, UNKNOWN, END}
                 assert len(caption.tokens) <= 6 + 1

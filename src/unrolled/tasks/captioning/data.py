@@ -17,9 +17,10 @@ from torch import Tensor
 
 from unrolled import checkpoint, encoders
 from unrolled.data import captions as source
-from unrolled.data.captions import END, PAD, START, Captioned, Photo, Vocabulary
+from unrolled.data.captions import CaptionedPhoto, Photo
 from unrolled.data.features import FeatureCache, digest
 from unrolled.data.images import read_image
+from unrolled.data.sentences import PAD, SentenceTokenizer, pad_sentences
 from unrolled.encoders import Encoder
 from unrolled.errors import ConfigError, DataError
 from unrolled.tasks.captioning.config import Config
@@ -51,11 +52,13 @@ def prepare(config: Config, folder: Path, say: Say) -> None:
     training, validation = split(config, say)
     if config.start:
         _check_start(config)
-        vocabulary = Vocabulary.load(Path(config.start))
+        tokenizer = SentenceTokenizer.load(Path(config.start))
         shutil.copyfile(Path(config.start) / checkpoint.MODEL, folder / STARTING_WEIGHTS)
     else:
-        captions = [one.captions for one in training]
-        vocabulary = Vocabulary.learn(config.unit, captions, config.minimum_count, config.vocabulary_size)
+        captions = [caption for one in training for caption in one.captions]
+        tokenizer = SentenceTokenizer.learn(
+            config.unit, captions, minimum_count=config.minimum_count, vocabulary_size=config.vocabulary_size
+        )
     parts = {"train": [example(one) for one in training], "validation": [example(one) for one in validation]}
     encoder, _ = encoder_of(config, folder / STARTING_WEIGHTS)
     if config.fine_tune_from:  # features would not last
@@ -74,7 +77,7 @@ def prepare(config: Config, folder: Path, say: Say) -> None:
         for part, several in parts.items()
     }
     (folder / FILE).write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
-    vocabulary.save(folder)
+    tokenizer.save(folder)
 
 
 def encoder_of(config: Config, weights: Path) -> tuple[Encoder, bool]:
@@ -117,7 +120,7 @@ def load(folder: Path) -> dict[str, list[Example]]:
         raise DataError(f"{folder / FILE}: missing or damaged ({error}). Train again.") from None
 
 
-def split(config: Config, say: Say) -> tuple[list[Captioned], list[Captioned]]:
+def split(config: Config, say: Say) -> tuple[list[CaptionedPhoto], list[CaptionedPhoto]]:
     """(training, validation): as the lists say, or a tenth for validation, drawn by the seed."""
     if len(config.data) > 1:
         raise DataError(
@@ -131,7 +134,7 @@ def split(config: Config, say: Say) -> tuple[list[Captioned], list[Captioned]]:
         say(f"{len(everything.absent):,} photos that have captions are not there: {everything.absent[0]!r} and so on")
     by_name = {one.name: one for one in everything.photos}
 
-    def listed(path: str) -> list[Captioned]:
+    def listed(path: str) -> list[CaptionedPhoto]:
         found = [by_name[name] for name in source.read_list(Path(path), by_name) if name in by_name]
         if not found:
             raise DataError(f"{path}: none of its names is a photo that {config.data[0]} has captions for.")
@@ -151,7 +154,7 @@ def _list_path(name: str, beside: Path) -> Path:
     return Path(name) if Path(name).exists() or not (beside / name).exists() else beside / name
 
 
-def example(one: Captioned) -> Example:
+def example(one: CaptionedPhoto) -> Example:
     """With what the photo is known by.
 
     Raises:
@@ -235,16 +238,16 @@ class Batches:
     Args:
         config: the run's settings.
         several: the photos.
-        vocabulary: what makes ids of the captions.
+        tokenizer: what makes ids of the captions.
         encoder: the CNN, which says how it wants its photos where it learns.
         cache: where the features are where it does not; all must be there.
     """
 
     def __init__(
-        self, config: Config, several: list[Example], vocabulary: Vocabulary, encoder: Encoder, cache: FeatureCache | None
+        self, config: Config, several: list[Example], tokenizer: SentenceTokenizer, encoder: Encoder, cache: FeatureCache | None
     ) -> None:
         self.config, self.examples, self.encoder, self.cache = config, several, encoder, cache
-        self.ids = [[vocabulary.encode(caption) for caption in one.captions] for one in several]
+        self.ids = [[tokenizer.encode(caption) for caption in one.captions] for one in several]
         self.per_epoch = math.ceil(len(several) / config.batch_size)
         self._order: tuple[int, np.ndarray] = (-1, np.empty(0))
 
@@ -264,22 +267,19 @@ class Batches:
         else:
             features = torch.stack([pixels(self.encoder, one, self.config.crops, chance) for one in chosen])
             features = torch.where(torch.from_numpy(mirror).view(-1, 1, 1, 1), features.flip(-1), features)
-        tokens = lay_out([self.ids[i] for i in photos], self.config.longest)
+        tokens = pad_captions([self.ids[i] for i in photos], self.config.longest)
         learns = bool(self.config.fine_tune_from) and epoch + 1 >= (self.config.fine_tune_from or 0)
         return {"photos": torch.from_numpy(photos), "features": features, "tokens": tokens, "learns": learns}
 
 
-def lay_out(ids: Sequence[Sequence[Sequence[int]]], longest: int) -> Tensor:
-    """Captions of each photo -> (N, captions, 1 + steps): START, words, END, then PAD; a caption cut at `longest` has no END.
-
-    Photos with fewer captions than others have rows of PAD.
+def pad_captions(ids: Sequence[Sequence[Sequence[int]]], longest: int) -> Tensor:
+    """Captions of N photos -> (N, captions, 1 + T), each row as `pad_sentences` has it; photos with fewer captions than others
+    have rows of PAD.
     """
-    rows = [[[START, *caption, END][: longest + 1] for caption in several] for several in ids]
-    steps = max((len(row) for several in rows for row in several), default=2)
-    tokens = torch.full((len(rows), max(map(len, rows), default=1), max(2, steps)), PAD)
-    for n, several in enumerate(rows):
-        for c, row in enumerate(several):
-            tokens[n, c, : len(row)] = torch.tensor(row)
+    rows = pad_sentences((caption for captions in ids for caption in captions), longest)
+    counts = torch.tensor([len(captions) for captions in ids])
+    tokens = rows.new_full((len(ids), int(counts.max()), rows.shape[1]), PAD)
+    tokens[torch.arange(tokens.shape[1]) < counts.unsqueeze(1)] = rows
     return tokens
 
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from unrolled.data.captions import END, PAD, START, UNKNOWN, Vocabulary
+from unrolled.data.sentences import END, PAD, START, UNKNOWN, SentenceTokenizer
 from unrolled.decoding import beam_search
 from unrolled.metrics import CiderReward
 from unrolled.tasks.captioning.model import Captioner, Ensemble, Seen, SeenByAll
@@ -32,7 +32,7 @@ class Caption(NamedTuple):
 @torch.inference_mode()
 def write(
     model: Captioner | Ensemble,
-    vocabulary: Vocabulary,
+    tokenizer: SentenceTokenizer,
     seen: Seen | SeenByAll,
     *,
     longest: int,
@@ -52,7 +52,7 @@ def write(
 
     Args:
         model: in evaluation mode.
-        vocabulary: the run's.
+        tokenizer: the run's.
         seen: `model.see` of the photos.
         longest: words of a caption at most.
         beam: unfinished sentences kept at each step; 1 is greedy. As wide as `captions` at least.
@@ -77,11 +77,11 @@ def write(
         drawn = _drawn(model, seen, longest, captions, temperature, seed)
         likely = _log_p(model, seen, drawn) / ((drawn != PAD).sum(-1) ** length_power)
         several = [
-            [Caption(vocabulary.decode(row), score, _spoken(row)) for row, score in zip(rows, scores, strict=True)]
+            [Caption(tokenizer.decode(row), score, _spoken(row)) for row, score in zip(rows, scores, strict=True)]
             for rows, scores in zip(drawn.tolist(), likely.tolist(), strict=True)
         ]
         return [sorted(some, key=lambda caption: -caption.score) for some in several]
-    ranked = _searched(model, vocabulary, seen, longest, max(beam, captions), length_power)
+    ranked = _searched(model, tokenizer, seen, longest, max(beam, captions), length_power)
     if consensus:
         if judge is None:
             raise ValueError("consensus expected a judge to compare sentences with, got none.")
@@ -96,12 +96,12 @@ def write(
 
 @torch.inference_mode()
 def explain(
-    model: Captioner | Ensemble, vocabulary: Vocabulary, seen: Seen | SeenByAll, caption: Caption
+    model: Captioner | Ensemble, tokenizer: SentenceTokenizer, seen: Seen | SeenByAll, caption: Caption
 ) -> tuple[list[str], Tensor | None]:
     """The words of a caption of one photo, and where the model looked for each: weights (T, P), or None without attention."""
     before = torch.tensor([[START, *caption.tokens]], device=seen.device)[:, : len(caption.tokens)]
     weights = model(seen, before).weights if caption.tokens else None
-    return vocabulary.tokens(caption.tokens), None if weights is None else weights[0]
+    return [tokenizer.decode([token]) for token in caption.tokens], None if weights is None else weights[0]
 
 
 def draw(model: Captioner | Ensemble, seen: Seen | SeenByAll, chances: Tensor, temperature: float = 1.0) -> Tensor:
@@ -171,7 +171,12 @@ def _spoken(row: list[int]) -> list[int]:
 
 
 def _searched(
-    model: Captioner | Ensemble, vocabulary: Vocabulary, seen: Seen | SeenByAll, longest: int, beam: int, length_power: float
+    model: Captioner | Ensemble,
+    tokenizer: SentenceTokenizer,
+    seen: Seen | SeenByAll,
+    longest: int,
+    beam: int,
+    length_power: float,
 ) -> list[list[Caption]]:
     """All that a search of this width finds for each photo, likeliest first."""
     kept = torch.arange(seen.photos, device=seen.device)
@@ -198,4 +203,4 @@ def _searched(
         length_power=length_power,
         forbidden=(PAD, UNKNOWN),
     )
-    return [[Caption(vocabulary.decode(one.tokens), one.score, one.tokens) for one in several] for several in found]
+    return [[Caption(tokenizer.decode(one.tokens), one.score, one.tokens) for one in several] for several in found]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from unrolled.data.captions import PAD, START
+from unrolled.data.sentences import PAD, START
 from unrolled.metrics import CiderReward
 from unrolled.tasks.captioning.config import Config
 from unrolled.tasks.captioning.generate import draw, only_words

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from unrolled import checkpoint
 from unrolled.data import captions as source
-from unrolled.data.captions import END, Vocabulary
 from unrolled.data.features import FeatureCache
 from unrolled.data.images import find_images, read_image
+from unrolled.data.sentences import END, SentenceTokenizer
 from unrolled.errors import DataError
 from unrolled.metrics import CiderReward, caption_scores
 from unrolled.progress import Progress
@@ -39,7 +39,7 @@ class Task:
 
     def __init__(self, config: Config, folder: Path) -> None:
         self.config, self.folder = config, folder
-        self.vocabulary = Vocabulary.load(folder)
+        self.tokenizer = SentenceTokenizer.load(folder)
         examples = data.load(folder)
         self.encoder, self.learned = data.encoder_of(config, folder / data.STARTING_WEIGHTS)
         training, self.validation = examples["train"], examples["validation"]
@@ -53,19 +53,19 @@ class Task:
                 raise DataError(
                     f"{folder}: features are no longer in {self.cache.folder}, and some photos are not where they were."
                 )
-        self.batches = Batches(config, training, self.vocabulary, self.encoder, self.cache)
+        self.batches = Batches(config, training, self.tokenizer, self.encoder, self.cache)
         self.reward = None
         if config.objective == "self-critical":
             self.reward = CiderReward([[[*ids, END] for ids in several] for several in self.batches.ids])
         self.summary = (
             f"{len(training):,} photos with {sum(map(len, self.batches.ids)):,} captions to learn from, "
-            f"{len(self.validation):,} photos to measure on, vocabulary of {self.vocabulary.size:,}"
+            f"{len(self.validation):,} photos to measure on, vocabulary of {self.tokenizer.size:,}"
         )
 
     def build(self) -> nn.Module:
         learns = self.config.fine_tune_from is not None
         encoder = self.encoder.requires_grad_(learns) if learns or self.learned else None
-        model = build(self.config, self.vocabulary.size, self.encoder.channels, encoder)
+        model = build(self.config, self.tokenizer.size, self.encoder.channels, encoder)
         start = self.folder / data.STARTING_WEIGHTS
         if start.exists():
             tensors, _ = checkpoint.read_tensors(start)
@@ -86,13 +86,13 @@ class Task:
         """On greedy captions; `loss` is the objective's: nats per token, or minus the captions' CIDEr."""
         if not self.validation:
             return {}
-        metrics = measure(model, self.vocabulary, self.validation, self.cache, longest=self.config.longest, beam=1)  # type: ignore[arg-type]
+        metrics = measure(model, self.tokenizer, self.validation, self.cache, longest=self.config.longest, beam=1)  # type: ignore[arg-type]
         return {**metrics, "loss": -metrics["cider"]} if self.reward else metrics
 
     def show(self, model: nn.Module, seed: int) -> str:
         several = self.validation or self.batches.examples
         chosen = [several[(seed * 7 + i * 31) % len(several)] for i in range(min(4, len(several)))]
-        written = _captions(model, self.vocabulary, chosen, self.cache, longest=self.config.longest)  # type: ignore[arg-type]
+        written = _captions(model, self.tokenizer, chosen, self.cache, longest=self.config.longest)  # type: ignore[arg-type]
         return "\n".join(f"{one.name}: {captions[0].text}" for one, captions in zip(chosen, written, strict=True))
 
 
@@ -122,9 +122,9 @@ class Run:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         self.config: Config = checkpoint.open_config(self.folder, Task.name, Config)
-        self.vocabulary = Vocabulary.load(self.folder)
+        self.tokenizer = SentenceTokenizer.load(self.folder)
         self.encoder, learned = data.encoder_of(self.config, self.folder / checkpoint.MODEL)
-        self.model = build(self.config, self.vocabulary.size, self.encoder.channels, self.encoder if learned else None)
+        self.model = build(self.config, self.tokenizer.size, self.encoder.channels, self.encoder if learned else None)
         checkpoint.load_model(self.folder, self.model)
         self.model.eval()
 
@@ -132,7 +132,7 @@ class Run:
     def judge(self) -> CiderReward:
         """Of what captions have in common; how rare an n-gram is, those that the run learned from say."""
         examples = data.load(self.folder)["train"]
-        return CiderReward([[self.vocabulary.encode(caption) for caption in one.captions] for one in examples])
+        return CiderReward([[self.tokenizer.encode(caption) for caption in one.captions] for one in examples])
 
     def how(self, **given: Any) -> dict[str, Any]:
         """What `generate.write` is told: the run's settings, unless given otherwise."""
@@ -148,7 +148,7 @@ class Run:
         examples = data.load(self.folder)
         chosen = (examples["validation"] or examples["train"])[:5]
         chosen = data.take_features(self.cache, chosen, False, _silent)  # anew, if the CNN has learned
-        written = _captions(self.model, self.vocabulary, chosen, self.cache, **self.how())
+        written = _captions(self.model, self.tokenizer, chosen, self.cache, **self.how())
         progress.panel(
             "\n".join(f"{one.name}: {captions[0].text}" for one, captions in zip(chosen, written, strict=True)), "captions"
         )
@@ -203,13 +203,13 @@ class Run:
     ) -> Iterator[Captioned]:
         features = self.encoder(pixels)
         seen = self.model.see(features)
-        written = write(self.model, self.vocabulary, seen, **self.how(**how))
+        written = write(self.model, self.tokenizer, seen, **self.how(**how))
         for n, ((path, photo), captions) in enumerate(zip(photos, written, strict=True)):
             if not show:
                 yield Captioned(path, captions)
                 continue
             one = seen.take(slice(n, n + 1))
-            yield Captioned(path, captions, photo, *explain(self.model, self.vocabulary, one, captions[0]))
+            yield Captioned(path, captions, photo, *explain(self.model, self.tokenizer, one, captions[0]))
 
     def evaluate(
         self, *paths: str, images: str | None = None, report: Callable[[str, int, int], None] | None = None, **how: Any
@@ -227,13 +227,13 @@ class Run:
         several = data.take_features(self.cache, examples, False, problems.append, partial(report, "features"))
         if not several:
             raise DataError(f"{', '.join(paths)}: none of its photos can be read. {problems[0]}")
-        metrics = measure(self.model, self.vocabulary, several, self.cache, partial(report, "captions"), **self.how(**how))
+        metrics = measure(self.model, self.tokenizer, several, self.cache, partial(report, "captions"), **self.how(**how))
         return {**metrics, "photos": len(several), "photos_left_out": len(found.absent) + len(found.photos) - len(several)}
 
 
 def measure(
     model: Captioner | Ensemble,
-    vocabulary: Vocabulary,
+    tokenizer: SentenceTokenizer,
     several: Sequence[Example],
     cache: FeatureCache | None,
     report: Callable[[int, int], None] | None = None,
@@ -246,10 +246,10 @@ def measure(
     total, count, candidates = 0.0, 0, {}
     for begin, seen in _see(model, several, cache):
         chosen = several[begin : begin + PHOTOS_AT_ONCE]
-        ids = [[vocabulary.encode(caption) for caption in one.captions] for one in chosen]
-        one, tokens = nats(model, seen, data.lay_out(ids, how["longest"]).to(_device(model)))
+        ids = [[tokenizer.encode(caption) for caption in one.captions] for one in chosen]
+        one, tokens = nats(model, seen, data.pad_captions(ids, how["longest"]).to(_device(model)))
         total, count = total + one, count + tokens
-        for n, captions in enumerate(write(model, vocabulary, seen, **how), begin):
+        for n, captions in enumerate(write(model, tokenizer, seen, **how), begin):
             candidates[str(n)] = captions[0].text
         if report:
             report(len(candidates), len(several))
@@ -257,9 +257,13 @@ def measure(
 
 
 def _captions(
-    model: Captioner | Ensemble, vocabulary: Vocabulary, several: Sequence[Example], cache: FeatureCache | None, **how: Any
+    model: Captioner | Ensemble,
+    tokenizer: SentenceTokenizer,
+    several: Sequence[Example],
+    cache: FeatureCache | None,
+    **how: Any,
 ) -> list[list[Caption]]:
-    return [one for _, seen in _see(model, several, cache) for one in write(model, vocabulary, seen, **how)]
+    return [one for _, seen in _see(model, several, cache) for one in write(model, tokenizer, seen, **how)]
 
 
 def _see(

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from unrolled.data import text, tokenizers
+from unrolled.data import sources, tokenizers
+from unrolled.data.token_streams import TokenStreams, encode_documents, open_tokens, write_tokens
 from unrolled.data.tokenizers import Tokenizer
 from unrolled.errors import DataError
 from unrolled.tasks.language_model.config import Config
@@ -21,14 +22,14 @@ def prepare(config: Config, folder: Path, say: Callable[[str], None]) -> None:
     Raises:
         DataError: no text, unreadable text, or too little of it.
     """
-    sources = text.find(config.data, binary=config.unit == "byte")
-    if config.documents and len(sources) < 2:
-        raise DataError(f"--documents expected several files to keep apart, got one ({sources[0].path}). Leave it out.")
-    tokenizer = tokenizers.learn(config.unit, sources, config.vocabulary_size)
+    documents = sources.find(config.data, binary=config.unit == "byte")
+    if config.documents and len(documents) < 2:
+        raise DataError(f"--documents expected several files to keep apart, got one ({documents[0].path}). Leave it out.")
+    tokenizer = tokenizers.learn(config.unit, documents, config.vocabulary_size)
     (folder / FOLDER).mkdir()
-    text.write_tokens(sources, tokenizer, folder / FOLDER)
+    write_tokens(documents, tokenizer, folder / FOLDER)
     tokenizer.save(folder)
-    streams(config, split(config, text.open_tokens(folder / FOLDER))[0])  # refuses too little text before anything starts
+    streams(config, split(config, open_tokens(folder / FOLDER))[0])  # refuses too little text before anything starts
 
 
 def split(config: Config, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -39,8 +40,8 @@ def split(config: Config, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return tokens[: len(tokens) - kept], tokens[len(tokens) - kept - 1 :]
 
 
-def streams(config: Config, tokens: np.ndarray) -> text.Streams:
-    return text.Streams(tokens, config.batch_size, config.k1, config.seed)
+def streams(config: Config, tokens: np.ndarray) -> TokenStreams:
+    return TokenStreams(tokens, config.batch_size, config.k1, config.seed)
 
 
 def encode(paths: list[str], tokenizer: Tokenizer) -> np.ndarray:
@@ -49,12 +50,8 @@ def encode(paths: list[str], tokenizer: Tokenizer) -> np.ndarray:
     Raises:
         DataError: fewer than two tokens: there is nothing to predict.
     """
-    sources = text.find(paths, binary=tokenizer.unit == "byte")
-    parts: list[np.ndarray] = []
-    for source in sources:
-        ids = list(tokenizer.encode_source(source))
-        parts += ids + ([np.array([tokenizer.end])] if tokenizer.documents and ids else [])
-    tokens = np.concatenate(parts) if parts else np.empty(0, np.int64)
+    documents = sources.find(paths, binary=tokenizer.unit == "byte")
+    tokens = np.concatenate([np.empty(0, np.int64), *encode_documents(documents, tokenizer)])
     if len(tokens) < 2:
         raise DataError(f"{', '.join(paths)}: expected at least 2 tokens to measure on, got {len(tokens)}.")
     return tokens

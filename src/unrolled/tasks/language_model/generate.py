@@ -53,7 +53,7 @@ def generate(
         generator.seed()
     else:
         generator.manual_seed(seed)
-    ids = tokenizer.check_prompt(prompt) if prompt else tokenizer.encode("\n")
+    ids = tokenizer.encode_prompt(prompt) if prompt else tokenizer.encode("\n")
     first = [tokenizer.end] if tokenizer.documents else []
     context = [*first, *ids.tolist()] if prompt else first or [int(i) for i in ids if i != tokenizer.unknown] or [2]
     settings = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
@@ -62,11 +62,11 @@ def generate(
         streamer = stream.Streamer(model.layers, **model.tables(), precision=precision)
         context_ids = torch.tensor(context)
         ids = streamer.stream(length, context=context_ids, seed=seed, forbidden=forbidden, stop=tokenizer.end, **settings)
-        return tokenizer.pieces(i for i in ids if i != tokenizer.end)
+        return tokenizer.decode_stream(i for i in ids if i != tokenizer.end)
     if precision != "fp32":
         reason = stream.supported(getattr(model, "layers", model), precision)
         raise ConfigError(f"--precision {precision}: expected a model the streaming engine runs; {reason}. Use fp32.")
-    return tokenizer.pieces(_tokens(model, context, length, forbidden, tokenizer.end, generator, settings))
+    return tokenizer.decode_stream(_tokens(model, context, length, forbidden, tokenizer.end, generator, settings))
 
 
 @torch.inference_mode()

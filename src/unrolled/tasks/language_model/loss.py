@@ -76,7 +76,7 @@ def measure(
             report(max(0, end), length)
     loss = nats / total
     metrics = {"loss": loss, "perplexity": math.exp(min(loss, 700.0))}
-    characters = tokenizer.characters()
+    characters = tokenizer.characters_per_token()
     if characters is not None and (count := int(characters[tokens[1:]].sum())):
         metrics["bits_per_character"] = nats / math.log(2) / count
     return metrics

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from unrolled import checkpoint, export
-from unrolled.data import text, tokenizers
+from unrolled.data import tokenizers
+from unrolled.data.token_streams import open_tokens
 from unrolled.errors import ExportError
 from unrolled.progress import Progress
 from unrolled.tasks.language_model import data
@@ -33,13 +34,13 @@ class Task:
         self.config, self.folder = config, folder
         self.tokenizer = tokenizers.load(folder)
         self.unit = {"char": "chars", "byte": "bytes"}.get(config.unit, "tokens")
-        training, self.validation = data.split(config, text.open_tokens(folder / data.FOLDER))
+        training, self.validation = data.split(config, open_tokens(folder / data.FOLDER))
         self.streams = data.streams(config, training)
         self.summary = (
             f"{len(training):,} {self.unit} to learn from, {max(0, len(self.validation) - 1):,} to measure on, "
             f"vocabulary of {self.tokenizer.size:,}"
         )
-        self.characters = self.tokenizer.characters()
+        self.characters = self.tokenizer.characters_per_token()
 
     def build(self) -> nn.Module:
         return LanguageModel(self.config, self.tokenizer.size)

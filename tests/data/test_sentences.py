@@ -1,0 +1,41 @@
+"""Sentences become ids and come back, before and after saving."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from unrolled.data import sentences
+from unrolled.data.sentences import END, START, UNKNOWN, SentenceTokenizer, pad_sentences
+from unrolled.errors import RunError
+
+
+@pytest.mark.parametrize("unit", ["word", "bpe"])
+def test_a_tokenizer_gives_sentences_back_after_saving(tmp_path: Path, unit: str) -> None:
+    texts = ["A man's red t-shirt.", "a red dog"]
+    SentenceTokenizer.learn(unit, texts, minimum_count=1, vocabulary_size=270).save(tmp_path)
+    tokenizer = SentenceTokenizer.load(tmp_path)
+    ids = tokenizer.encode("A man's red t-shirt.")
+    assert tokenizer.decode([START, *ids, END, *ids]) == "a man's red t-shirt"
+    assert max(ids) < tokenizer.size
+
+
+def test_words_that_are_rare_are_unknown_and_never_written() -> None:
+    tokenizer = SentenceTokenizer.learn("word", ["a dog", "a cat"], minimum_count=2)
+    assert tokenizer.encode("A dog") == [4, UNKNOWN]
+    assert tokenizer.decode([4, UNKNOWN]) == "a"
+
+
+def test_the_vocabulary_of_a_run_of_0_1_still_opens(tmp_path: Path) -> None:
+    (tmp_path / "vocabulary.json").write_text(json.dumps({"unit": "word", "content": ["a", "dog"]}))
+    assert SentenceTokenizer.load(tmp_path).encode("A dog, a cat.") == [4, 5, 4, UNKNOWN]
+
+
+def test_a_damaged_vocabulary_is_named(tmp_path: Path) -> None:
+    (tmp_path / sentences.FILE).write_text("{")
+    with pytest.raises(RunError, match=r"vocabulary\.json: missing or damaged"):
+        SentenceTokenizer.load(tmp_path)
+
+
+def test_a_sentence_that_is_too_long_is_truncated_and_has_no_end() -> None:
+    assert pad_sentences([[5, 6], [7], []], longest=2).tolist() == [[START, 5, 6], [START, 7, END], [START, END, 0]]
