@@ -36,14 +36,18 @@ def test_a_sequence_of_length_zero_leaves_the_state(kind: str, variant: dict) ->
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)
 @pytest.mark.parametrize("kind", KINDS)
 def test_resets_equal_running_the_pieces_apart(kind: str, variant: dict) -> None:
+    """A reset stands before a step in reading order, so each direction reads pieces of its own."""
     layer, _ = twins(kind, **{**variant, "num_layers": 1})
     x = torch.randn(*((B, T, I) if layer.batch_first else (T, B, I)), dtype=torch.float64)
-    time = 1 if layer.batch_first else 0
+    time, width = 1 if layer.batch_first else 0, layer.proj_size or layer.hidden_size
     resets = torch.zeros(T, B, dtype=torch.bool)
-    if layer.bidirectional:  # the second direction reads from the end: its cut before step 1 is the first's before 2
-        return
     resets[2] = True
-    whole, _ = layer(x, resets=resets.T if layer.batch_first else resets)
-    first, _ = layer(x.narrow(time, 0, 2))
-    second, _ = layer(x.narrow(time, 2, T - 2))
-    assert_same(whole, torch.cat([first, second], dim=time))
+    whole, last = layer(x, resets=resets.T if layer.batch_first else resets)
+    for direction, ends in enumerate((2, 3)[: layer.num_directions]):  # from the end, step 2 begins a piece that step 0 ends
+        pieces = [x.narrow(time, 0, ends), x.narrow(time, ends, T - ends)]
+        outputs, states = zip(*(layer(piece) for piece in pieces), strict=True)
+        one_direction = slice(direction * width, (direction + 1) * width)
+        assert_same(whole[..., one_direction], torch.cat(outputs, dim=time)[..., one_direction])
+        read_last = states[0 if direction else 1]
+        for part, alone in zip(flat((whole, last))[1:], flat((whole, read_last))[1:], strict=True):
+            assert_same(part[direction], alone[direction])
