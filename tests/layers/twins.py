@@ -7,8 +7,6 @@ from torch import nn
 import unrolled
 
 T, B, I, H = 5, 3, 4, 7
-
-
 KINDS = {
     "rnn": (unrolled.RNN, nn.RNN, {}),
     "relu": (unrolled.RNN, nn.RNN, {"nonlinearity": "relu"}),
@@ -16,8 +14,6 @@ KINDS = {
     "projected": (unrolled.LSTM, nn.LSTM, {"proj_size": 3}),
     "gru": (unrolled.GRU, nn.GRU, {}),
 }
-
-
 VARIANTS = [
     {},
     {"bidirectional": True},

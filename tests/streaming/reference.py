@@ -15,12 +15,8 @@ CELLS = {
     "tanh": nn.RNN,
     "relu": lambda *sizes, **options: nn.RNN(*sizes, nonlinearity="relu", **options),
 }
-
-
 SIZES = [(1, 1, 1, 1), (3, 15, 2, 3), (7, 16, 1, 1), (16, 17, 3, 2), (33, 31, 1, 4), (5, 32, 2, 5), (20, 33, 1, 7),
          (67, 67, 2, 1), (64, 100, 1, 6)]  # I, H, L, B  # fmt: skip
-
-
 SCORES = torch.tensor([1.0, -2.0, 2.0, 0.5, 0.0, 2.0, -8.0, 1.5, 0.7, -0.5, 0.1])
 
 

@@ -9,6 +9,7 @@ import torch
 from tests.tolerance import assert_same
 from torch import nn
 
+import unrolled
 from unrolled import kernels, tasks
 from unrolled.data import tokenizers
 from unrolled.data.token_streams import TokenStreams
@@ -37,6 +38,22 @@ def test_tied_weights_are_one_parameter() -> None:
     assert isinstance(model.encoder, nn.Embedding)
     assert model.decoder.weight is model.encoder.weight
     assert sum(p.shape == (V, 8) for p in model.parameters()) == 1
+
+
+@pytest.mark.parametrize("num_layers", [1, 2])
+@pytest.mark.parametrize("cell", ["rnn", "lstm", "gru"])
+def test_in_training_dropout_acts_between_layers_and_before_the_output_layer(cell: str, num_layers: int) -> None:
+    model = LanguageModel(Config(cell=cell, hidden_size=7, num_layers=num_layers, dropout=0.4), V)
+    between = 0.4 if num_layers > 1 else 0.0
+    layers = getattr(unrolled, cell.upper())(7, 7, num_layers, batch_first=True, dropout=between)
+    layers.load_state_dict(model.layers.state_dict())
+    tokens = torch.randint(V, (3, 5))
+    torch.manual_seed(1)
+    hidden, _ = layers(model.encoder(tokens))
+    expected = model.decoder(nn.functional.dropout(hidden, 0.4))
+    torch.manual_seed(1)
+    assert_same(model(tokens)[0], expected)
+    assert_same(model.eval()(tokens)[0], model.decoder(layers.eval()(model.encoder(tokens))[0]))
 
 
 @pytest.mark.parametrize("cell", ["rnn", "lstm", "gru"])

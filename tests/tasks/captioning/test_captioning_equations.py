@@ -1,9 +1,10 @@
-"""The model is its equations, written out, and a batch or a whole caption changes nothing in them."""
+"""The model is its equations, written out, dropout's places among them, and a whole caption changes nothing in them."""
 
 import pytest
 import torch
 from tests.tasks.captioning.tiny import WAYS, F, H, P, V, model
 from tests.tolerance import assert_same
+from torch import nn
 
 from unrolled import cells
 from unrolled.cells import Weights
@@ -26,20 +27,33 @@ def test_word_by_word_gives_what_the_whole_caption_gives(cell: str, image: str) 
         assert_same(last, one)
 
 
+class Times(nn.Module):
+    """Stands where dropout does, so that the equations show what passes through it."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.factor * x
+
+
 def told(captioner: Captioner, h: torch.Tensor, z: torch.Tensor | None, e: torch.Tensor) -> torch.Tensor:
-    deep = captioner.deep(torch.cat([h, e] if z is None else [h, z, e], dim=-1))
-    return captioner.output(torch.tanh(deep))
+    drop = captioner.dropout
+    deep = captioner.deep(torch.cat([drop(h), e] if z is None else [drop(h), z, e], dim=-1))
+    return captioner.output(drop(torch.tanh(deep)))
 
 
 def first_step(image: str) -> tuple[Captioner, torch.Tensor, torch.Tensor, torch.Tensor, list[Weights]]:
     """A vanilla RNN captioner, the places it sees (P, H), a word's embedding (1, H), the logits it gives, its weights."""
     captioner = model(cell="rnn", image=image, attention="additive")
+    captioner.dropout, captioner.place_dropout = Times(0.7), Times(1.3)
     features = torch.randn(1, P, F)
     seen = captioner.see(features)
-    places = torch.relu(captioner.keep(captioner.norm(features.double())))[0]
+    places = captioner.place_dropout(torch.relu(captioner.keep(captioner.norm(features.double()))))[0]
     assert_same(seen.places[0], places)
     word = torch.tensor([[7]])
-    e = captioner.embedding(word)[0] * captioner.embedding_scale
+    e = captioner.dropout(captioner.embedding(word)[0] * captioner.embedding_scale)
     weights = [Weights(*layer.all_weights[0]) for layer in captioner.layers]
     return captioner, places, e, captioner(seen, word).logits[0], weights
 
@@ -47,14 +61,15 @@ def first_step(image: str) -> tuple[Captioner, torch.Tensor, torch.Tensor, torch
 def test_initial_state_is_an_affine_of_the_pooled_feature() -> None:
     captioner, places, e, logits, (low, high) = first_step("initial")
     h0, h1 = captioner.start(places.mean(0, keepdim=True)).chunk(2, dim=-1)
-    h = cells.rnn_tanh_cell(cells.rnn_tanh_cell(e, h0, low), h1, high)
-    assert_same(logits, told(captioner, h, None, e))
+    h = captioner.dropout(cells.rnn_tanh_cell(e, h0, low))
+    assert_same(logits, told(captioner, cells.rnn_tanh_cell(h, h1, high), None, e))
 
 
 def test_at_every_step_the_photo_is_an_extra_term() -> None:
     captioner, places, e, logits, (low, high) = first_step("every-step")
     w_xh, w_ih = low.w_ih[:, :H], low.w_ih[:, H:]
     h = torch.tanh(e @ w_xh.T + places.mean(0) @ w_ih.T + low.b_ih + low.b_hh)  # h_0 = 0: no W_hh term yet
+    h = captioner.dropout(h)
     assert_same(logits, told(captioner, cells.rnn_tanh_cell(h, torch.zeros_like(h), high), None, e))
 
 
@@ -69,13 +84,36 @@ def test_show_attend_and_tell_looks_before_each_step() -> None:
     captioner, places, e, logits, (low, high) = first_step("attention")
     h0, h1 = torch.tanh(captioner.start(places.mean(0, keepdim=True))).chunk(2, dim=-1)
     z = attended(captioner, places, h0)
-    h = cells.rnn_tanh_cell(cells.rnn_tanh_cell(torch.cat([e, z], -1), h0, low), h1, high)
-    assert_same(logits, told(captioner, h, z, e))
+    h = captioner.dropout(cells.rnn_tanh_cell(torch.cat([e, z], -1), h0, low))
+    assert_same(logits, told(captioner, cells.rnn_tanh_cell(h, h1, high), z, e))
 
 
 def test_attention_between_looks_after_the_first_layer() -> None:
     captioner, places, e, logits, (low, high) = first_step("attention-between")
     h0, h1 = torch.tanh(captioner.start(places.mean(0, keepdim=True))).chunk(2, dim=-1)
-    h = cells.rnn_tanh_cell(e, h0, low)
+    h = captioner.dropout(cells.rnn_tanh_cell(e, h0, low))
     z = attended(captioner, places, h)
     assert_same(logits, told(captioner, cells.rnn_tanh_cell(torch.cat([h, z], -1), h1, high), z, e))
+
+
+def share_dropped(x: torch.Tensor, whole: torch.Tensor) -> float:
+    """How much of `whole` is zero in x; the rest must be scaled up by what is missing."""
+    there, kept = whole != 0, (x != 0) & (whole != 0)
+    share = 1 - float(kept.sum() / there.sum())
+    factor = (x[kept] / whole[kept]).mean().detach()
+    assert_same(x[kept], factor * whole[kept])
+    assert share == pytest.approx(1 - 1 / float(factor), abs=0.03)  # five standard errors of thousands of units
+    return share
+
+
+@pytest.mark.parametrize(("rate", "of_places"), [(0.5, 0.1), (0.05, 0.05)])
+def test_in_training_units_are_dropped_at_the_rate_and_places_at_a_tenth_at_most(rate: float, of_places: float) -> None:
+    captioner, features, words = model(dropout=rate), torch.randn(200, 20, F), torch.randn(500, 5, 20, dtype=torch.float64)
+    whole, whole_words = captioner.see(features).places, captioner.dropout(words)
+    assert torch.equal(whole_words, words)
+    captioner.train()
+    assert share_dropped(captioner.see(features).places, whole) == pytest.approx(of_places, abs=0.03)
+    dropped = captioner.dropout(words)
+    assert share_dropped(dropped, words) == pytest.approx(rate, abs=0.03)
+    assert torch.equal(dropped[:, 0] == 0, dropped[:, 4] == 0)  # the same units at every step of a caption
+    assert not torch.equal(dropped[0] == 0, dropped[1] == 0)  # others in another

@@ -1,8 +1,10 @@
 """The losses of captioning against their sums, written out."""
 
+import pytest
 import torch
 from tests.tasks.captioning.tiny import F, P, model
 from tests.tolerance import assert_same
+from torch.nn.functional import cross_entropy
 
 from unrolled.data.sentences import END, PAD, START, UNKNOWN
 from unrolled.metrics import CiderReward
@@ -26,6 +28,19 @@ def test_the_loss_is_summed_over_steps_averaged_over_captions_and_blind_to_paddi
         total -= sum(log_p[t, word] for t, word in enumerate([*caption, END]))
     assert_same(step.loss, total / 3)
     assert step.count == 3
+
+
+def test_label_smoothing_is_cross_entropys() -> None:
+    captioner, smooth = model(image="initial"), 0.3
+    tokens = data.lay_out([[[4, 5, 6]], [[7]]], longest=9)
+    batch = {"features": torch.randn(2, P, F), "tokens": tokens, "learns": False}
+    step = loss.likelihood_loss(captioner, batch, Config(label_smoothing=smooth))
+    logits = captioner(captioner.see(batch["features"]), tokens[:, 0, :-1]).logits.float()  # (B, T, V)
+    given = {"ignore_index": PAD, "reduction": "sum"}
+    expected = cross_entropy(logits.transpose(1, 2), tokens[:, 0, 1:], label_smoothing=smooth, **given) / 2
+    assert_same(step.loss, expected)
+    nats = cross_entropy(logits.transpose(1, 2), tokens[:, 0, 1:], **given) / 6  # words and END of both
+    assert step.report["nats_per_token"] == pytest.approx(float(nats))
 
 
 def test_the_doubly_stochastic_penalty_is_its_equation() -> None:

@@ -6,11 +6,7 @@ from unrolled.tasks.captioning.config import Config
 from unrolled.tasks.captioning.model import Captioner
 
 V, H, F, P = 11, 6, 10, 4
-
-
 WAYS = ("initial", "every-step", "attention", "attention-between")
-
-
 TINY = {
     "hidden_size": 32,
     "batch_size": 8,
