@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from unrolled import checkpoint, tasks
+from unrolled import checkpoint, files, tasks
 from unrolled.errors import RunError
 
 
@@ -19,14 +19,14 @@ def run(trained: Path, tmp_path: Path) -> Path:
 
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "file"
-    checkpoint.write_atomically(path, b"old")
+    files.write_atomically(path, b"old")
 
     def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
     with pytest.raises(RunError, match=r"could not write 3 bytes, the disk is full.*kept"):
-        checkpoint.write_atomically(path, b"new")
+        files.write_atomically(path, b"new")
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -34,14 +34,14 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path,
 def test_a_new_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     class StopError(Exception): ...
 
-    with pytest.raises(StopError), checkpoint.new_folder(tmp_path / "run") as folder:  # noqa: PT012
+    with pytest.raises(StopError), files.new_folder(tmp_path / "run") as folder:  # noqa: PT012
         (folder / "half").write_text("x")
         raise StopError
     assert list(tmp_path.iterdir()) == []
-    with checkpoint.new_folder(tmp_path / "run") as folder:
+    with files.new_folder(tmp_path / "run") as folder:
         (folder / "whole").write_text("x")
     assert [p.name for p in (tmp_path / "run").iterdir()] == ["whole"]
-    with pytest.raises(RunError, match="already there and not empty"), checkpoint.new_folder(tmp_path / "run"):
+    with pytest.raises(RunError, match="already there and not empty"), files.new_folder(tmp_path / "run"):
         pass
 
 
@@ -118,5 +118,5 @@ def test_an_unfinished_last_report_is_passed_over(run: Path) -> None:
     with open(run / checkpoint.METRICS, "a") as file:
         file.write('{"step": 61, "lo')
     assert checkpoint.read_metrics(run) == whole
-    checkpoint.cut_metrics(run, 30)
+    checkpoint.truncate_metrics(run, 30)
     assert max(line["step"] for line in checkpoint.read_metrics(run)) == 30

@@ -9,12 +9,13 @@ import unrolled
 
 ROOT = Path(unrolled.__file__).parent
 LEVEL = {
-    "errors": 0, "config": 1,
+    "errors": 0, "config": 1, "files": 1, "task": 2,
     "cells": 2, "kernels": 2, "memory": 2, "regularised": 2,
     "layers": 3, "bptt": 3, "attention": 3, "losses": 3, "metrics": 3, "decoding": 3, "encoders": 3, "data": 3,
-    "checkpoint": 4, "engine": 4, "progress": 5, "conversion": 4, "classroom": 3, "export": 4, "inspection": 5, "training": 5,
-    "tasks": 6,
-    "cli": 7, "web": 7, "__main__": 8, "__init__": 8,
+    "checkpoint": 4, "engine": 4, "optimizer": 4, "progress": 4, "training_log": 5, "training_state": 5,
+    "conversion": 4, "classroom": 3, "export": 4, "inspection": 5, "training": 6,
+    "tasks": 7,
+    "cli": 8, "web": 8, "__main__": 9, "__init__": 9,
 }  # fmt: skip
 FILES = sorted(ROOT.rglob("*.py"))
 

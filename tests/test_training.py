@@ -16,7 +16,9 @@ from torch import nn
 from unrolled import checkpoint, tasks
 from unrolled.config import TrainingConfig
 from unrolled.errors import DivergenceError, RunError
-from unrolled.training import Counters, Step, learning_rate, train
+from unrolled.optimizer import learning_rate
+from unrolled.task import Counters, Metric, Run, Step, Task, require
+from unrolled.training import train
 
 
 def contents(folder: Path) -> dict[str, torch.Tensor]:
@@ -24,7 +26,8 @@ def contents(folder: Path) -> dict[str, torch.Tensor]:
     best, _ = checkpoint.read_tensors(folder / checkpoint.MODEL)
     last, facts = checkpoint.read_tensors(folder / checkpoint.TRAINING)
     facts.pop("seconds")
-    return {**{f"best.{k}": v for k, v in best.items()}, **last, "facts": torch.tensor([float(v) for v in facts.values()])}
+    counters = torch.tensor([math.inf if value is None else float(value) for value in facts.values()])
+    return {**{f"best.{k}": v for k, v in best.items()}, **last, "facts": counters}
 
 
 def assert_bit_identical(one: Path, other: Path) -> None:
@@ -37,10 +40,14 @@ class Toy:
     """The smallest task: fit a line; `losses` may be bent to see what the loop does."""
 
     name, unit, summary = "toy", "points", "8 points"
+    loss_name, selection = "squares", Metric()
 
     def __init__(self, validation: list[float] | None = None, spoil_at: int | None = None, **settings) -> None:
         given = {"max_steps": 20, "evaluate_every": 5, "save_every": 5, "sample_every": 0, **settings}
         self.config, self.validation, self.spoil_at = TrainingConfig(**given), validation, spoil_at
+
+    @staticmethod
+    def prepare(config, folder, say) -> None: ...
 
     def build(self) -> nn.Module:
         return nn.Linear(1, 1)
@@ -89,10 +96,38 @@ def test_reports_go_to_metrics_and_tensorboard(tmp_path: Path) -> None:
 
 def test_the_best_weights_are_kept_beside_the_last(tmp_path: Path) -> None:
     outcome = train(Toy(validation=[3.0, 2.0, 2.5, 2.2]), tmp_path)
-    assert (outcome.counters.best_step, outcome.counters.best_loss) == (10, 2.0)
+    assert (outcome.counters.best_step, outcome.counters.best) == (10, 2.0)
     best, _ = checkpoint.read_tensors(tmp_path / checkpoint.MODEL)
     last, _ = checkpoint.read_tensors(tmp_path / checkpoint.TRAINING)
     assert not torch.equal(best["weight"], last["model.weight"])
+
+
+def test_the_best_weights_are_those_of_the_metric_that_the_task_selects_by(tmp_path: Path) -> None:
+    class Scored(Toy):
+        selection = Metric("score", "points", lower_is_better=False)
+
+        def evaluate(self, model: nn.Module) -> dict[str, float]:
+            return {"score": loss["loss"], "loss": 0.0} if (loss := super().evaluate(model)) else {}
+
+    outcome = train(Scored(validation=[0.1, 0.5, 0.4, 0.3], patience=2), tmp_path)
+    assert (outcome.counters.best_step, outcome.counters.best, outcome.reason) == (10, 0.5, "early stopping")
+
+
+def test_what_a_task_or_a_run_lacks_is_named_in_one_line() -> None:
+    class Half:
+        name = "half"
+
+        def build(self) -> None: ...
+        def loss(self) -> None: ...
+
+    with pytest.raises(RunError) as error:
+        require(Half, Task, "their_package")
+    assert str(error.value) == "their_package: its Task lacks prepare, batch, evaluate, show; see unrolled.task.Task."
+    with pytest.raises(RunError, match="lacks unit, loss_name, selection, config, summary, prepare, batch, evaluate, show;"):
+        require(Half(), Task, "their_package")
+    with pytest.raises(RunError, match="its Run lacks evaluate, export, preview;"):
+        require(Half, Run, "their_package")
+    require(Toy(), Task, "toy")
 
 
 def test_it_stops_early_when_evaluations_do_not_get_better(tmp_path: Path) -> None:

@@ -6,17 +6,14 @@
     metrics.jsonl          one line per report
     ...                    what the task needs beside them (vocabulary, prepared data, pictures)
 
-Every file is written under a temporary name, flushed to disk and renamed. Nothing here unpickles.
+Every file is written as `unrolled.files` does: at any instant there is the old one or the new one. Nothing here unpickles.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
-import os
-import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,63 +26,11 @@ from torch import Tensor, nn
 import unrolled
 from unrolled.config import Saved, TrainingConfig
 from unrolled.errors import RunError, nearest
+from unrolled.files import write_atomically
 
 C = TypeVar("C", bound=TrainingConfig)
 FORMAT_VERSION = 1
 MODEL, TRAINING, CONFIG, METRICS = "model.safetensors", "training.safetensors", "config.json", "metrics.jsonl"
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write under a temporary name, fsync, rename: at `path` is the old file or the new one, never a part.
-
-    Raises:
-        RunError: the disk is full or refuses; nothing is left behind and the old file stays.
-    """
-    temporary = path.with_name(f".{path.name}.partial")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        _sync(path.parent)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise RunError(
-            f"{path}: could not write {len(content):,} bytes, {reason(error)}. What was there before is kept; "
-            "make room and go on with --resume."
-        ) from None
-
-
-@contextlib.contextmanager
-def new_folder(path: Path) -> Iterator[Path]:
-    """A folder to fill under a temporary name, which becomes `path` when the block ends well and vanishes when not.
-
-    Raises:
-        RunError: `path` is there already, or cannot be made.
-    """
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise RunError(f"{path}: already there and not empty. Name another --run, or continue it with --resume {path}.")
-    unfinished = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    for leftover in path.parent.glob(f".{path.name}.partial-*"):  # of a process that was killed
-        if not _is_running(leftover.name.rpartition("-")[2]):
-            shutil.rmtree(leftover, ignore_errors=True)
-    try:
-        unfinished.mkdir(parents=True)
-    except OSError as error:
-        raise RunError(f"{path}: cannot make this folder ({error.strerror}). Name another --run.") from None
-    try:
-        yield unfinished
-        for file in unfinished.rglob("*"):
-            if file.is_file():
-                _sync(file)
-        os.replace(unfinished, path)
-        _sync(path.parent)
-    except OSError as error:
-        raise RunError(f"{path}: could not be written, {reason(error)}. Nothing was left behind.") from None
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def write_config(folder: Path, task: str, config: TrainingConfig) -> None:
@@ -142,14 +87,13 @@ def open_config(folder: Path, task: str, config_class: type[C]) -> C:
         ) from None
 
 
-def save_model(folder: Path, model: nn.Module) -> None:
-    """Write the model's weights; tied ones once.
+def save_model(folder: Path, model: nn.Module, step: int) -> None:
+    """Write the model's weights, as they are after `step` steps; tied ones once.
 
     Raises:
         RunError: the disk is full or refuses; the old file stays.
     """
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in untied(model).items()}
-    write_atomically(folder / MODEL, safetensors.torch.save(tensors, {"format": "pt"}))
+    save_tensors(folder / MODEL, deduplicated_state(model), {"step": step})
 
 
 def load_model(folder: Path, model: nn.Module) -> None:
@@ -159,12 +103,12 @@ def load_model(folder: Path, model: nn.Module) -> None:
         RunError: the file is missing or truncated, or its tensors have other names or shapes than the model's.
     """
     tensors, _ = read_tensors(folder / MODEL)
-    put_weights(folder / MODEL, model, tensors)
+    load_weights(folder / MODEL, model, tensors)
 
 
-def put_weights(path: Path, model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+def load_weights(path: Path, model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Copy tensors into the model's parameters after checking that they are the ones it has."""
-    expected = untied(model)
+    expected = deduplicated_state(model)
     for name in sorted(expected.keys() ^ tensors.keys()):
         what = "lacks" if name in expected else "has an unexpected"
         raise RunError(f"{path}: {what} tensor {name!r}. It was not written by a run with this config.json.")
@@ -180,9 +124,13 @@ def put_weights(path: Path, model: nn.Module, tensors: Mapping[str, Tensor]) -> 
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-    """Tensors and a JSON object in one file, so that they can never be of different moments."""
+    """Tensors and a JSON object in one file, so that they can never be of different moments.
+
+    Raises:
+        RunError: the disk is full or refuses; the old file stays.
+    """
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_atomically(path, safetensors.torch.save(contiguous, {"facts": json.dumps(facts)}))
+    write_atomically(path, safetensors.torch.save(contiguous, {"format": "pt", "facts": json.dumps(facts)}))
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -217,48 +165,16 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     return lines
 
 
-def cut_metrics(folder: Path, step: int) -> None:
+def truncate_metrics(folder: Path, step: int) -> None:
     """Forget reports of later steps than the one being resumed from: they will be made again."""
     kept = [json.dumps(line) + "\n" for line in read_metrics(folder) if line["step"] <= step]
     write_atomically(folder / METRICS, "".join(kept).encode())
 
 
-def remove_partial_files(folder: Path) -> None:
-    """Clear what a kill during a write left behind."""
-    for leftover in folder.glob(".*.partial"):
-        leftover.unlink(missing_ok=True)
-
-
-def untied(model: nn.Module) -> dict[str, Tensor]:
+def deduplicated_state(model: nn.Module) -> dict[str, Tensor]:
     """Parameters and buffers by name, a tensor that has several names under its first only."""
     first_name: dict[int, str] = {}
     for name, tensor in model.state_dict(keep_vars=True).items():
         first_name.setdefault(id(tensor), name)
     kept = set(first_name.values())
     return {name: tensor for name, tensor in model.state_dict(keep_vars=True).items() if name in kept}
-
-
-def reason(error: OSError) -> str:
-    """Why a file could not be written, in a person's words."""
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    return "the disk is full" if full else error.strerror or str(error)
-
-
-def _is_running(pid: str) -> bool:
-    try:
-        os.kill(int(pid), 0)
-    except (ProcessLookupError, ValueError):
-        return False
-    except OSError:  # there, but not ours to ask
-        return True
-    return True
-
-
-def _sync(path: Path) -> None:
-    """Make a file's content or a folder's renames durable; not every system lets a folder be opened."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

@@ -304,7 +304,17 @@ def _train(
         )
         sys.exit(130)
     if not quiet:
-        tasks.load(outcome.folder).farewell(outcome, progress)
+        preview = tasks.load(outcome.folder).preview()
+        progress.panel(preview.text, preview.title)
+        progress.table(
+            {
+                "ended": f"{outcome.reason} after {outcome.counters.step:,} steps, {outcome.counters.seconds:.0f} s",
+                **{name.replace("_", " "): f"{value:.4f}" for name, value in outcome.metrics.items()},
+                "loss curve": outcome.folder / "loss.png",
+                "run folder": outcome.folder,
+            }
+        )
+        progress.say("\n".join(["\nTry next:", *(f"  {command}" for command in preview.commands)]))
 
 
 def _metavar(kind: Any) -> str:

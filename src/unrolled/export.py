@@ -14,7 +14,6 @@ return the name of its result, so that a model's export reads like its forward:
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from unrolled import files
 from unrolled.conversion import OURS, THEIRS, beyond_torch
 from unrolled.errors import ExportError
 from unrolled.layers import Recurrent
@@ -127,20 +127,9 @@ class Graph:
         return model
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the file under another name, and give it its own when it is on the disk."""
-        path, data = Path(path), self.model().SerializeToString()
-        unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            with open(unfinished, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(unfinished, path)
-        except OSError as error:
-            raise ExportError(f"{path} cannot be written: {error.strerror}.") from error
-        finally:
-            with contextlib.suppress(OSError):
-                unfinished.unlink()
+        """Write the file, whole or not at all."""
+        path = Path(path)
+        files.write_atomically(path, self.model().SerializeToString(), error=ExportError)
         return path
 
 

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from unrolled import checkpoint
+from unrolled import files
 
 _COLUMNS = 5
 _SMALL = 224  # pixels on the longer side of each map
@@ -74,7 +74,7 @@ def draw(
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=110)
     path.parent.mkdir(parents=True, exist_ok=True)
-    checkpoint.write_atomically(path, picture.getvalue())
+    files.write_atomically(path, picture.getvalue())
     return path
 
 

@@ -16,7 +16,7 @@ def describe(folder: str | Path) -> dict[str, Any]:
     """
     folder = Path(folder)
     saved = checkpoint.read_config(folder)
-    weights, _ = checkpoint.read_tensors(folder / checkpoint.MODEL)
+    weights, about = checkpoint.read_tensors(folder / checkpoint.MODEL)
     reports = checkpoint.read_metrics(folder)
     measured = [line for line in reports if line["part"] == "validation"]
     facts: dict[str, Any] = {
@@ -34,7 +34,7 @@ def describe(folder: str | Path) -> dict[str, Any]:
             "last_training_loss": _last_loss(reports),
         }
     if measured:
-        facts["best_validation"] = min(measured, key=lambda line: line["loss"])
+        facts["best_validation"] = next((line for line in measured if line["step"] == about.get("step")), None)
         facts["validation_loss_by_step"] = {str(line["step"]): round(line["loss"], 4) for line in measured}
     return facts
 

@@ -19,7 +19,7 @@ from unrolled.errors import RunError, nearest
 if TYPE_CHECKING:
     from unrolled.engine import Engine
     from unrolled.progress import Progress
-    from unrolled.training import Outcome
+    from unrolled.task import Outcome
 
 TASKS = {"language-model": "unrolled.tasks.language_model", "captioning": "unrolled.tasks.captioning"}
 """Name on the command line -> package."""
@@ -55,7 +55,7 @@ def train(
         RunError: the task or the folder cannot be; nothing is left half-written.
         DivergenceError: training met a NaN.
     """
-    from unrolled import checkpoint
+    from unrolled import checkpoint, files
     from unrolled.engine import Engine
     from unrolled.progress import Progress
 
@@ -63,10 +63,10 @@ def train(
     given = {**settings, **({"data": paths} if paths else {})}
     config = settings_of.load(config_class(task), Path(recipe) if recipe else None, given)
     folder = Path(run) if run else _default_folder(task)
-    module = importlib.import_module(_package(task) + ".task")
+    module = _module(task)
     engine = Engine(config.device, config.precision)  # before anything is written: the device may not be there
     progress = progress or Progress(quiet=True)
-    with checkpoint.new_folder(folder) as unfinished:
+    with files.new_folder(folder) as unfinished:
         with progress.preparing("preparing the data"):
             module.Task.prepare(config, unfinished, progress.say)
         checkpoint.write_config(unfinished, task, config)
@@ -93,10 +93,10 @@ def resume(run: str | Path, *, task: str | None = None, progress: Progress | Non
             f"{folder}: a resumed run keeps its settings; {'; '.join(differences)}. "
             "Leave those flags out, or begin a new run with --run."
         )
-    module = importlib.import_module(_package(saved.task) + ".task")
+    module = _module(saved.task)
     engine, progress = Engine(config.device, config.precision), progress or Progress(quiet=True)
     if not (folder / checkpoint.TRAINING).exists():  # stopped before its first checkpoint: begin again
-        checkpoint.cut_metrics(folder, 0)
+        checkpoint.truncate_metrics(folder, 0)
         return _run(module, config, folder, engine, progress, resume=False)
     return _run(module, config, folder, engine, progress, resume=True)
 
@@ -110,19 +110,30 @@ def load(run: str | Path) -> Any:
     from unrolled import checkpoint
 
     folder = Path(run)
-    module = importlib.import_module(_package(checkpoint.read_config(folder).task) + ".task")
-    return module.Run(folder)
+    return _module(checkpoint.read_config(folder).task).Run(folder)
 
 
 def _run(module: Any, config: Any, folder: Path, engine: Engine, progress: Progress, *, resume: bool) -> Outcome:
     from unrolled import training
     from unrolled.inspection import loss_curve
+    from unrolled.task import Task, require
 
     task = module.Task(config, folder)
+    require(task, Task, module.__name__)
     progress.say(task.summary)
     outcome = training.train(task, folder, resume=resume, engine=engine, progress=progress)
-    loss_curve.draw(folder)
+    loss_curve.draw(folder, task.loss_name, task.selection)
     return outcome
+
+
+def _module(task: str) -> Any:
+    """The module with a task's `Task` and `Run`."""
+    from unrolled.task import Run, Task, require
+
+    module = importlib.import_module(_package(task) + ".task")
+    require(module.Task, Task, module.__name__)
+    require(module.Run, Run, module.__name__)
+    return module
 
 
 def _package(task: str) -> str:

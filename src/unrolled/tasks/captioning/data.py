@@ -91,7 +91,7 @@ def encoder_of(config: Config, weights: Path) -> tuple[Encoder, bool]:
     tensors = checkpoint.read_tensors(weights)[0] if weights.exists() else {}
     learned = {name.removeprefix("encoder."): tensor for name, tensor in tensors.items() if name.startswith("encoder.")}
     if learned:
-        checkpoint.put_weights(weights, encoder, learned)
+        checkpoint.load_weights(weights, encoder, learned)
     return encoder, bool(learned)
 
 

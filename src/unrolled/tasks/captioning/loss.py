@@ -10,10 +10,10 @@ from torch.nn.functional import cross_entropy
 
 from unrolled.data.sentences import PAD, START
 from unrolled.metrics import CiderReward
+from unrolled.task import Step
 from unrolled.tasks.captioning.config import Config
 from unrolled.tasks.captioning.generate import draw, only_words
 from unrolled.tasks.captioning.model import Captioner, Ensemble, Seen, SeenByAll
-from unrolled.training import Step
 
 
 def likelihood_loss(model: Captioner | Ensemble, batch: dict[str, Any], config: Config) -> Step:

@@ -18,14 +18,13 @@ from unrolled.data.images import find_images, read_image
 from unrolled.data.sentences import END, SentenceTokenizer
 from unrolled.errors import DataError
 from unrolled.metrics import CiderReward, caption_scores
-from unrolled.progress import Progress
+from unrolled.task import Carry, Metric, Preview, Step
 from unrolled.tasks.captioning import data
 from unrolled.tasks.captioning.config import Config
 from unrolled.tasks.captioning.data import Batches, Example
 from unrolled.tasks.captioning.generate import Caption, explain, write
 from unrolled.tasks.captioning.loss import likelihood_loss, nats, self_critical_loss
 from unrolled.tasks.captioning.model import Captioner, Ensemble, Seen, SeenByAll, build
-from unrolled.training import Carry, Outcome, Step
 
 PHOTOS_AT_ONCE = 50
 
@@ -55,7 +54,9 @@ class Task:
                 )
         self.batches = Batches(config, training, self.tokenizer, self.encoder, self.cache)
         self.reward = None
+        self.loss_name, self.selection = "nats per caption", Metric("loss", "nats per token")
         if config.objective == "self-critical":
+            self.loss_name, self.selection = "REINFORCE", Metric("cider", "CIDEr", lower_is_better=False)
             self.reward = CiderReward([[[*ids, END] for ids in several] for several in self.batches.ids])
         self.summary = (
             f"{len(training):,} photos with {sum(map(len, self.batches.ids)):,} captions to learn from, "
@@ -71,7 +72,7 @@ class Task:
             tensors, _ = checkpoint.read_tensors(start)
             if encoder is not None:
                 tensors |= {f"encoder.{name}": tensor for name, tensor in encoder.state_dict().items()}
-            checkpoint.put_weights(start, model, tensors)
+            checkpoint.load_weights(start, model, tensors)
         return model
 
     def batch(self, step: int) -> dict[str, Any]:
@@ -83,11 +84,10 @@ class Task:
         return likelihood_loss(model, batch, self.config)  # type: ignore[arg-type]
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
-        """On greedy captions; `loss` is the objective's: nats per token, or minus the captions' CIDEr."""
+        """`measure`'s metrics, of greedy captions."""
         if not self.validation:
             return {}
-        metrics = measure(model, self.tokenizer, self.validation, self.cache, longest=self.config.longest, beam=1)  # type: ignore[arg-type]
-        return {**metrics, "loss": -metrics["cider"]} if self.reward else metrics
+        return measure(model, self.tokenizer, self.validation, self.cache, longest=self.config.longest, beam=1)  # type: ignore[arg-type]
 
     def show(self, model: nn.Module, seed: int) -> str:
         several = self.validation or self.batches.examples
@@ -143,24 +143,14 @@ class Run:
     def cache(self) -> FeatureCache:
         return FeatureCache(self.encoder)
 
-    def farewell(self, outcome: Outcome, progress: Progress) -> None:
-        """What a person sees when training is over: a few captions, the figures, and what to try next."""
+    def preview(self) -> Preview:
+        """Captions of a few photos that it was measured on."""
         examples = data.load(self.folder)
         chosen = (examples["validation"] or examples["train"])[:5]
         chosen = data.take_features(self.cache, chosen, False, _silent)  # anew, if the CNN has learned
         written = _captions(self.model, self.tokenizer, chosen, self.cache, **self.how())
-        progress.panel(
-            "\n".join(f"{one.name}: {captions[0].text}" for one, captions in zip(chosen, written, strict=True)), "captions"
-        )
-        progress.table(
-            {
-                "ended": f"{outcome.reason} after {outcome.counters.step:,} steps, {outcome.counters.seconds:.0f} s",
-                **{name.replace("_", " "): f"{value:.4f}" for name, value in outcome.metrics.items()},
-                "loss curve": self.folder / "loss.png",
-                "run folder": self.folder,
-            }
-        )
-        progress.say(f"\nTry next:\n  unrolled caption {self.folder} YOUR_PHOTO.jpg")
+        text = "\n".join(f"{one.name}: {captions[0].text}" for one, captions in zip(chosen, written, strict=True))
+        return Preview("captions", text, (f"unrolled caption {self.folder} YOUR_PHOTO.jpg",))
 
     def caption(
         self, *paths: str | Path, skipped: Callable[[str], None] | None = None, show: bool = False, **how: Any

@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy
 from unrolled import bptt
 from unrolled.data.tokenizers import Tokenizer
 from unrolled.losses import token_loss
-from unrolled.training import Carry, Step
+from unrolled.task import Carry, Step
 
 WARM_UP = 512  # tokens read before the first one counted, where a text is measured in parallel streams
 

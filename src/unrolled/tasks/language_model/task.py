@@ -14,13 +14,12 @@ from unrolled import checkpoint, export
 from unrolled.data import tokenizers
 from unrolled.data.token_streams import open_tokens
 from unrolled.errors import ExportError
-from unrolled.progress import Progress
+from unrolled.task import Carry, Metric, Preview, Step
 from unrolled.tasks.language_model import data
 from unrolled.tasks.language_model.config import Config
 from unrolled.tasks.language_model.generate import generate
 from unrolled.tasks.language_model.loss import measure, training_loss
 from unrolled.tasks.language_model.model import LanguageModel
-from unrolled.training import Carry, Outcome, Step
 
 
 class Task:
@@ -28,6 +27,8 @@ class Task:
 
     name = "language-model"
     unit = "tokens"
+    loss_name = "nats per token"
+    selection = Metric("loss", "nats per token")
     prepare = staticmethod(data.prepare)
 
     def __init__(self, config: Config, folder: Path) -> None:
@@ -80,23 +81,16 @@ class Run:
         checkpoint.load_model(self.folder, self.model)
         self.model.eval()
 
-    def farewell(self, outcome: Outcome, progress: Progress) -> None:
-        """What a person sees when training is over: a longer sample, the figures, and what to try next."""
-        text = "".join(self.sample(length=1000, temperature=0.7, seed=0)).strip("\n")
-        progress.panel(text, "a longer sample")
-        progress.table(
-            {
-                "ended": f"{outcome.reason} after {outcome.counters.step:,} steps, {outcome.counters.seconds:.0f} s",
-                **{name.replace("_", " "): f"{value:.4f}" for name, value in outcome.metrics.items()},
-                "loss curve": self.folder / "loss.png",
-                "run folder": self.folder,
-            }
-        )
-        progress.say(
-            "\nTry next:\n"
-            f"  unrolled sample {self.folder} --temperature 0.5 --length 2000\n"
-            f"  unrolled evaluate {self.folder} SOME_OTHER_TEXT.txt\n"
-            "  unrolled train language-model YOUR_TEXT.txt"
+    def preview(self) -> Preview:
+        """A longer sample than training showed."""
+        return Preview(
+            "a longer sample",
+            "".join(self.sample(length=1000, temperature=0.7, seed=0)).strip("\n"),
+            (
+                f"unrolled sample {self.folder} --temperature 0.5 --length 2000",
+                f"unrolled evaluate {self.folder} SOME_OTHER_TEXT.txt",
+                "unrolled train language-model YOUR_TEXT.txt",
+            ),
         )
 
     def sample(self, prompt: str = "", **how: Any) -> Iterator[str]:

@@ -1,0 +1,205 @@
+"""What training asks of a task, what the commands ask of a trained run, and what is passed between them.
+
+A task is a package with a class `Task`, opened on a run folder to be trained, and a class `Run`, opened on one that has been.
+Both are protocols: nothing is inherited. `require` says what a class or an object lacks.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+from unrolled.config import TrainingConfig
+from unrolled.errors import RunError
+
+Carry = dict[str, Tensor]
+"""What one step hands to the next besides the weights: a recurrent state, by name. Empty where nothing is carried."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Metric:
+    """The figure of an evaluation by which the best weights are kept and training stops early."""
+
+    name: str = "loss"
+    """Its key in what `Task.evaluate` returns."""
+    unit: str = "loss"
+    """What it is, for the axis of a plot: `nats per token`, `CIDEr`."""
+    lower_is_better: bool = True
+
+    def improves(self, value: float, best: float | None) -> bool:
+        """Whether `value` is better than the best so far; the first that is a number always is.
+
+        >>> Metric("cider", "CIDEr", lower_is_better=False).improves(0.6, best=0.5)
+        True
+        """
+        if best is None:
+            return not math.isnan(value)
+        return value < best if self.lower_is_better else value > best
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """What a task's loss returns."""
+
+    loss: Tensor
+    """The mean over the batch's `count` units, differentiable."""
+    count: int
+    """How many units the batch held. Where several processes share a batch, each one's gradient counts by it."""
+    carry: Carry = dataclasses.field(default_factory=dict)
+    """What the next step gets, detached."""
+    report: dict[str, float] = dataclasses.field(default_factory=dict)
+    """More to show beside the loss, means over the same units."""
+
+
+class Task(Protocol):
+    """What the training loop needs of a task, opened on its run folder."""
+
+    name: str
+    """Its name on the command line."""
+    unit: str
+    """What `Step.count` counts, for the rate on the screen: tokens, captions, frames."""
+    loss_name: str
+    """What the training loss is, for the axis of a plot: `nats per token`."""
+    selection: Metric
+    """By which figure of `evaluate` the best weights are kept."""
+    config: TrainingConfig
+    """Its settings, the loop's among them."""
+    summary: str
+    """One line about the data, for the screen."""
+
+    @staticmethod
+    def prepare(config: Any, folder: Path, say: Callable[[str], None]) -> None:
+        """Read the data and leave in the run folder what training needs of it; `say` shows a line.
+
+        Raises:
+            DataError: the data cannot be read or is too little.
+        """
+        ...
+
+    def build(self) -> nn.Module:
+        """The model, with fresh weights drawn from torch's generator.
+
+        A parameter whose attribute `learning_rate_share` is set learns at that share of the learning rate.
+        """
+        ...
+
+    def batch(self, step: int) -> dict[str, Any]:
+        """The batch of this step, a function of the number alone; tensors have the batch in dimension 0."""
+        ...
+
+    def loss(self, model: nn.Module, batch: dict[str, Any], carry: Carry) -> Step:
+        """The differentiable loss of a batch, from what the step before handed on (`carry`; empty at the first step).
+
+        What it returns as `Step.carry` must be detached: the next step's backward must not reach into this one.
+        """
+        ...
+
+    def evaluate(self, model: nn.Module) -> dict[str, float]:
+        """Metrics on the validation part, by standard name; `selection.name` among them. Empty when there is no such part."""
+        ...
+
+    def show(self, model: nn.Module, seed: int) -> str:
+        """A short sample of what the model makes now, for the screen."""
+        ...
+
+
+class Run(Protocol):
+    """What the commands need of a trained run, opened as `Run(folder)`. A task's own verbs are methods beside these."""
+
+    folder: Path
+    """The run folder."""
+    config: TrainingConfig
+    """The settings that it was trained with."""
+
+    def evaluate(self, *paths: str, report: Callable[[str, int, int], None] | None = None, **settings: Any) -> dict[str, float]:
+        """Metrics on data it has not seen, by standard name.
+
+        Args:
+            paths: the data, in any form that training takes.
+            report: told what is being done, how much of it is done, and of how much.
+            settings: settings of decoding to use in place of the run's.
+
+        Raises:
+            DataError: the data cannot be read or is too little.
+        """
+        ...
+
+    def export(self, path: Path) -> Path:
+        """Write the model for other runtimes; return where it is.
+
+        Raises:
+            ExportError: it cannot be written in that format.
+        """
+        ...
+
+    def preview(self) -> Preview:
+        """A look at what the model does, for the end of training."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Preview:
+    """What a trained run has to show."""
+
+    title: str
+    """What `text` is."""
+    text: str
+    """Something that the model made."""
+    commands: tuple[str, ...] = ()
+    """Commands to try next, each ready to be typed."""
+
+
+@dataclasses.dataclass
+class Counters:
+    """Where a run stands."""
+
+    step: int = 0
+    """Optimizer steps done."""
+    seconds: float = 0.0
+    """Time spent, over all resumptions; evaluations, samples and saves count, preparing the data does not."""
+    best: float | None = None
+    """The best value so far of the task's `selection`; None when nothing has been measured."""
+    best_step: int = 0
+    """The step it was measured at; 0 when nothing has been measured."""
+    evaluations_without_gain: int = 0
+    """In a row, up to now; `patience` limits them."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """How a run ended."""
+
+    folder: Path
+    counters: Counters
+    reason: str
+    """`finished`, `early stopping` or `interrupted`."""
+    metrics: dict[str, float]
+    """The last evaluation's."""
+
+
+def require(found: object, protocol: type, where: str) -> None:
+    """Refuse a class or an object that lacks members of `Task` or `Run`.
+
+    A class may set its attributes when it is opened, so of a class only the methods are asked for.
+
+    Raises:
+        RunError: naming everything that is missing.
+
+    >>> class Half:
+    ...     def build(self): ...
+    ...     def loss(self, model, batch, carry): ...
+    >>> require(Half, Task, "my_package")
+    Traceback (most recent call last):
+    ...
+    unrolled.errors.RunError: my_package: its Task lacks prepare, batch, evaluate, show; see unrolled.task.Task.
+    """
+    methods = [name for name, value in vars(protocol).items() if not name.startswith("_") and not isinstance(value, type)]
+    members = methods if isinstance(found, type) else [*protocol.__annotations__, *methods]
+    if missing := [name for name in members if not hasattr(found, name)]:
+        name = protocol.__name__
+        raise RunError(f"{where}: its {name} lacks {', '.join(missing)}; see {protocol.__module__}.{name}.")
