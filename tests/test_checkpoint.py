@@ -52,7 +52,7 @@ def test_tied_weights_are_written_once_and_come_back_tied(tmp_path: Path) -> Non
         return model
 
     first, second = make(), make()
-    checkpoint.save_model(tmp_path, first)
+    checkpoint.save_model(tmp_path, first, step=1)
     assert list(checkpoint.read_tensors(tmp_path / checkpoint.MODEL)[0]) == ["encoder.weight"]
     checkpoint.load_model(tmp_path, second)
     assert torch.equal(second["decoder"].weight, first["encoder"].weight)

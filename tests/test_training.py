@@ -109,7 +109,7 @@ def test_the_best_weights_are_those_of_the_metric_that_the_task_selects_by(tmp_p
         def evaluate(self, model: nn.Module) -> dict[str, float]:
             return {"score": loss["loss"], "loss": 0.0} if (loss := super().evaluate(model)) else {}
 
-    outcome = train(Scored(validation=[0.1, 0.5, 0.4, 0.3], patience=2), tmp_path)
+    outcome = train(Scored(validation=[0.1, 0.5, 0.4, 0.3, 0.9], patience=2, max_steps=25), tmp_path)
     assert (outcome.counters.best_step, outcome.counters.best, outcome.reason) == (10, 0.5, "early stopping")
 
 
