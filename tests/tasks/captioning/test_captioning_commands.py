@@ -42,7 +42,7 @@ def test_evaluating_tells_how_far_it_is(captioner: Path, shapes: Path) -> None:
 def test_what_a_run_cannot_do_is_said_with_what_it_can(command, captioner: Path) -> None:
     code, out, errors = command("sample", captioner)
     assert (code, out) == (2, "")
-    assert errors == f"error: {captioner}: a run of this task cannot sample. It can caption, evaluate.\n"
+    assert errors == f"error: {captioner}: a run of this task cannot sample. It can caption, evaluate, export.\n"
 
 
 def test_a_damaged_photo_is_skipped_in_a_folder_and_an_error_alone(

@@ -16,7 +16,7 @@ from unrolled.data import captions as source
 from unrolled.data.features import FeatureCache
 from unrolled.data.images import find_images, read_image
 from unrolled.data.sentences import END, SentenceTokenizer
-from unrolled.errors import DataError
+from unrolled.errors import DataError, ExportError
 from unrolled.metrics import CiderReward, caption_scores
 from unrolled.task import Carry, Metric, Preview, Step
 from unrolled.tasks.captioning import data
@@ -151,6 +151,14 @@ class Run:
         written = _captions(self.model, self.tokenizer, chosen, self.cache, **self.how())
         text = "\n".join(f"{one.name}: {captions[0].text}" for one, captions in zip(chosen, written, strict=True))
         return Preview("captions", text, (f"unrolled caption {self.folder} YOUR_PHOTO.jpg",))
+
+    def export(self, path: str | Path) -> Path:
+        """Not available for captioners.
+
+        Raises:
+            ExportError: always; it says why.
+        """
+        raise ExportError(f"{self.folder}: a captioner cannot be exported: unrolled.export writes no attention and no encoder.")
 
     def caption(
         self, *paths: str | Path, skipped: Callable[[str], None] | None = None, show: bool = False, **how: Any
