@@ -130,7 +130,8 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, 
         RunError: the disk is full or refuses; the old file stays.
     """
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_atomically(path, safetensors.torch.save(contiguous, {"format": "pt", "facts": json.dumps(facts)}))
+    metadata = {"facts": json.dumps(facts)}  # one key: safetensors writes several in another order each time
+    write_atomically(path, safetensors.torch.save(contiguous, metadata))
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
