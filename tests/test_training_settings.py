@@ -9,7 +9,9 @@ from torch import nn
 
 from unrolled import checkpoint
 from unrolled.config import TrainingConfig
-from unrolled.training import Counters, Step, learning_rate, train
+from unrolled.optimizer import learning_rate
+from unrolled.task import Counters, Metric, Step
+from unrolled.training import train
 
 STEPS = 6
 
@@ -34,6 +36,7 @@ class Task:
     """Train `Sum` with a gradient of our choice at every step."""
 
     name, unit, summary = "sum", "points", "no data"
+    loss_name, selection = "sum", Metric()
 
     def __init__(self, factors: list[float], **settings) -> None:
         self.factors, self.dtypes = factors, []
