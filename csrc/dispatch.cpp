@@ -7,6 +7,7 @@
 #endif
 
 #include "kernels.hpp"
+#include "lock.hpp"
 
 namespace {
 
@@ -72,7 +73,8 @@ struct Region {
 namespace unrolled {
 
 bool run_parallel(int threads, void (*body)(void *, int, int), void *data) {
-    if (!openmp_parallel) return false;
+    // An OpenMP runtime's threads are not there in a forked child, and GCC's would wait for them for ever.
+    if (!openmp_parallel || forks) return false;
     Region region{body, data, threads, true};
     openmp_parallel(
         [](void *p) {

@@ -1,10 +1,10 @@
 // Packed weights that outlive a call: a few, the least recently used thrown out first, behind a lock held for nanoseconds.
 // Whoever takes an entry has it alone until it is given back; a second thread that runs the same layer at the same time gets
-// an entry of its own.
+// an entry of its own. In a forked child the entries that other threads of the parent had at that moment stay taken.
 #include <string.h>
 
 #include "kernels.hpp"
-#include "spin_lock.hpp"
+#include "lock.hpp"
 
 namespace {
 
@@ -22,7 +22,6 @@ struct Entry {
 } entries[kMost];
 size_t all_bytes = 0;
 uint64_t clock_of_uses = 0;
-char locked = 0;
 
 bool same(const unrolled::PackedFrom &a, const unrolled::PackedFrom &b) {
     return a.weights == b.weights && a.layout == b.layout && a.H == b.H && a.K == b.K;
@@ -45,7 +44,7 @@ KeptWeights *take_kept_weights(const PackedFrom &from, size_t packed_bytes, size
     int thrown = 0;
     Entry *mine = nullptr;
     {
-        SpinLock lock(locked);
+        SpinLock lock(tables_lock);
         for (Entry &e : entries)
             if (e.kept.packed && !e.busy && same(e.from, from)) {
                 e.busy = true;
@@ -72,19 +71,19 @@ KeptWeights *take_kept_weights(const PackedFrom &from, size_t packed_bytes, size
     while (thrown > 0) give_memory_back(thrown_out[--thrown]);
     if (!mine) return nullptr;
     char *memory = static_cast<char *>(take_memory(bytes));
+    if (memory) memset(memory + packed_bytes, 0, fingerprint_bytes);
+    SpinLock lock(tables_lock);
     if (memory) {
-        memset(memory + packed_bytes, 0, fingerprint_bytes);
         mine->kept = {memory, memory + packed_bytes};
         return &mine->kept;
     }
-    SpinLock lock(locked);
     all_bytes -= bytes;
     *mine = {};
     return nullptr;
 }
 
 void give_kept_weights_back(KeptWeights *kept) {
-    SpinLock lock(locked);
+    SpinLock lock(tables_lock);
     reinterpret_cast<Entry *>(kept)->busy = false;  // its first member
 }
 

@@ -1,4 +1,5 @@
 // Memory that outlives a call. A few blocks, best fit by size, behind a lock held for nanoseconds.
+#include <pthread.h>
 #include <stdint.h>
 #include <stdlib.h>
 #if defined(__linux__)
@@ -6,7 +7,7 @@
 #endif
 
 #include "kernels.hpp"
-#include "spin_lock.hpp"
+#include "lock.hpp"
 
 namespace {
 
@@ -20,7 +21,6 @@ struct Block {
 } kept[kBlocks];
 size_t kept_bytes = 0;
 uint64_t clock_of_returns = 0;
-char locked = 0;
 
 size_t &size_of(void *memory) { return *reinterpret_cast<size_t *>(static_cast<char *>(memory) - kHeader); }
 
@@ -58,6 +58,23 @@ void offer_to_system(void *memory, size_t bytes) {
 
 namespace unrolled {
 
+int forks = 0;
+char tables_lock = 0;
+
+namespace {
+
+void before_fork() {
+    while (__atomic_test_and_set(&tables_lock, __ATOMIC_ACQUIRE)) sched_yield();
+}
+void after_fork() { __atomic_clear(&tables_lock, __ATOMIC_RELEASE); }
+void after_fork_in_child() {
+    ++forks;
+    after_fork();
+}
+[[maybe_unused]] const int registered = pthread_atfork(before_fork, after_fork, after_fork_in_child);
+
+}  // namespace
+
 void expect_all_of(void *memory, size_t bytes) {
 #if defined(MADV_HUGEPAGE)
     advise(memory, bytes, MADV_HUGEPAGE);
@@ -69,7 +86,7 @@ void expect_all_of(void *memory, size_t bytes) {
 void *take_memory(size_t bytes) {
 #if !defined(UNROLLED_CHECK_MEMORY)  // the sanitizers are to see every end of every block
     {
-        SpinLock lock(locked);
+        SpinLock lock(tables_lock);
         int best = -1;
         for (int i = 0; i < kBlocks; ++i)
             if (kept[i].memory && kept[i].bytes >= bytes && kept[i].bytes <= 2 * bytes + 4096 &&
@@ -93,7 +110,7 @@ void give_memory_back(void *memory) {
     int thrown = 0;
     if (bytes <= kKept) {
         offer_to_system(memory, bytes);
-        SpinLock lock(locked);
+        SpinLock lock(tables_lock);
         for (;;) {
             int place = -1, oldest = -1;
             for (int i = 0; i < kBlocks; ++i)

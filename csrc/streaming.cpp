@@ -1,6 +1,5 @@
 // The streaming engine's C interface: a stream's lifetime, which variant runs it, and choosing tokens.
 #include <math.h>
-#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #if defined(__linux__)
@@ -9,18 +8,19 @@
 
 #include <algorithm>
 
+#include "lock.hpp"
 #include "streaming_model.hpp"
 
+using unrolled::CallLock;
 using unrolled::StreamCall;
 using unrolled::StreamKernels;
 using unrolled::StreamModel;
-using unrolled::StreamWatched;
 using unrolled::StreamWalk;
 
 struct unrolled_stream {
     StreamModel model;
     const StreamKernels *kernels;
-    int busy;
+    int holder;  // of the lock: the scratch memory of a stream serves one call at a time
     // the bound state
     ptrdiff_t B;
     float *h, *c;
@@ -36,9 +36,6 @@ struct unrolled_stream {
     float *logits;
     double *probabilities;
     int64_t *order;
-    // where the weights were copied from, and what was there
-    StreamWatched watched;
-    char seen[unrolled::kFingerprintBytes];
 };
 
 namespace {
@@ -100,22 +97,13 @@ bool reserve_rows(unrolled_stream &s, ptrdiff_t B) {
         return false;
     }
     memset(acts, 0, bytes);
-    free(m.acts);
-    free(m.act_scales);
-    m.acts = acts;
-    m.act_scales = scales;
+    std::swap(m.acts, acts);  // before anything is freed: a child may be forked here, and go on with it
+    std::swap(m.act_scales, scales);
     m.rows = B;
+    free(acts);
+    free(scales);
     return true;
 }
-
-// Waits its turn: the scratch memory of a stream serves one call at a time.
-struct Turn {
-    unrolled_stream *s;
-    explicit Turn(unrolled_stream *stream) : s(stream) {
-        while (__atomic_exchange_n(&s->busy, 1, __ATOMIC_ACQUIRE)) sched_yield();
-    }
-    ~Turn() { __atomic_store_n(&s->busy, 0, __ATOMIC_RELEASE); }
-};
 
 bool valid_ids(const StreamModel &m, const int64_t *ids, ptrdiff_t n) {
     for (ptrdiff_t i = 0; i < n; ++i)
@@ -163,9 +151,9 @@ int walk(unrolled_stream &s, StreamWalk &w, int64_t n, int64_t threads) {
     if (s.scratch_threads < threads) {
         char *scratch = aligned(size_t(threads) * size_t(s.kernels->walk_bytes(s.model)));
         if (!scratch) return UNROLLED_STREAM_MEMORY;
-        free(s.scratch);
-        s.scratch = scratch;
+        std::swap(s.scratch, scratch);
         s.scratch_threads = int(threads);
+        free(scratch);
     }
     w.scratch = s.scratch;
     w.h = s.h;
@@ -277,34 +265,19 @@ int unrolled_stream_repack(unrolled_stream *s, const unrolled_stream_spec *spec)
     if (spec->mode != m.mode || spec->precision != m.precision || spec->L != m.L || (table ? 0 : spec->I) != m.I ||
         spec->H != m.H || spec->V != m.V || spec->V_out != m.V_out || table != m.has_table || embedding != m.has_embedding)
         return UNROLLED_STREAM_UNSUPPORTED;
-    const Turn turn(s);
+    const CallLock lock(s->holder);
     s->kernels->pack(*spec, s->model);
     return 0;
 }
 
-int unrolled_stream_watch(unrolled_stream *s, int64_t n, const void *const *from, const int64_t *bytes) {
-    const StreamWatched watched{ptrdiff_t(n), static_cast<const void **>(malloc(size_t(n) * sizeof(void *))),
-                                static_cast<ptrdiff_t *>(malloc(size_t(n) * sizeof(ptrdiff_t)))};
-    if (!watched.from || !watched.bytes) {
-        free(watched.from);
-        free(watched.bytes);
-        return UNROLLED_STREAM_MEMORY;
-    }
-    for (int64_t i = 0; i < n; ++i) {
-        watched.from[i] = from[i];
-        watched.bytes[i] = ptrdiff_t(bytes[i]);
-    }
-    free(s->watched.from);
-    free(s->watched.bytes);
-    s->watched = watched;
-    s->kernels->fingerprint(watched, s->seen);
-    return 0;
+void unrolled_stream_watch(const unrolled_stream_watched *watched) {
+    best_kernels(UNROLLED_STREAM_FP32)->fingerprint(*watched, watched->fingerprint);
 }
 
-int unrolled_stream_same(const unrolled_stream *s) {
-    char now[unrolled::kFingerprintBytes];
-    s->kernels->fingerprint(s->watched, now);
-    return s->watched.count > 0 && !memcmp(now, s->seen, sizeof now);
+int unrolled_stream_same(const unrolled_stream_watched *watched) {
+    char now[UNROLLED_STREAM_FINGERPRINT];
+    best_kernels(UNROLLED_STREAM_FP32)->fingerprint(*watched, now);
+    return !memcmp(now, watched->fingerprint, sizeof now);
 }
 
 void unrolled_stream_destroy(unrolled_stream *s) {
@@ -317,8 +290,6 @@ void unrolled_stream_destroy(unrolled_stream *s) {
     free(s->logits);
     free(s->probabilities);
     free(s->order);
-    free(s->watched.from);
-    free(s->watched.bytes);
     free(s);
 }
 
@@ -384,14 +355,14 @@ int64_t unrolled_stream_bytes(const unrolled_stream *s) { return int64_t(s->mode
 int unrolled_stream_available(const char *isa, int32_t precision) { return kernels_named(isa, precision) != nullptr; }
 
 int unrolled_stream_run(unrolled_stream *s, const unrolled_stream_call *call) {
-    Turn turn(s);
+    const CallLock lock(s->holder);
     const int code = run(*s, call->B, call->x, call->h_in, call->c_in, call->h_out, call->c_out);
     if (!code) copy_out(*s, call->B, call->h_out, call->out);
     return code;
 }
 
 int unrolled_stream_bind(unrolled_stream *s, int64_t B, float *h, float *c) {
-    Turn turn(s);
+    const CallLock lock(s->holder);
     s->B = B;
     s->h = h;
     s->c = c;
@@ -399,9 +370,10 @@ int unrolled_stream_bind(unrolled_stream *s, int64_t B, float *h, float *c) {
     return reserve_rows(*s, B) ? 0 : UNROLLED_STREAM_MEMORY;
 }
 
-int unrolled_stream_step(unrolled_stream *s, const void *x, float *out) {
-    Turn turn(s);
+int unrolled_stream_step(unrolled_stream *s, int64_t B, const void *x, float *out) {
+    const CallLock lock(s->holder);
     if (!s->h) return UNROLLED_STREAM_MISSING;
+    if (B != s->B) return UNROLLED_STREAM_SETTINGS;
     if (s->model.V && !valid_ids(s->model, static_cast<const int64_t *>(x), s->B)) return UNROLLED_STREAM_ID;
     int code = flush(*s);
     if (!code) code = run(*s, s->B, x, s->h, s->c, s->h, s->c);
@@ -409,16 +381,17 @@ int unrolled_stream_step(unrolled_stream *s, const void *x, float *out) {
     return code;
 }
 
-int unrolled_stream_logits(unrolled_stream *s, float *out) {
-    Turn turn(s);
+int unrolled_stream_logits(unrolled_stream *s, int64_t B, float *out) {
+    const CallLock lock(s->holder);
     if (!s->h || !s->model.V_out) return UNROLLED_STREAM_MISSING;
+    if (B != s->B) return UNROLLED_STREAM_SETTINGS;
     const int code = flush(*s);
     if (!code && s->B > 0) s->kernels->decode(s->model, s->B, last_h(*s, s->B, s->h), out);
     return code;
 }
 
 int unrolled_stream_feed(unrolled_stream *s, const int64_t *ids, int64_t n, int32_t threads) {
-    Turn turn(s);
+    const CallLock lock(s->holder);
     if (!s->h || !s->model.V) return UNROLLED_STREAM_MISSING;
     if (s->B != 1) return UNROLLED_STREAM_SETTINGS;
     if (!valid_ids(s->model, ids, n)) return UNROLLED_STREAM_ID;
@@ -430,17 +403,17 @@ int unrolled_stream_feed(unrolled_stream *s, const int64_t *ids, int64_t n, int3
 }
 
 int unrolled_stream_flush(unrolled_stream *s) {
-    Turn turn(s);
+    const CallLock lock(s->holder);
     return flush(*s);
 }
 
 void unrolled_stream_seed(unrolled_stream *s, uint64_t seed) {
-    Turn turn(s);
+    const CallLock lock(s->holder);
     seed_random(s->random, seed);
 }
 
 int64_t unrolled_stream_generate(unrolled_stream *s, int64_t n, const unrolled_stream_choice *choice, int64_t *ids) {
-    Turn turn(s);
+    const CallLock lock(s->holder);
     int code = check_generate(*s, *choice);
     if (code) return code;
     struct Text {

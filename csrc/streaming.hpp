@@ -986,10 +986,10 @@ void pack_any(const unrolled_stream_spec &spec, unrolled::StreamModel &m) {
     }
 }
 
-inline void fingerprint(const unrolled::StreamWatched &watched, char *sums) {
-    static_assert(sizeof(Fingerprint) == unrolled::kFingerprintBytes);
+inline void fingerprint(const unrolled_stream_watched &watched, char *sums) {
+    static_assert(sizeof(Fingerprint) == UNROLLED_STREAM_FINGERPRINT);
     Fingerprint now;
-    for (ptrdiff_t i = 0; i < watched.count; ++i) now.add(watched.from[i], watched.bytes[i]);
+    for (index i = 0; i < watched.count; ++i) now.add(watched.from[i], watched.bytes[i]);
     memcpy(sums, now.sums, sizeof now.sums);
 }
 

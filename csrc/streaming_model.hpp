@@ -42,14 +42,6 @@ struct StreamWalk {
     bool ended;
 };
 
-// Memory that is looked at for changes: where the weights were copied from.
-constexpr size_t kFingerprintBytes = 256;
-struct StreamWatched {
-    ptrdiff_t count;
-    const void **from;
-    ptrdiff_t *bytes;
-};
-
 struct StreamKernels {
     const char *name;
     void (*pack)(const unrolled_stream_spec &, StreamModel &);  // without an arena: only sizes and places
@@ -60,7 +52,7 @@ struct StreamKernels {
     // Returns whether one thread would have been faster, because another had lost its core; or -1 if there were not so
     // many threads: nothing was done.
     int (*walk)(const StreamModel &, StreamWalk &, int threads);
-    void (*fingerprint)(const StreamWatched &, char *sums);  // kFingerprintBytes
+    void (*fingerprint)(const unrolled_stream_watched &, char *sums);  // of UNROLLED_STREAM_FINGERPRINT bytes
 };
 
 // By precision; null where the build has none.

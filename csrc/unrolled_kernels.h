@@ -81,7 +81,8 @@ UNROLLED_API int unrolled_has_dtype(int32_t dtype);
 UNROLLED_API int unrolled_has_amx_bf16(void);
 
 /* The library starts no threads. It is handed the host's OpenMP entry points (GCC's names, which LLVM's and Intel's
- * runtimes export too), so that it shares the pool torch already has. Without them every call runs on one thread. */
+ * runtimes export too), so that it shares the pool torch already has. Without them, and in a process that was forked after
+ * the library was loaded, every call runs on one thread. */
 typedef void (*unrolled_parallel_fn)(void (*body)(void *), void *data, unsigned threads, unsigned flags);
 UNROLLED_API void unrolled_use_openmp(unrolled_parallel_fn parallel, int (*thread_num)(void), int (*num_threads)(void));
 

@@ -3,7 +3,8 @@
  * A stream holds a packed copy of the weights (fp32, bf16 or int8), optionally a table of input rows for token ids and a
  * linear layer that scores the next token. State is the caller's: h and, for the LSTM, c, each (L, B, H) float,
  * contiguous. `feed` and `generate` share the threads given to unrolled_use_openmp, all else runs on the calling thread;
- * calls on one stream from several threads wait for each other.
+ * calls on one stream from several threads wait for each other. A child forked during another thread's call finds the
+ * stream free, its bound state somewhere within that call, and weights that were just being packed half packed.
  *   L layers, B batch, I input width, H hidden width, V tokens, G gates (LSTM 4: i f g o, GRU 3: r z n, RNN 1)
  */
 #ifndef UNROLLED_STREAMING_H
@@ -23,7 +24,7 @@ enum {
     UNROLLED_STREAM_ID = -3,          /* a token id outside [0, V); nothing was changed                              */
     UNROLLED_STREAM_SCORES = -4,      /* no token can be chosen: scores are NaN, +Inf, or -Inf everywhere            */
     UNROLLED_STREAM_MISSING = -5,     /* no decoder, no token front, or no bound state                               */
-    UNROLLED_STREAM_SETTINGS = -6     /* temperature < 0 or NaN, top_k < 0, top_p outside [0, 1], a batch that isn't 1 */
+    UNROLLED_STREAM_SETTINGS = -6     /* temperature < 0 or NaN, top_k < 0, top_p outside [0, 1], a batch that isn't 1 or the state's */
 };
 
 typedef struct unrolled_stream unrolled_stream;
@@ -49,10 +50,16 @@ UNROLLED_API const char *unrolled_stream_isa(const unrolled_stream *stream); /* 
 UNROLLED_API int64_t unrolled_stream_bytes(const unrolled_stream *stream);   /* of packed weights and tables          */
 UNROLLED_API int unrolled_stream_available(const char *isa, int32_t precision); /* 1 if this machine and build run it */
 
-/* Remember what n stretches of memory hold, where the weights were copied from; then: 1 if they hold it still. They must
- * stay readable until the stream watches others or ends. */
-UNROLLED_API int unrolled_stream_watch(unrolled_stream *stream, int64_t n, const void *const *from, const int64_t *bytes);
-UNROLLED_API int unrolled_stream_same(const unrolled_stream *stream);
+/* Stretches of memory, and their fingerprint: to see whether weights still hold what was copied. */
+enum { UNROLLED_STREAM_FINGERPRINT = 256 };
+typedef struct unrolled_stream_watched {
+    int64_t count;
+    const void *const *from;
+    const int64_t *bytes;
+    char *fingerprint; /* (UNROLLED_STREAM_FINGERPRINT) bytes: `watch` writes it, `same` compares with it              */
+} unrolled_stream_watched;
+UNROLLED_API void unrolled_stream_watch(const unrolled_stream_watched *watched);
+UNROLLED_API int unrolled_stream_same(const unrolled_stream_watched *watched); /* 1 if it is what it was               */
 
 /* One step from a state to a state, which may be the same memory. */
 typedef struct unrolled_stream_call {
@@ -66,9 +73,9 @@ UNROLLED_API int unrolled_stream_run(unrolled_stream *stream, const unrolled_str
 
 /* The state that the calls below advance in place. Forgets a token that `generate` still had to feed back. */
 UNROLLED_API int unrolled_stream_bind(unrolled_stream *stream, int64_t B, float *h, float *c);
-UNROLLED_API int unrolled_stream_step(unrolled_stream *stream, const void *x, float *out);
+UNROLLED_API int unrolled_stream_step(unrolled_stream *stream, int64_t B, const void *x, float *out);
 /* The scores of the next token given the bound state: (B, V_out). */
-UNROLLED_API int unrolled_stream_logits(unrolled_stream *stream, float *out);
+UNROLLED_API int unrolled_stream_logits(unrolled_stream *stream, int64_t B, float *out);
 /* Step over n tokens without scoring any; B must be 1. On up to `threads` threads, as `generate`. */
 UNROLLED_API int unrolled_stream_feed(unrolled_stream *stream, const int64_t *ids, int64_t n, int32_t threads);
 /* Feed back the last generated token, if that is still to be done, so that the bound state is that after it. */

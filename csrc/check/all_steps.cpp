@@ -66,16 +66,18 @@ static void stream(const char *isa, int precision, int mode, int64_t L, int64_t 
     expect(unrolled_stream_run(s, &call) == 0, "run in place");
     call.B = 0;
     expect(unrolled_stream_run(s, &call) == 0, "run of nothing");
-    const void *watched[] = {x.data(), ids.data()};
+    const void *stretches[] = {x.data(), ids.data()};
     const int64_t lengths[] = {int64_t(x.size() * sizeof(float)), int64_t(ids.size() * sizeof(int64_t))};
-    expect(!unrolled_stream_same(s), "nothing watched");
-    for (int64_t n : {1, 2}) expect(unrolled_stream_watch(s, n, watched, lengths) == 0, "watch");
-    expect(unrolled_stream_same(s), "the same");
+    std::vector<char> fingerprint(UNROLLED_STREAM_FINGERPRINT);
+    const unrolled_stream_watched watched = {2, stretches, lengths, fingerprint.data()};
+    unrolled_stream_watch(&watched);
+    expect(unrolled_stream_same(&watched), "the same");
     std::swap(x[0], x[x.size() - 1]);
-    expect(x.size() == 1 || !unrolled_stream_same(s), "not the same");
+    expect(x.size() == 1 || !unrolled_stream_same(&watched), "not the same");
     expect(unrolled_stream_bind(s, B, h.data(), c.data()) == 0, "bind");
-    expect(unrolled_stream_step(s, input, out.data()) == 0, "step");
-    expect(unrolled_stream_logits(s, scores.data()) == 0, "logits");
+    expect(unrolled_stream_step(s, B, input, out.data()) == 0, "step");
+    expect(unrolled_stream_step(s, B + 1, input, out.data()) == UNROLLED_STREAM_SETTINGS, "step of another batch");
+    expect(unrolled_stream_logits(s, B, scores.data()) == 0, "logits");
     if (front != NUMBERS) {
         std::vector<float> one_h(size_t(L * H)), one_c(one_h);
         expect(unrolled_stream_bind(s, 1, one_h.data(), one_c.data()) == 0, "bind one");

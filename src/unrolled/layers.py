@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import numbers
-import threading
 import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple, Unpack
@@ -103,7 +102,6 @@ class Recurrent(nn.Module):
         self.zoneout_cell: float
         vars(self).update({**DEFAULTS, **options})
         self._streamer: Streamer | None = None
-        self._turn = threading.Lock()
         output_size = proj_size or hidden_size
         gates = GATES[mode] * hidden_size
         for layer in range(num_layers):
@@ -341,15 +339,14 @@ class Recurrent(nn.Module):
         if input.shape[2] != self.input_size or native.observed((input, *parts)):
             return None
         x_t = input.select(time, 0)
-        with self._turn:  # weights may have to be packed anew while another thread reads them
-            streamer = self._streamer
-            if streamer is not None and not streamer.watching:
-                return None
-            if (streamer := self._streaming(x_t)) is None or not streamer.watching:
-                return None
-            if not streamer.same():
-                streamer.repack()
-            h_t, state = streamer.advance(x_t, hx)
+        streamer = self._streamer
+        if streamer is not None and not streamer.watching:
+            return None
+        if (streamer := self._streaming(x_t)) is None or not streamer.watching:
+            return None
+        if not streamer.same():
+            streamer.repack_unless(streamer.same)
+        h_t, state = streamer.advance(x_t, hx)
         return h_t.unsqueeze_(time), state  # in place: a view could not be detached in place
 
     def _straight_away(self, input: Tensor, hx: Any) -> tuple[Tensor, Any] | None:
@@ -400,9 +397,9 @@ class Recurrent(nn.Module):
         if stream.supported(self) is not None or self.weight_hh_l0.dtype != torch.float32:
             return None
         if streamer is None:
-            self._streamer = streamer = stream.Streamer(self)
+            self._streamer = streamer = stream.Streamer(self)  # of two threads' here one stays, and each serves its own
         elif streamer.stale():
-            streamer.repack()
+            streamer.repack_unless(lambda: not streamer.stale())
         return streamer
 
     @property
@@ -414,11 +411,10 @@ class Recurrent(nn.Module):
         return ""
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_streamer": None, "_turn": None}  # packed weights are no part of a copy
+        return {**self.__dict__, "_streamer": None}  # packed weights are no part of a copy
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._turn = threading.Lock()
         self.flatten_parameters()
 
     def _run(

@@ -77,6 +77,24 @@ def test_sanitizers_find_nothing_in_any_kernel(tmp_path):
         assert "calls" in ran.stdout
 
 
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no g++")
+@pytest.mark.skipif(os.environ.get("UNROLLED_SLOW_TESTS") != "1", reason="takes a minute: set UNROLLED_SLOW_TESTS=1")
+def test_threads_at_once_do_not_race(tmp_path):
+    """For one instruction set: what is kept between calls, and the meetings of threads in one, are the same for all."""
+    flags = ["-std=gnu++17", "-O1", "-g", "-fsanitize=thread", "-w"]
+
+    def compile_unit(unit):
+        subprocess.run(["g++", *flags, "-c", SOURCES / f"{unit}.cpp", "-o", tmp_path / f"{Path(unit).name}.o"], check=True)
+
+    units = ["isa_portable", "streaming_isa_portable", "streaming", "dispatch", "memory", "kept", "check/several_threads"]
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(compile_unit, units))
+    objects = [tmp_path / f"{Path(unit).name}.o" for unit in units]
+    subprocess.run(["g++", *flags, *objects, "-o", tmp_path / "several_threads", "-lpthread"], check=True)
+    ran = subprocess.run([tmp_path / "several_threads"], capture_output=True, text=True)
+    assert (ran.returncode, ran.stdout) == (0, "done\n"), ran.stderr
+
+
 ARM64 = shutil.which("aarch64-linux-gnu-g++")
 EMULATOR = shutil.which("qemu-aarch64-static") or shutil.which("qemu-aarch64")
 PORTABLE = ("dispatch", "memory", "kept", "isa_portable")

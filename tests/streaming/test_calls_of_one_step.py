@@ -14,8 +14,8 @@ from unrolled.kernels import stream
 @pytest.fixture
 def packed(monkeypatch):
     """How often weights were packed."""
-    times, repack = [], stream.Streamer.repack
-    monkeypatch.setattr(stream.Streamer, "repack", lambda self: times.append(1) or repack(self))
+    times, copy = [], stream.Streamer._copy
+    monkeypatch.setattr(stream.Streamer, "_copy", lambda self: times.append(1) or copy(self))
     return times
 
 

@@ -18,8 +18,8 @@ import operator
 import os
 import struct
 import threading
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -64,40 +64,63 @@ class _Choice(ctypes.Structure):
     ]
 
 
-# unrolled_stream_call, 0 for null. One packed argument is 0.4 microseconds faster than seven.
-_pack_call = struct.Struct("=7q").pack
+# unrolled_stream_call and unrolled_stream_watched, 0 for null. One packed argument is 0.4 microseconds faster than seven.
+_pack_call, _pack_watched = struct.Struct("=7q").pack, struct.Struct("=4q").pack
+_FINGERPRINT = 256
 _address, _version, _empty_like = Tensor.data_ptr, operator.attrgetter("_version"), torch.empty_like
-_lock = threading.Lock()
 _declared: ctypes.CDLL | None = None
+_packing = threading.RLock()
+"""Held while a streamer copies its weights. One for all: it is seldom, short, and one is easily made anew in a forked child."""
+
+
+def _after_fork_in_child() -> None:
+    global _packing
+    _packing = threading.RLock()  # another thread of the parent may have held it
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+class _Copied(NamedTuple):
+    """What was copied. Never changed, only replaced: a thread that looks at it cannot see halves of two."""
+
+    versions: list[int]
+    addresses: list[int]
+    views: list[Tensor]
+    """Of the weights, so that their memory stays, and no other weight comes to lie there."""
+    watched: bytes | None
+    """The argument of unrolled_stream_same, or None where the weights do not lie as it reads them."""
+    arrays: tuple
+    """What `watched` points to."""
 
 
 def _library() -> ctypes.CDLL:
     global _declared
     if _declared is None:
-        with _lock:
-            library = native._library()
-            pointer, int64 = ctypes.c_void_p, ctypes.c_int64
-            for name, result, *arguments in (
-                ("create", pointer, ctypes.POINTER(_Spec), ctypes.POINTER(ctypes.c_int32)),
-                ("destroy", None, pointer),
-                ("isa", ctypes.c_char_p, pointer),
-                ("bytes", int64, pointer),
-                ("available", ctypes.c_int, ctypes.c_char_p, ctypes.c_int32),
-                ("run", ctypes.c_int, pointer, ctypes.c_char_p),
-                ("bind", ctypes.c_int, pointer, int64, pointer, pointer),
-                ("repack", ctypes.c_int, pointer, ctypes.POINTER(_Spec)),
-                ("watch", ctypes.c_int, pointer, int64, pointer, pointer),
-                ("same", ctypes.c_int, pointer),
-                ("step", ctypes.c_int, pointer, pointer, pointer),
-                ("logits", ctypes.c_int, pointer, pointer),
-                ("feed", ctypes.c_int, pointer, pointer, int64, ctypes.c_int32),
-                ("flush", ctypes.c_int, pointer),
-                ("seed", None, pointer, ctypes.c_uint64),
-                ("generate", int64, pointer, int64, ctypes.POINTER(_Choice), pointer),
-            ):
-                function = getattr(library, f"unrolled_stream_{name}")
-                function.restype, function.argtypes = result, arguments
-            _declared = library
+        library = native._library()
+        pointer, int64 = ctypes.c_void_p, ctypes.c_int64
+        for name, result, *arguments in (
+            ("create", pointer, ctypes.POINTER(_Spec), ctypes.POINTER(ctypes.c_int32)),
+            ("destroy", None, pointer),
+            ("isa", ctypes.c_char_p, pointer),
+            ("bytes", int64, pointer),
+            ("available", ctypes.c_int, ctypes.c_char_p, ctypes.c_int32),
+            ("run", ctypes.c_int, pointer, ctypes.c_char_p),
+            ("bind", ctypes.c_int, pointer, int64, pointer, pointer),
+            ("repack", ctypes.c_int, pointer, ctypes.POINTER(_Spec)),
+            ("watch", None, ctypes.c_char_p),
+            ("same", ctypes.c_int, ctypes.c_char_p),
+            ("step", ctypes.c_int, pointer, int64, pointer, pointer),
+            ("logits", ctypes.c_int, pointer, int64, pointer),
+            ("feed", ctypes.c_int, pointer, pointer, int64, ctypes.c_int32),
+            ("flush", ctypes.c_int, pointer),
+            ("seed", None, pointer, ctypes.c_uint64),
+            ("generate", int64, pointer, int64, ctypes.POINTER(_Choice), pointer),
+        ):
+            function = getattr(library, f"unrolled_stream_{name}")
+            function.restype, function.argtypes = result, arguments
+        _declared = library
     return _declared
 
 
@@ -187,6 +210,9 @@ class Streamer:
         self.tokens = self.input_size if one_hot else 0 if embedding is None else embedding.shape[0]
         self.outputs = 0 if decoder_weight is None else decoder_weight.shape[0]
         self._is_lstm = self.mode == "LSTM"
+        self._x_dtype = torch.int64 if self.tokens else torch.float32
+        self._extra = [t for t in (embedding, decoder_weight, decoder_bias) if t is not None]
+        self._copied: _Copied | None = None
         self.shapes: dict[torch.Size, tuple] = {}  # by shape of x_t: tensors as `advance` returns them, bytes of h, batch
         self._handed_out: tuple[Any, Any, Any] = (None, None, None)
         self._seed = int.from_bytes(os.urandom(8), "little")
@@ -195,9 +221,22 @@ class Streamer:
     # ------------------------------------------------------------------------------------------------------- weights
     def repack(self) -> None:
         """Copy the weights again. State is kept; the random numbers of `generate` start anew."""
-        if self._handle is not None:
-            self._library.unrolled_stream_flush(self._handle)
-        self._remember()
+        self.repack_unless(lambda: False)
+
+    def repack_unless(self, unchanged: Callable[[], bool]) -> None:
+        """Copy the weights again unless they are `unchanged`, which is asked when no other thread is copying them."""
+        with _packing:
+            if unchanged():
+                return
+            if self._handle is not None:
+                self._library.unrolled_stream_flush(self._handle)
+            # Noted before they are copied: a write while they are being copied is seen by the next call. In between there is
+            # no note, so that a child which is forked here copies again.
+            copied, self._copied = self._note(), None
+            self._copy()
+            self._copied = copied
+
+    def _copy(self) -> None:
         keep: list[Tensor] = []  # alive until the library has copied them
 
         def pointer(tensor: Tensor | None) -> int | None:
@@ -235,7 +274,6 @@ class Streamer:
         if self._handle is not None:
             self._raise(self._library.unrolled_stream_repack(self._handle, ctypes.byref(spec)))
             self._library.unrolled_stream_seed(self._handle, self._seed)
-            self._watch()
             return
         error = ctypes.c_int32()
         handle = self._library.unrolled_stream_create(ctypes.byref(spec), ctypes.byref(error))
@@ -249,7 +287,6 @@ class Streamer:
         library = self._library
         self._step, self._run, self._same = (getattr(library, f"unrolled_stream_{name}") for name in ("step", "run", "same"))
         self._library.unrolled_stream_seed(handle, self._seed)
-        self._watch()
         self._new_state(1, None)
 
     def stale(self) -> bool:
@@ -259,42 +296,49 @@ class Streamer:
         have no counter (made under `torch.inference_mode`) or are computed at every use (weight_norm) are always taken to
         have changed.
         """
+        copied = self._copied
+        if copied is None:
+            return True
         # Through map, which loops in C: this runs before every single step.
         weights: Any = self._layers._parameters.values()
         if self._extra:
             weights = (*weights, *self._extra)
         try:
-            return [*map(_version, weights)] != self._versions or [*map(_address, weights)] != self._addresses
-        except (TypeError, AttributeError, RuntimeError):  # a weight that has become None, or has no counter any more
+            return [*map(_version, weights)] != copied[0] or [*map(_address, weights)] != copied[1]
+        except (TypeError, AttributeError, RuntimeError):  # a weight that became None, lost its counter, or was taken out now
             return True
 
     def same(self) -> bool:
         """Whether the weights that were copied hold what they held. Reads them all, and so sees writing through `.data` too."""
-        return self.watching and bool(self._same(self._handle))
+        copied = self._copied
+        return copied is not None and copied.watched is not None and bool(self._same(copied.watched))
 
-    def _watch(self) -> None:
-        views = [view for view in self._views or () if view.numel()]
-        self.watching = bool(views) and all(view.is_cpu and view.is_contiguous() for view in views)
-        if not self.watching:
-            return
-        addresses = (ctypes.c_void_p * len(views))(*(view.data_ptr() for view in views))
-        sizes = (ctypes.c_int64 * len(views))(*(view.nbytes for view in views))
-        if self._library.unrolled_stream_watch(self._handle, len(views), addresses, sizes):
-            raise MemoryError("Streamer: no memory to remember the weights by.")
+    def _note(self) -> _Copied | None:
+        """What the weights are now; None where no later look could tell that they have changed."""
+        copied = self._note_versions()
+        self.watching = copied is not None and copied.watched is not None
+        return copied
 
-    def _remember(self) -> None:
-        """Note each weight's version and address; a view of it keeps the address from being used again."""
-        self._extra = [t for t in (self._embedding, self._decoder_weight, self._decoder_bias) if t is not None]
+    def _note_versions(self) -> _Copied | None:
         parameters = list(self._layers._parameters.values())
-        self._versions = self._addresses = self._views = None
         if {id(weight) for weight in _flat(self._layers)} != {id(parameter) for parameter in parameters}:
-            return  # computed anew at every use, as weight_norm does
+            return None  # computed anew at every use, as weight_norm does
         weights = (*parameters, *self._extra)
         try:
-            self._versions = [weight._version for weight in weights]
+            versions = [weight._version for weight in weights]
         except RuntimeError:  # inference tensors do not track version counters
-            return
-        self._addresses, self._views = [weight.data_ptr() for weight in weights], [weight.detach() for weight in weights]
+            return None
+        views = [weight.detach() for weight in weights]
+        addresses = [view.data_ptr() for view in views]
+        watched, arrays = None, ()
+        some = [view for view in views if view.numel()]
+        if some and all(view.is_cpu and view.is_contiguous() for view in some):
+            starts = (ctypes.c_void_p * len(some))(*(view.data_ptr() for view in some))
+            sizes = (ctypes.c_int64 * len(some))(*(view.nbytes for view in some))
+            arrays = starts, sizes, ctypes.create_string_buffer(_FINGERPRINT)
+            watched = _pack_watched(len(some), *map(ctypes.addressof, arrays))
+            self._library.unrolled_stream_watch(watched)
+        return _Copied(versions, addresses, views, watched, arrays)
 
     # --------------------------------------------------------------------------------------------------------- state
     @property
@@ -324,18 +368,14 @@ class Streamer:
         parts = state if isinstance(state, (tuple, list)) else () if state is None else (state,)
         batch = parts[0].shape[1] if parts else batch
         shape = (self.num_layers, batch, self.hidden_size)
-        self._h = torch.zeros(shape)
-        self._c = torch.zeros(shape) if self.mode == "LSTM" else None
-        for ours, given in zip((self._h, self._c), parts, strict=False):
+        h, c = torch.zeros(shape), torch.zeros(shape) if self.mode == "LSTM" else None
+        for ours, given in zip((h, c), parts, strict=False):
             if ours is not None:
                 ours.copy_(given.detach())
-        if self._library.unrolled_stream_bind(
-            self._handle, batch, self._h.data_ptr(), None if self._c is None else self._c.data_ptr()
-        ):
+        if self._library.unrolled_stream_bind(self._handle, batch, h.data_ptr(), None if c is None else c.data_ptr()):
             raise MemoryError(f"Streamer: no memory for a batch of {batch}.")
-        self._out = torch.empty(batch, self.hidden_size)
-        self._x_shape = (batch,) if self.tokens else (batch, self.input_size)
-        self._x_dtype = torch.int64 if self.tokens else torch.float32
+        self._h, self._c = h, c  # and not before, when another thread may still be writing to the old ones
+        self._bound = (batch,) if self.tokens else (batch, self.input_size), torch.empty(batch, self.hidden_size)
 
     # --------------------------------------------------------------------------------------------------------- steps
     def step(self, x_t: Tensor) -> Tensor:
@@ -344,10 +384,11 @@ class Streamer:
         Raises:
             ValueError: another shape or dtype than the state's batch asks for, or an id outside [0, V).
         """
-        if x_t.shape != self._x_shape or x_t.dtype is not self._x_dtype or not x_t.is_contiguous() or not x_t.is_cpu:
-            x_t = self._checked_input(x_t, self._x_shape)
-        out = torch.empty_like(self._out)  # half the time of torch.empty, which parses sizes
-        code = self._step(self._handle, x_t.data_ptr(), out.data_ptr())
+        expected, out_like = self._bound
+        if x_t.shape != expected or x_t.dtype is not self._x_dtype or not x_t.is_contiguous() or not x_t.is_cpu:
+            x_t = self._checked_input(x_t, expected)
+        out = torch.empty_like(out_like)  # half the time of torch.empty, which parses sizes
+        code = self._step(self._handle, out.shape[0], x_t.data_ptr(), out.data_ptr())
         if code:
             self._raise(code, x_t)
         return out
@@ -406,7 +447,7 @@ class Streamer:
         """The scores of the next token, given the state: (B, V_out)."""
         self._need_decoder()
         out = torch.empty(self._h.shape[1], self.outputs)
-        self._raise(self._library.unrolled_stream_logits(self._handle, out.data_ptr()))
+        self._raise(self._library.unrolled_stream_logits(self._handle, out.shape[0], out.data_ptr()))
         return out
 
     # ---------------------------------------------------------------------------------------------------- generation
