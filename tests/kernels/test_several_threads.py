@@ -118,6 +118,26 @@ def test_every_thread_sees_weights_that_another_has_written(through: str) -> Non
     together([lambda me=me: work(me) for me in range(threads)])
 
 
+@pytest.mark.parametrize("through", ["in place", "data"])
+def test_a_write_while_weights_are_copied_is_seen_by_the_next_call(through: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    layer, x, copy = unrolled.GRU(I, H), torch.randn(1, B, I), Streamer._copy
+
+    def copy_and_write(self: Streamer) -> None:
+        copy(self)
+        weight = layer.weight_ih_l0
+        (weight if through == "in place" else weight.data).mul_(1.1)
+
+    with torch.no_grad():
+        for _ in range(2):
+            monkeypatch.setattr(Streamer, "_copy", copy_and_write)
+            layer(x)
+            monkeypatch.setattr(Streamer, "_copy", copy)
+            fresh = unrolled.GRU(I, H)
+            fresh.load_state_dict(layer.state_dict())
+            assert torch.equal(layer(x)[0], fresh(x)[0])
+            layer.weight_ih_l0.mul_(1.0)
+
+
 def test_a_streamer_that_starts_anew_while_another_thread_steps() -> None:
     layers = torch.nn.LSTM(I, 64)
     streamer, done = Streamer(layers), threading.Event()
