@@ -20,7 +20,7 @@ import torch
 
 from unrolled import tasks
 from unrolled.data.images import find_images, read_image
-from unrolled.tasks.captioning.generate import write
+from unrolled.tasks.captioning.generate import generate
 from unrolled.tasks.captioning.task import PHOTOS_AT_ONCE, Run
 
 CELLS = ("rnn", "lstm", "gru")
@@ -59,7 +59,7 @@ def table(captions: str, seconds: float, lists: dict[str, str | None]) -> None:
 
 def speed(folder: str, photos: str, beam: int, consensus: int) -> None:
     run = Run(folder)
-    how = run.how(beam=beam, consensus=consensus)
+    settings = run.decoding(beam=beam, consensus=consensus)
     images = find_images([photos])
     spent = {"reading": 0.0, "CNN": 0.0, "decoder": 0.0}
     with torch.inference_mode():
@@ -69,7 +69,7 @@ def speed(folder: str, photos: str, beam: int, consensus: int) -> None:
             marks.append(time.perf_counter())
             features = run.encoder(pixels)
             marks.append(time.perf_counter())
-            write(run.model, run.tokenizer, run.model.see(features), **how)
+            generate(run.model, run.tokenizer, run.model.encode(features), **settings)
             marks.append(time.perf_counter())
             for name, (start, end) in zip(spent, pairwise(marks), strict=True):
                 spent[name] += end - start

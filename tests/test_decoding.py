@@ -1,4 +1,4 @@
-"""Choosing the next token."""
+"""Choosing the next token, and sentences by search, by sampling and by consensus."""
 
 import itertools
 
@@ -7,7 +7,7 @@ import torch
 from tests.tolerance import assert_same
 from torch import Tensor
 
-from unrolled.decoding import beam_search, choose
+from unrolled.decoding import Hypothesis, beam_search, choose, consensus, decode_sentences, sample
 
 LOGITS = torch.tensor([[2.0, 1.0, 0.0, -1.0], [0.0, 0.0, 5.0, 0.0]])
 
@@ -182,3 +182,95 @@ def test_impossible_searches_are_refused(how: dict) -> None:
 def test_a_beam_search_over_nan_is_refused() -> None:
     with pytest.raises(ValueError, match="got NaN"):
         beam_search(lambda _, s: (torch.full((1, 3), torch.nan), s), torch.zeros(1), start=0, end=1, max_length=3)
+
+
+def test_uniform_numbers_pick_the_token_in_whose_interval_they_lie() -> None:
+    logits = torch.tensor([0.2, 0.0, 0.5, 0.3]).log().expand(5, 4)
+    assert choose(logits, uniform=torch.tensor([0.0, 0.19, 0.21, 0.69, 0.71])).tolist() == [0, 0, 2, 2, 3]
+    ranked = choose(logits, top_k=2, uniform=torch.tensor([0.0, 0.6, 0.63, 0.9, 0.999]))  # of 0.5 and 0.3
+    assert ranked.tolist() == [2, 2, 3, 3, 3]
+
+
+SAMPLED = {"start": START, "end": END, "pad": PAD}
+
+
+def test_a_sentence_is_sampled_as_often_as_the_model_says() -> None:
+    speaker = Speaker(0)
+    state, number = speaker.beginnings(1), 20_000
+    tokens, log_p = sample(speaker, state, torch.rand(2, 1, number), **SAMPLED, temperature=1.0)
+    logits, _ = speaker(torch.tensor([START]), state)
+    logits[:, [START, PAD]] = -torch.inf
+    expected = logits.softmax(-1)[0].detach()
+    share = torch.bincount(tokens[0, :, 0], minlength=V) / number
+    assert float((share - expected).abs().max()) < 0.015  # four standard errors of a half
+    at_once = next(i for i in range(number) if tokens[0, i, 0] == END)
+    assert_same(log_p[0, at_once], expected.log()[END].float())
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_sampled_sentences_have_the_log_p_of_their_tokens_and_padding_behind_end(seed: int) -> None:
+    speaker = Speaker(seed)
+    state = speaker.beginnings(3)
+    tokens, log_p = sample(speaker, state, torch.rand(6, 3, 4), **SAMPLED, forbidden=[4], temperature=2.0)
+    lengths = set()
+    for b in range(3):
+        for n, ids in enumerate(tokens[b].tolist()):
+            sentence = ids[: ids.index(END) + 1] if END in ids else ids
+            assert ids[len(sentence) :] == [PAD] * (len(ids) - len(sentence))
+            assert not {START, PAD, 4} & set(sentence)
+            now, total = row(state, b), torch.zeros((), dtype=torch.float64)
+            for before, token in zip([START, *sentence], sentence, strict=False):
+                logits, now = speaker(torch.tensor([before]), now)
+                logits = logits.detach().index_fill(-1, torch.tensor([START, PAD, 4]), -torch.inf)
+                total += logits.log_softmax(-1)[0, token]
+            assert_same(log_p[b, n], total.float())
+            lengths.add(len(sentence))
+    assert len(lengths) > 1
+
+
+SENTENCES = {**SAMPLED, "max_length": 7, "length_power": 0.7, "number": 2}
+
+
+def by_overlap(candidates: list[list[int]], others: list[list[int]]) -> Tensor:
+    return torch.tensor([sum(len(set(one) & set(other)) for other in others) for one in candidates]) / len(others)
+
+
+@pytest.mark.parametrize("how", [{"temperature": 1.5}, {"samples": 9, "agreement": by_overlap}, {}], ids=str)
+def test_what_a_beginning_gets_does_not_depend_on_its_batch(how: dict) -> None:
+    speaker = Speaker(1)
+    state = speaker.beginnings(5)
+    together = said(decode_sentences(speaker, state, **SENTENCES, **how))
+    assert together == [said(decode_sentences(speaker, row(state, k), **SENTENCES, **how))[0] for k in range(5)]
+    assert [len(sentences) for sentences in together] == [2] * 5
+    assert len({str(sentences) for sentences in together}) > 1
+
+
+def test_consensus_ranks_by_agreement_and_a_share_of_the_score() -> None:
+    hypotheses = [Hypothesis([3], -0.1, True), Hypothesis([4, 5], -0.5, True), Hypothesis([5], -9.0, True)]
+    ranked = consensus(hypotheses, [[4, 5], [5], [3]], by_overlap, likelihood_weight=0.1)
+    assert [one.tokens for one in ranked] == [[4, 5], [3], [5]]
+    assert [one.score for one in ranked] == pytest.approx([1 - 0.05, 1 / 3 - 0.01, 2 / 3 - 0.9])
+
+
+def test_sampled_sentences_are_ranked_by_log_p_over_their_length() -> None:
+    speaker = Speaker(2)
+    (found,) = decode_sentences(speaker, speaker.beginnings(1), **{**SENTENCES, "number": 6}, temperature=1.0)
+    tokens, log_p = sample(
+        speaker,
+        speaker.beginnings(1),
+        torch.rand(7, 1, 6, generator=torch.Generator().manual_seed(0)),
+        **SAMPLED,
+    )
+    scores = log_p[0] / (tokens[0] != PAD).sum(-1) ** 0.7
+    assert [one.score for one in found] == sorted(scores.tolist(), reverse=True)
+
+
+@pytest.mark.parametrize("how", [{"number": 0}, {"max_length": 0}, {"samples": -1}, {"temperature": 0.0}], ids=str)
+def test_impossible_numbers_of_sentences_are_refused(how: dict) -> None:
+    with pytest.raises(ValueError, match="expected number and max_length of at least 1"):
+        decode_sentences(Speaker(0), Speaker(0).beginnings(1), **{**SENTENCES, **how})
+
+
+def test_consensus_without_a_measure_of_agreement_is_refused() -> None:
+    with pytest.raises(ValueError, match="consensus among 3 samples expected a measure of agreement"):
+        decode_sentences(Speaker(0), Speaker(0).beginnings(1), **SENTENCES, samples=3)

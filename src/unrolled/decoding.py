@@ -1,14 +1,22 @@
-"""From scores to the next token: greedy, or drawn, with temperature, top-k and top-p; and to whole sentences: beam search."""
+"""From scores to text: one token, greedy or drawn; whole sentences, by beam search, by sampling or by consensus.
+
+Functions that write sentences see a model as a step: (tokens (N,), state) -> (logits (N, V), next state), where a state is
+tensors with N rows in axis 0, alone or in tuples, lists and dicts.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-State = TypeVar("State")
+from unrolled.beam_search import Hypothesis, State, beam_search, rows_of, take_rows
+
+__all__ = ["Hypothesis", "beam_search", "choose", "consensus", "decode_sentences", "sample", "step_function"]
+
+Agreement = Callable[[list[list[int]], list[list[int]]], Tensor]
 
 
 def choose(
@@ -18,6 +26,7 @@ def choose(
     top_k: int | None = None,
     top_p: float | None = None,
     generator: torch.Generator | None = None,
+    uniform: Tensor | None = None,
 ) -> Tensor:
     """Pick one token per row of logits (B, V): ids (B,).
 
@@ -26,9 +35,10 @@ def choose(
         top_k: draw among the k likeliest only (Fan, Lewis and Dauphin 2018).
         top_p: draw among the fewest likeliest whose probabilities reach p (Holtzman et al. 2020).
         generator: where randomness comes from.
+        uniform: the random numbers themselves, (B,) in [0, 1), instead of a generator.
 
     Raises:
-        ValueError: a temperature below 0, top_k below 1, top_p not in (0, 1].
+        ValueError: a temperature below 0, top_k below 1, top_p not in (0, 1], or logits that are NaN.
 
     >>> choose(torch.tensor([[0.0, 3.0, 1.0]]), temperature=0)
     tensor([1])
@@ -43,138 +53,194 @@ def choose(
     if temperature == 0:
         return logits.argmax(-1)
     probabilities = torch.softmax(logits.double() / temperature, dim=-1)  # doubles: tiny temperatures keep their order
-    ranked, order = probabilities.sort(dim=-1, descending=True)
-    if top_k is not None:
-        ranked[..., top_k:] = 0
-    if top_p is not None:
-        before = ranked.cumsum(-1) - ranked  # what the likelier ones hold already
-        ranked[before >= top_p] = 0  # the likeliest always stays
-    drawn = torch.multinomial(ranked, 1, generator=generator)  # (B, 1)
-    return order.gather(-1, drawn).squeeze(-1)
-
-
-class Hypothesis(NamedTuple):
-    """One sentence that `beam_search` found."""
-
-    tokens: list[int]
-    """Without START and END."""
-    score: float
-    """log P(tokens, END) / (number of tokens, END among them) ** length_power."""
-    ended: bool
-    """Whether it came to its END; else it was cut at max_length."""
+    order = None
+    if top_k is not None or top_p is not None:
+        probabilities, order = probabilities.sort(dim=-1, descending=True)
+        if top_k is not None:
+            probabilities[..., top_k:] = 0
+        if top_p is not None:
+            before = probabilities.cumsum(-1) - probabilities  # of the likelier ones together
+            probabilities[before >= top_p] = 0  # the likeliest always stays
+    if uniform is None:
+        uniform = torch.rand(logits.shape[:-1], generator=generator, device=logits.device)
+    cumulative = probabilities.cumsum(-1)
+    drawn = torch.searchsorted(cumulative, uniform.unsqueeze(-1) * cumulative[..., -1:], right=True)  # (B, 1)
+    return (drawn if order is None else order.gather(-1, drawn)).squeeze(-1)
 
 
 @torch.no_grad()
-def beam_search(
+def sample(
+    step: Callable[[Tensor, State], tuple[Tensor, State]],
+    state: State,
+    uniform: Tensor,
+    *,
+    start: int,
+    end: int,
+    pad: int,
+    forbidden: Sequence[int] = (),
+    temperature: float = 1.0,
+) -> tuple[Tensor, Tensor]:
+    """Draw sentences token by token: ids (B, n, T) with PAD behind END, and log P of each sentence at temperature 1, (B, n).
+
+    The rows that `step` gets stand together by beginning, as many for each.
+
+    Args:
+        step: (tokens (N,), state) -> (logits (N, V), next state).
+        state: before START, B rows.
+        uniform: (max_length, B, n), random numbers in [0, 1): n sentences for each of B beginnings.
+        start, end, pad: START is the first token that `step` sees; END ends a sentence; neither START nor PAD is predicted.
+        forbidden: further ids that are never predicted.
+        temperature: divides the logits.
+
+    >>> bigrams = torch.tensor([[0, 0, 0.6, 0.4], [0, 1, 0, 0], [0, 1, 0, 0], [0, 0.5, 0.5, 0]])  # 0 is START, 1 is END
+    >>> uniform = torch.tensor([[[0.1, 0.9]], [[0.5, 0.8]], [[0.5, 0.5]]])
+    >>> tokens, log_p = sample(lambda tokens, state: (bigrams[tokens].log(), state), torch.zeros(1, 0), uniform,
+    ...     start=0, end=1, pad=0)
+    >>> tokens, log_p.exp()
+    (tensor([[[2, 1, 0],
+             [3, 2, 1]]]), tensor([[0.6000, 0.2000]]))
+    """
+    steps, batch, number = uniform.shape
+    device = rows_of(state)[1]
+    never = torch.tensor([start, pad, *forbidden], device=device)
+    rows = torch.arange(batch * number, device=device)  # the sentences that are being written
+    tokens, log_p = torch.full((len(rows), steps), pad, device=device), torch.zeros(len(rows), device=device)
+    logits, state = step(torch.full((batch,), start, device=device), state)
+    beginning = rows // number
+    logits, state = logits[beginning], take_rows(state, beginning)
+    done, length = torch.zeros_like(rows, dtype=torch.bool), 0
+    for t, numbers in enumerate(uniform.flatten(1).to(device)):
+        step_log_p = logits.float().index_fill(-1, never, -torch.inf).log_softmax(-1)
+        token = choose(step_log_p, temperature=temperature, uniform=numbers[rows]).masked_fill(done, pad)
+        log_p[rows] += step_log_p.gather(-1, token.unsqueeze(-1)).squeeze(-1).masked_fill(done, 0.0)
+        tokens[rows, t], length = token, t + 1
+        done = done | (token == end)
+        width = int((~done).view(batch, -1).sum(1).max())
+        if not width or length == steps:
+            break
+        if width * batch < len(rows):  # go on with the unfinished, and where a beginning has fewer, with finished ones
+            first = done.view(batch, -1).byte().argsort(dim=1, stable=True)[:, :width]
+            kept = (first + len(rows) // batch * torch.arange(batch, device=device).unsqueeze(1)).flatten()
+            rows, token, done, state = rows[kept], token[kept], done[kept], take_rows(state, kept)
+        logits, state = step(token, state)
+    return tokens[:, :length].view(batch, number, length), log_p.view(batch, number)
+
+
+def consensus(
+    hypotheses: Sequence[Hypothesis], samples: list[list[int]], agreement: Agreement, likelihood_weight: float
+) -> list[Hypothesis]:
+    """Minimum Bayes risk decoding (Kumar and Byrne 2004): the sentence that agrees best with samples of the model comes first.
+
+    The likeliest sentence is often a bland one; this is the one closest to all that the model might say. The new score is
+    agreement + likelihood_weight * score.
+
+    Args:
+        hypotheses: to choose among, such as those of a beam search.
+        samples: token ids of sentences drawn from the model.
+        agreement: (hypotheses, samples) -> how well each hypothesis agrees with the samples, such as `CiderReward.agreement`.
+        likelihood_weight: how much a hypothesis's own score counts.
+    """
+    scores = agreement([one.tokens for one in hypotheses], samples).tolist()
+    ranked = [one._replace(score=s + likelihood_weight * one.score) for one, s in zip(hypotheses, scores, strict=True)]
+    return sorted(ranked, key=lambda one: -one.score)
+
+
+def decode_sentences(
     step: Callable[[Tensor, State], tuple[Tensor, State]],
     state: State,
     *,
     start: int,
     end: int,
+    pad: int,
     max_length: int,
-    beam: int = 3,
-    best: int = 1,
-    length_power: float = 0.0,
     forbidden: Sequence[int] = (),
+    beam: int = 3,
+    number: int = 1,
+    length_power: float = 0.0,
+    samples: int = 0,
+    agreement: Agreement | None = None,
+    likelihood_weight: float = 0.0,
+    temperature: float | None = None,
+    seed: int = 0,
 ) -> list[list[Hypothesis]]:
-    """The likeliest sentences for each of B beginnings: beam search with length normalisation.
+    """`number` sentences for each of B beginnings, best first: by beam search, by consensus, or drawn.
 
-    Sutskever, Vinyals and Le 2014, section 3.2: every unfinished sentence is continued by every token, and of all continuations
-    the likeliest `beam` count. Those that say END are done; the likeliest `beam` that do not are continued. The search of a
-    sentence stops when `beam` are done, or when none can become better than the `best` that are. Done sentences are ranked by
-    log P / length ** length_power (Wu et al. 2016, eq. 14, without its constant). A sentence cut at `max_length` comes after
-    those that ended. A batch gives what its rows give one at a time, as long as `step` treats rows independently.
+    What a beginning gets does not depend on the others of its batch: each is given the same random numbers.
 
     Args:
-        step: (tokens (N,), state) -> (logits (N, V), next state).
-        state: before START: tensors with B rows in axis 0, alone or in tuples, lists and dicts. What a decoder needs beside its
-            hidden state, such as the features of its image, belongs in here too.
-        start, end: START is the first token that `step` sees, and is never said; END ends a sentence.
-        max_length: how many tokens at most, END among them.
-        beam: how many unfinished sentences are carried for each beginning; 1 is greedy.
-        best: how many sentences to return for each beginning, at most `beam`.
-        length_power: 0 ranks by probability, which favours short sentences; 1 by mean log probability per token.
-        forbidden: ids that are never said, such as PAD and UNK.
-
-    Returns:
-        For each beginning its `best` sentences, best first; fewer if there are not so many.
+        step, state, start, end, pad, max_length, forbidden, length_power: as in `beam_search` and `sample`.
+        beam: width of the search, at least `number`.
+        number: how many sentences to return.
+        samples: how many to draw for `consensus` among what the search found; 0 ranks by likelihood.
+        agreement, likelihood_weight: of `consensus`.
+        temperature: draw the sentences at this temperature instead of searching.
+        seed: of all that is drawn.
 
     Raises:
-        ValueError: beam, best or max_length below 1, best above beam, length_power below 0, or logits that are NaN.
-
-    >>> import torch
-    >>> bigrams = torch.tensor([[0, 0, 0.6, 0.4], [0, 1, 0, 0], [0, 1, 0, 0], [0, 0.5, 0.5, 0]])  # 0 is START, 1 is END
-    >>> found = beam_search(lambda tokens, state: (bigrams[tokens].log(), state), torch.zeros(1, 0),
-    ...     start=0, end=1, max_length=5, beam=3, best=3)
-    >>> [(sentence.tokens, round(sentence.score, 3)) for sentence in found[0]]
-    [([2], -0.511), ([3], -1.609), ([3, 2], -1.609)]
+        ValueError: a number below what it can be, or `samples` without `agreement`.
     """
-    if min(beam, best, max_length) < 1 or best > beam or length_power < 0:
+    if number < 1 or max_length < 1 or samples < 0 or (temperature is not None and temperature <= 0):
         raise ValueError(
-            "beam_search expected beam, best and max_length of at least 1, best of at most beam, length_power of at least 0, "
-            f"got beam={beam}, best={best}, max_length={max_length}, length_power={length_power}."
+            "expected number and max_length of at least 1, samples of at least 0 and a temperature above 0, "
+            f"got number={number}, max_length={max_length}, samples={samples}, temperature={temperature}."
         )
-    batch, device = _size(state)
-    done: list[list[Hypothesis]] = [[] for _ in range(batch)]
-    searching = list(range(batch))  # each has `width` rows of the tensors below, next to each other
-    width, score = 1, torch.zeros(batch, 1, device=device)  # (searching, width): log P so far
-    said = torch.full((batch, 1), start, device=device)  # (searching * width, 1 + tokens so far)
-    silent = torch.tensor([start, *forbidden], device=device)
-    for length in range(1, max_length + 1):
-        logits, state = step(said[:, -1], state)
-        if logits.isnan().any():
-            raise ValueError("expected logits to choose from, got NaN: the model's weights or its input are not finite.")
-        log_p = logits.log_softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32))
-        log_p = log_p.index_fill(-1, silent, -torch.inf)
-        vocabulary = log_p.shape[-1]
-        total = (score.flatten()[:, None] + log_p).view(len(searching), width * vocabulary)
-        likely, choice = total.topk(min(2 * beam, width * vocabulary))  # `beam` may END, and `beam` others go on
-        row = choice // vocabulary + width * torch.arange(len(searching), device=device)[:, None]
-        token = choice % vocabulary
-        ends = (token == end) & likely.isfinite()
-        for place, k in ends[:, :beam].nonzero().tolist():
-            tokens = said[row[place, k], 1:].tolist()
-            done[searching[place]].append(Hypothesis(tokens, likely[place, k].item() / length**length_power, True))
-        score, kept = likely.masked_fill(token == end, -torch.inf).topk(min(beam, likely.shape[1]))
-        width = kept.shape[1]
-        row, token = row.gather(1, kept), token.gather(1, kept)  # (searching, width)
-        said = torch.cat([said[row], token[..., None]], dim=-1)  # (searching, width, 1 + length)
-        if length == max_length:
-            _add_cut(done, searching, said[..., 1:], score / length**length_power)
-            break
-        hopes = (score[:, 0] / max_length**length_power).tolist()  # of the likeliest, if all else it says were certain
-        going = [place for place, hope in enumerate(hopes) if _can_improve(done[searching[place]], hope, beam, best)]
-        if not going:
-            break
-        searching = [searching[place] for place in going]
-        score, said, row = score[going], said[going].flatten(0, 1), row[going].flatten()
-        state = _take(state, row)
-    return [sorted(found, key=lambda one: (not one.ended, -one.score))[:best] for found in done]
+    if samples and agreement is None:
+        raise ValueError(f"consensus among {samples} samples expected a measure of agreement, got none.")
+
+    def drawn(count: int, temperature: float) -> list[list[Hypothesis]]:
+        uniform = torch.rand(max_length, 1, count, generator=torch.Generator().manual_seed(seed))
+        uniform = uniform.expand(-1, rows_of(state)[0], -1)
+        ids = {"start": start, "end": end, "pad": pad, "forbidden": forbidden}
+        tokens, log_p = sample(step, state, uniform, **ids, temperature=temperature)
+        scores = log_p / (tokens != pad).sum(-1) ** length_power
+        return [
+            [
+                Hypothesis([i for i in row if i not in (pad, end)], score, end in row)
+                for row, score in zip(*several, strict=True)
+            ]
+            for several in zip(tokens.tolist(), scores.tolist(), strict=True)
+        ]
+
+    if temperature is not None:
+        return [sorted(several, key=lambda one: -one.score) for several in drawn(number, temperature)]
+    width = max(beam, number)
+    found = beam_search(
+        step,
+        state,
+        start=start,
+        end=end,
+        max_length=max_length,
+        beam=width,
+        best=width,
+        length_power=length_power,
+        forbidden=[pad, *forbidden],
+    )
+    if agreement and samples:
+        others = [[one.tokens for one in several] for several in drawn(samples, 1.0)]
+        found = [consensus(several, those, agreement, likelihood_weight) for several, those in zip(found, others, strict=True)]
+    return [several[:number] for several in found]
 
 
-def _size(state: Any) -> tuple[int, torch.device]:
-    """Rows and device of the first tensor of a state."""
-    while not isinstance(state, Tensor):
-        state = next(iter(state.values() if isinstance(state, dict) else state))
-    return state.shape[0], state.device
+def step_function(model: nn.Module, encoded: Any) -> tuple[Callable[[Tensor, Any], tuple[Tensor, Any]], Any]:
+    """The step of a decoder over B encoded inputs, and the state that it begins with.
 
+    The sentences of an input share its encoding: rows that belong to one input stand together, as many for each. Inputs that
+    have no row left are dropped.
 
-def _take(state: Any, rows: Tensor) -> Any:
-    """These rows of every tensor of a state."""
-    if isinstance(state, Tensor):
-        return state.index_select(0, rows)
-    if isinstance(state, dict):
-        return {name: _take(part, rows) for name, part in state.items()}
-    parts = [_take(part, rows) for part in state]
-    return type(state)(*parts) if hasattr(state, "_fields") else type(state)(parts)  # a NamedTuple takes them one by one
+    Args:
+        model: with `initial_state(encoded)` and `model(encoded, tokens, state)`, as `ensemble.Ensemble` describes.
+        encoded: tensors with B rows, alone or in tuples, lists and dicts.
+    """
+    batch, device = rows_of(encoded)
+    inputs, of_inputs = torch.arange(batch, device=device), encoded
 
+    def step(tokens: Tensor, state: Any) -> tuple[Tensor, Any]:
+        nonlocal inputs, of_inputs
+        rows, decoder_state = state
+        remaining = rows.unique_consecutive()
+        if not torch.equal(remaining, inputs):  # only then is anything copied
+            inputs, of_inputs = remaining, take_rows(encoded, remaining)
+        output = model(of_inputs, tokens.unsqueeze(1), decoder_state)
+        return output.logits[:, 0], (rows, output.state)
 
-def _can_improve(done: list[Hypothesis], hope: float, beam: int, best: int) -> bool:
-    if hope == -torch.inf or len(done) >= beam:
-        return False
-    return len(done) < best or hope > sorted((one.score for one in done), reverse=True)[best - 1]
-
-
-def _add_cut(done: list[list[Hypothesis]], searching: list[int], said: Tensor, score: Tensor) -> None:
-    for sentence, tokens, scores in zip(searching, said.tolist(), score.tolist(), strict=True):
-        done[sentence] += [Hypothesis(*one, False) for one in zip(tokens, scores, strict=True) if one[1] > -torch.inf]
+    return step, (inputs, model.initial_state(encoded))  # type: ignore[operator]

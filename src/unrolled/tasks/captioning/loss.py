@@ -1,4 +1,4 @@
-"""The two losses, of words that people wrote and of the CIDEr of the model's own, and the measures in evaluation."""
+"""The two losses, of the captions that people wrote and of the CIDEr of the model's own, and the loss in evaluation."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from unrolled.data.sentences import PAD, START
+from unrolled.data.sentences import END, PAD, START, UNKNOWN
+from unrolled.decoding import sample, step_function
+from unrolled.ensemble import Ensemble
 from unrolled.metrics import CiderReward
 from unrolled.task import Step
 from unrolled.tasks.captioning.config import Config
-from unrolled.tasks.captioning.generate import draw, only_words
-from unrolled.tasks.captioning.model import Captioner, Ensemble, Seen, SeenByAll
+from unrolled.tasks.captioning.model import Captioner, photo_features
 
 
 def likelihood_loss(model: Captioner | Ensemble, batch: dict[str, Any], config: Config) -> Step:
@@ -26,18 +27,18 @@ def likelihood_loss(model: Captioner | Ensemble, batch: dict[str, Any], config: 
     targets = tokens[:, 1:]
     counted = targets != PAD
     captions = int(counted.any(1).sum())
-    features = model.look(batch["features"], batch["learns"])
+    features = photo_features(model, batch["features"], batch["learns"])
     losses, nats = [], 0.0
     for member in model.members:
-        written = member(member.see(features), tokens[:, :-1], counted=counted)  # type: ignore[operator]  # of a ModuleList
-        log_p = torch.log_softmax(written.logits.float(), dim=-1)  # (words of all captions, V)
-        written_words = -log_p.gather(-1, targets[counted].unsqueeze(-1)).sum()
+        output = member(member.encode(features), tokens[:, :-1], counted=counted)  # type: ignore[operator]  # of a ModuleList
+        log_p = torch.log_softmax(output.logits.float(), dim=-1)  # (words of all captions, V)
+        target_nats = -log_p.gather(-1, targets[counted].unsqueeze(-1)).sum()
         smooth = config.label_smoothing
-        loss = ((1 - smooth) * written_words - smooth * log_p.mean(-1).sum()) / captions
-        nats += float(written_words.detach()) / log_p.shape[0] / len(model.members)
-        if config.doubly_stochastic and written.weights is not None:
-            looked = (written.weights * counted.unsqueeze(-1)).sum(1)  # (B, P)
-            loss = loss + config.doubly_stochastic * ((1 - looked) ** 2).sum(-1)[counted.any(1)].mean()
+        loss = ((1 - smooth) * target_nats - smooth * log_p.mean(-1).sum()) / captions
+        nats += float(target_nats.detach()) / log_p.shape[0] / len(model.members)
+        if config.doubly_stochastic and output.weights is not None:
+            attended = (output.weights * counted.unsqueeze(-1)).sum(1)  # (B, P)
+            loss = loss + config.doubly_stochastic * ((1 - attended) ** 2).sum(-1)[counted.any(1)].mean()
         losses.append(loss)
     return Step(torch.stack(losses).mean(), captions, report={"nats_per_token": nats})
 
@@ -49,11 +50,13 @@ def self_critical_loss(model: Captioner | Ensemble, batch: dict[str, Any], confi
     (Kool, van Hoof and Welling 2019), which needs no further decoding.
     """
     photos, count = batch["photos"].tolist(), config.samples
-    features = model.look(batch["features"], batch["learns"])
+    features = photo_features(model, batch["features"], batch["learns"])
     model.eval()
     with torch.no_grad():
-        chances = torch.rand(config.longest, len(photos), count)
-        drawn = draw(model, model.see(features), chances).flatten(0, 1)  # (B, T)
+        step, state = step_function(model, model.encode(features))
+        uniform = torch.rand(config.longest, len(photos), count)
+        drawn, _ = sample(step, state, uniform, start=START, end=END, pad=PAD, forbidden=[UNKNOWN])
+    drawn = drawn.flatten(0, 1)  # (B, T)
     model.train()
     ids = [row[: row.index(PAD)] if PAD in row else row for row in drawn.tolist()]
     rewards = reward.reward([photo for photo in photos for _ in range(count)], ids).view(-1, count)
@@ -61,19 +64,19 @@ def self_critical_loss(model: Captioner | Ensemble, batch: dict[str, Any], confi
     advantage = (rewards - baseline).flatten().to(drawn.device)  # (B,)
     counted = drawn != PAD
     before = torch.cat([torch.full_like(drawn[:, :1], START), drawn[:, :-1]], dim=1)
-    losses = []
+    never, losses = torch.tensor([PAD, START, UNKNOWN], device=drawn.device), []
     for member in model.members:  # each learns from what all of them drew
-        written = member(member.see(features), before, counted=counted)  # type: ignore[operator]  # of a ModuleList
-        logits = only_words(written.logits.float())
+        output = member(member.encode(features), before, counted=counted)  # type: ignore[operator]  # of a ModuleList
+        logits = output.logits.float().index_fill(-1, never, -torch.inf)
         log_p = -cross_entropy(logits, drawn[counted], reduction="none")
         losses.append(-(log_p * advantage.unsqueeze(1).expand_as(drawn)[counted]).sum() / len(drawn))
     return Step(torch.stack(losses).mean(), len(drawn), report={"reward": float(rewards.mean())})
 
 
 @torch.inference_mode()
-def nats(model: Captioner | Ensemble, seen: Seen | SeenByAll, tokens: Tensor) -> tuple[float, int]:
-    """The sum of -log p over every word of some captions and its END, and how many these are; UNKNOWN counts as a word."""
+def nats(model: Captioner | Ensemble, photos: Any, tokens: Tensor) -> tuple[float, int]:
+    """The sum of -log p over every word of captions (N, captions, 1 + T), END and UNKNOWN included, and how many these are."""
     flat = tokens.flatten(0, 1)
     counted = flat[:, 1:] != PAD
-    logits = model(seen, flat[:, :-1], counted=counted).logits
+    logits = model(photos, flat[:, :-1], counted=counted).logits
     return float(cross_entropy(logits.float(), flat[:, 1:][counted], reduction="sum")), int(counted.sum())

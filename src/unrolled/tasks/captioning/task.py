@@ -12,19 +12,21 @@ from PIL import Image
 from torch import Tensor, nn
 
 from unrolled import checkpoint
+from unrolled.beam_search import take_rows
 from unrolled.data import captions as source
 from unrolled.data.features import FeatureCache
 from unrolled.data.images import find_images, read_image
 from unrolled.data.sentences import END, SentenceTokenizer
+from unrolled.ensemble import Ensemble
 from unrolled.errors import DataError, ExportError
 from unrolled.metrics import CiderReward, caption_scores
 from unrolled.task import Carry, Metric, Preview, Step
 from unrolled.tasks.captioning import data
 from unrolled.tasks.captioning.config import Config
 from unrolled.tasks.captioning.data import Batches, Example
-from unrolled.tasks.captioning.generate import Caption, explain, write
+from unrolled.tasks.captioning.generate import Caption, attention_of, generate
 from unrolled.tasks.captioning.loss import likelihood_loss, nats, self_critical_loss
-from unrolled.tasks.captioning.model import Captioner, Ensemble, Seen, SeenByAll, build
+from unrolled.tasks.captioning.model import Captioner, build, photo_features
 
 PHOTOS_AT_ONCE = 50
 
@@ -96,7 +98,7 @@ class Task:
         return "\n".join(f"{one.name}: {captions[0].text}" for one, captions in zip(chosen, written, strict=True))
 
 
-class Captioned(NamedTuple):
+class CaptionedImage(NamedTuple):
     """What a run answers about a photo."""
 
     image: str
@@ -108,7 +110,7 @@ class Captioned(NamedTuple):
     words: Sequence[str] = ()
     """Of the best caption, where it is to be shown."""
     weights: Tensor | None = None
-    """Where the model looked for each of these words, (T, P); None without attention."""
+    """The attention weights of each of these words, (T, P); None without attention."""
 
 
 class Run:
@@ -129,15 +131,15 @@ class Run:
         self.model.eval()
 
     @cached_property
-    def judge(self) -> CiderReward:
-        """Of what captions have in common; how rare an n-gram is, those that the run learned from say."""
+    def cider(self) -> CiderReward:
+        """CIDEr with the document frequencies of the captions that the run was trained on."""
         examples = data.load(self.folder)["train"]
         return CiderReward([[self.tokenizer.encode(caption) for caption in one.captions] for one in examples])
 
-    def how(self, **given: Any) -> dict[str, Any]:
-        """What `generate.write` is told: the run's settings, unless given otherwise."""
-        how = {"longest": self.config.longest, "beam": self.config.beam, "consensus": self.config.consensus, **given}
-        return {**how, "judge": self.judge} if how["consensus"] else how
+    def decoding(self, **given: Any) -> dict[str, Any]:
+        """The arguments of `generate`: the run's settings, unless given otherwise."""
+        settings = {"longest": self.config.longest, "beam": self.config.beam, "consensus": self.config.consensus, **given}
+        return {**settings, "cider": self.cider} if settings["consensus"] else settings
 
     @cached_property
     def cache(self) -> FeatureCache:
@@ -148,7 +150,7 @@ class Run:
         examples = data.load(self.folder)
         chosen = (examples["validation"] or examples["train"])[:5]
         chosen = data.take_features(self.cache, chosen, False, _silent)  # anew, if the CNN has learned
-        written = _captions(self.model, self.tokenizer, chosen, self.cache, **self.how())
+        written = _captions(self.model, self.tokenizer, chosen, self.cache, **self.decoding())
         text = "\n".join(f"{one.name}: {captions[0].text}" for one, captions in zip(chosen, written, strict=True))
         return Preview("captions", text, (f"unrolled caption {self.folder} YOUR_PHOTO.jpg",))
 
@@ -161,14 +163,14 @@ class Run:
         raise ExportError(f"{self.folder}: a captioner cannot be exported: unrolled.export writes no attention and no encoder.")
 
     def caption(
-        self, *paths: str | Path, skipped: Callable[[str], None] | None = None, show: bool = False, **how: Any
-    ) -> Iterator[Captioned]:
-        """Captions of photos and of every image in folders, in order; `how` is `generate.write`'s.
+        self, *paths: str | Path, skipped: Callable[[str], None] | None = None, show: bool = False, **settings: Any
+    ) -> Iterator[CaptionedImage]:
+        """Captions of photos and of every image in folders, in order; `settings` are `generate`'s.
 
         Args:
             paths: images and folders.
             skipped: called with what is wrong with each image that cannot be read and is left out.
-            show: whether to give the photos and where the model looked, too, for `inspection.attention_maps.draw`.
+            show: whether to give the photos and the attention weights, too, for `inspection.attention_maps.draw`.
 
         Raises:
             DataError: no such file, no image in a folder, or none of the images can be read.
@@ -189,7 +191,7 @@ class Run:
                 pixels.append(self.encoder.pixels(photo))
                 photos.append((path, photo if show else None))
             if photos:
-                yield from self._caption(photos, torch.stack(pixels), show, how)
+                yield from self._caption(photos, torch.stack(pixels), show, settings)
         if len(problems) == len(images):
             raise DataError(
                 problems[0] if len(problems) == 1 else f"none of the {len(images):,} images can be read: {problems[0]}"
@@ -197,20 +199,20 @@ class Run:
 
     @torch.inference_mode()
     def _caption(
-        self, photos: list[tuple[str, Image.Image | None]], pixels: Tensor, show: bool, how: dict[str, Any]
-    ) -> Iterator[Captioned]:
+        self, photos: list[tuple[str, Image.Image | None]], pixels: Tensor, show: bool, settings: dict[str, Any]
+    ) -> Iterator[CaptionedImage]:
         features = self.encoder(pixels)
-        seen = self.model.see(features)
-        written = write(self.model, self.tokenizer, seen, **self.how(**how))
+        encoded = self.model.encode(features)
+        written = generate(self.model, self.tokenizer, encoded, **self.decoding(**settings))
         for n, ((path, photo), captions) in enumerate(zip(photos, written, strict=True)):
             if not show:
-                yield Captioned(path, captions)
+                yield CaptionedImage(path, captions)
                 continue
-            one = seen.take(slice(n, n + 1))
-            yield Captioned(path, captions, photo, *explain(self.model, self.tokenizer, one, captions[0]))
+            one = take_rows(encoded, torch.tensor([n]))
+            yield CaptionedImage(path, captions, photo, *attention_of(self.model, self.tokenizer, one, captions[0]))
 
     def evaluate(
-        self, *paths: str, images: str | None = None, report: Callable[[str, int, int], None] | None = None, **how: Any
+        self, *paths: str, images: str | None = None, report: Callable[[str, int, int], None] | None = None, **settings: Any
     ) -> dict[str, float]:
         """`bleu_1` to `bleu_4`, `rouge_l` and `cider` of the captions written; `loss` in nats per token; how many photos.
 
@@ -218,14 +220,16 @@ class Run:
             paths: a captions file or its folder; then files that list the photos to take, one a line.
             images: the folder or .tar of the photos; looked for beside the captions when left out.
             report: told what is being done, how many photos are done, and of how many.
-            how: `generate.write`'s: `beam`, `consensus`, ...; the run's settings when left out.
+            settings: `generate`'s: `beam`, `consensus`, ...; the run's settings when left out.
         """
         found, report = source.find(paths, images), report or (lambda what, done, of: None)
         examples, problems = [data.example(one) for one in found.photos], []
         several = data.take_features(self.cache, examples, False, problems.append, partial(report, "features"))
         if not several:
             raise DataError(f"{', '.join(paths)}: none of its photos can be read. {problems[0]}")
-        metrics = measure(self.model, self.tokenizer, several, self.cache, partial(report, "captions"), **self.how(**how))
+        metrics = measure(
+            self.model, self.tokenizer, several, self.cache, partial(report, "captions"), **self.decoding(**settings)
+        )
         return {**metrics, "photos": len(several), "photos_left_out": len(found.absent) + len(found.photos) - len(several)}
 
 
@@ -235,19 +239,19 @@ def measure(
     several: Sequence[Example],
     cache: FeatureCache | None,
     report: Callable[[int, int], None] | None = None,
-    **how: Any,
+    **settings: Any,
 ) -> dict[str, float]:
     """`loss` in nats per token over every caption that people wrote, and the scores of the captions that the model writes.
 
     `report` is told how many photos are done, and of how many.
     """
     total, count, candidates = 0.0, 0, {}
-    for begin, seen in _see(model, several, cache):
+    for begin, encoded in _encode(model, several, cache):
         chosen = several[begin : begin + PHOTOS_AT_ONCE]
         ids = [[tokenizer.encode(caption) for caption in one.captions] for one in chosen]
-        one, tokens = nats(model, seen, data.pad_captions(ids, how["longest"]).to(_device(model)))
+        one, tokens = nats(model, encoded, data.pad_captions(ids, settings["longest"]).to(_device(model)))
         total, count = total + one, count + tokens
-        for n, captions in enumerate(write(model, tokenizer, seen, **how), begin):
+        for n, captions in enumerate(generate(model, tokenizer, encoded, **settings), begin):
             candidates[str(n)] = captions[0].text
         if report:
             report(len(candidates), len(several))
@@ -259,14 +263,12 @@ def _captions(
     tokenizer: SentenceTokenizer,
     several: Sequence[Example],
     cache: FeatureCache | None,
-    **how: Any,
+    **settings: Any,
 ) -> list[list[Caption]]:
-    return [one for _, seen in _see(model, several, cache) for one in write(model, tokenizer, seen, **how)]
+    return [one for _, encoded in _encode(model, several, cache) for one in generate(model, tokenizer, encoded, **settings)]
 
 
-def _see(
-    model: Captioner | Ensemble, several: Sequence[Example], cache: FeatureCache | None
-) -> Iterator[tuple[int, Seen | SeenByAll]]:
+def _encode(model: Captioner | Ensemble, several: Sequence[Example], cache: FeatureCache | None) -> Iterator[tuple[int, Any]]:
     """The photos, some at a time, with the position of the first of them: features from the cache, or by the model's CNN."""
     model.eval()
     for begin in range(0, len(several), PHOTOS_AT_ONCE):
@@ -276,7 +278,7 @@ def _see(
         else:
             features = torch.stack([data.pixels(model.encoder, one) for one in chosen])  # type: ignore[arg-type]
         with torch.inference_mode():
-            yield begin, model.see(features.to(_device(model)))
+            yield begin, model.encode(photo_features(model, features.to(_device(model)), learns=False))
 
 
 def _device(model: nn.Module) -> torch.device:
