@@ -71,6 +71,10 @@ UNROLLED_API int64_t unrolled_gates_size(int32_t mode, int32_t dtype, int64_t T,
 UNROLLED_API void *unrolled_take_memory(int64_t bytes);
 UNROLLED_API void unrolled_give_memory_back(void *memory);
 
+/* Where a field of one of this interface's structures lies and how large it is; with "" for the field, the whole structure.
+ * -1 if there is none of that name. */
+UNROLLED_API int unrolled_layout(const char *structure, const char *field, int64_t *offset, int64_t *size);
+
 /* "avx512", "avx2", "portable": the one in use, whether one can run here, and choosing one (0 if it could be). */
 UNROLLED_API const char *unrolled_isa(void);
 UNROLLED_API int unrolled_isa_available(const char *name);

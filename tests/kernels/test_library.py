@@ -1,5 +1,6 @@
 """The C++ itself: built for other machines, watched by sanitizers, on PyTorch's own threads."""
 
+import ctypes
 import os
 import platform
 import re
@@ -13,7 +14,7 @@ import torch
 from tests.kernels import agree
 from tests.tolerance import TOLERANCE
 
-from unrolled.kernels import native
+from unrolled.kernels import linear, native, regularised, stream
 
 SOURCES = Path(__file__).parents[2] / "csrc"
 AVX512 = ["-mavx2", "-mfma", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"]
@@ -22,6 +23,7 @@ UNITS = {
     "dispatch": [],
     "memory": ["-DUNROLLED_CHECK_MEMORY"],
     "kept": [],
+    "layout": [],
     "isa_portable": [],
     "isa_avx2": AVX2,
     "isa_avx512": AVX512,
@@ -130,6 +132,30 @@ def test_arm64_computes_what_this_machine_computes(tmp_path):
         there, here = pool.map(ran, (ARM64, shutil.which("g++")), ([EMULATOR], []))
     assert there[0] == here[0] > 1000
     torch.testing.assert_close(there[1], here[1], **TOLERANCE[torch.float64])
+
+
+def structures():
+    return [native._Args, linear._Args, regularised._Args, stream._Spec, stream._Choice, stream._Call, stream._Watched]
+
+
+@pytest.mark.parametrize("structure", structures(), ids=lambda structure: structure.c_name)
+def test_python_has_every_structure_as_the_headers_have_it(structure):
+    """And notices any one field that is missing, of another size or somewhere else."""
+    library = native._library()
+    native.check_layout(library, structure)
+    fields = structure._fields_
+    other = {ctypes.c_int32: ctypes.c_int64, ctypes.c_double: ctypes.c_int32}
+    wrong = [fields[:-1], [*fields, ("more", ctypes.c_int64)], [fields[1], fields[0], *fields[2:]]]
+    wrong += [[*fields[:k], (name, other.get(kind, ctypes.c_int32)), *fields[k + 1 :]] for k, (name, kind) in enumerate(fields)]
+    for altered in wrong:
+        one = type("Altered", (ctypes.Structure,), {"_fields_": altered, "c_name": structure.c_name})
+        with pytest.raises(ImportError, match="Install unrolled again"):
+            native.check_layout(library, one)
+
+
+def test_a_library_from_before_layouts_could_be_asked_for_is_refused():
+    with pytest.raises(ImportError, match="Install unrolled again"):
+        native.check_layout(ctypes.CDLL(None), native._Args)
 
 
 def test_an_unknown_instruction_set_is_refused():

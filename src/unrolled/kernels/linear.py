@@ -21,6 +21,7 @@ _DTYPES = (torch.float32, torch.float64)
 
 
 class _Args(ctypes.Structure):
+    c_name = "unrolled_linear_args"
     _fields_ = [
         *((name, ctypes.c_int32) for name in ("dtype", "threads", "back", "unused")),
         *((name, ctypes.c_int64) for name in ("rows", "inputs", "outputs")),
@@ -30,7 +31,9 @@ class _Args(ctypes.Structure):
 
 @functools.cache
 def _function() -> Any:
-    function = native._library().unrolled_linear
+    library = native._library()
+    native.check_layout(library, _Args)
+    function = library.unrolled_linear
     function.argtypes = [ctypes.POINTER(_Args)]
     return function
 

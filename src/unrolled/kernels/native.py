@@ -15,6 +15,7 @@ import os
 import weakref
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.autograd import forward_ad
@@ -35,6 +36,7 @@ _POINTERS = [
 
 
 class _Args(ctypes.Structure):
+    c_name = "unrolled_args"
     _fields_ = [
         *((name, ctypes.c_int32) for name in ("mode", "dtype", "reverse", "threads")),
         *((name, ctypes.c_int64) for name in "TBIHV"),
@@ -65,6 +67,7 @@ def _load() -> tuple[ctypes.CDLL | None, str]:
         library = ctypes.CDLL(str(path))
     except OSError as error:
         return None, f"{path.name} could not be loaded: {error}"
+    check_layout(library, _Args)
     library.unrolled_forward.argtypes = [ctypes.POINTER(_Args)]
     library.unrolled_backward.argtypes = [ctypes.POINTER(_Args)]
     library.unrolled_gates_size.argtypes = [ctypes.c_int32, ctypes.c_int32, *[ctypes.c_int64] * 3]
@@ -82,6 +85,29 @@ def _load() -> tuple[ctypes.CDLL | None, str]:
         entry_points = [getattr(pool, name) for name in _OPENMP_NAMES]
         library.unrolled_use_openmp(*[ctypes.cast(f, ctypes.c_void_p) for f in entry_points])
     return library, ""
+
+
+def check_layout(library: ctypes.CDLL, structure: Any) -> None:
+    """Whether the C headers, when the library was compiled, had the structure as this file of Python has it.
+
+    Raises:
+        ImportError: they had not; or the library is older than this question.
+    """
+    fields = {"": (0, ctypes.sizeof(structure))}
+    fields |= {name: (getattr(structure, name).offset, getattr(structure, name).size) for name, *_ in structure._fields_}
+    offset, size = ctypes.c_int64(), ctypes.c_int64()
+    for field, ours in fields.items():
+        theirs = None
+        if hasattr(library, "unrolled_layout"):
+            known = library.unrolled_layout(structure.c_name.encode(), field.encode(), ctypes.byref(offset), ctypes.byref(size))
+            theirs = (offset.value, size.value) if known == 0 else None
+        if theirs != ours:
+            where = f"{structure.c_name}.{field}" if field else structure.c_name
+            raise ImportError(
+                f"unrolled's compiled kernels are of another version than its Python files: expected {where} at (offset, size) "
+                f"{ours}, got {theirs}. Install unrolled again: pip install --force-reinstall --no-deps unrolled, or -e . in "
+                "its folder."
+            )
 
 
 _OPENMP_NAMES = ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads")

@@ -43,6 +43,7 @@ _FIELDS = [
 
 
 class _Args(ctypes.Structure):
+    c_name = "unrolled_regularised_args"
     _fields_ = [
         *((name, ctypes.c_int32) for name in ("mode", "dtype", "threads", "kept", "reverse", "unused")),
         *((name, ctypes.c_int64) for name in ("T", "B", "H")),
@@ -53,7 +54,9 @@ class _Args(ctypes.Structure):
 
 @functools.cache
 def _function(which: str) -> Any:
-    function = getattr(native._library(), f"unrolled_regularised_{which}")
+    library = native._library()
+    native.check_layout(library, _Args)
+    function = getattr(library, f"unrolled_regularised_{which}")
     function.argtypes = [ctypes.POINTER(_Args)]
     return function
 

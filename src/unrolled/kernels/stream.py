@@ -35,6 +35,7 @@ _MEMORY, _UNSUPPORTED, _ID, _SCORES, _MISSING, _SETTINGS = -1, -2, -3, -4, -5, -
 
 
 class _Spec(ctypes.Structure):
+    c_name = "unrolled_stream_spec"
     _fields_ = [
         ("mode", ctypes.c_int32),
         ("precision", ctypes.c_int32),
@@ -53,6 +54,7 @@ class _Spec(ctypes.Structure):
 
 
 class _Choice(ctypes.Structure):
+    c_name = "unrolled_stream_choice"
     _fields_ = [
         ("temperature", ctypes.c_double),
         ("top_p", ctypes.c_double),
@@ -64,7 +66,17 @@ class _Choice(ctypes.Structure):
     ]
 
 
-# unrolled_stream_call and unrolled_stream_watched, 0 for null. One packed argument is 0.4 microseconds faster than seven.
+class _Call(ctypes.Structure):
+    c_name = "unrolled_stream_call"
+    _fields_ = [(name, ctypes.c_int64) for name in ("B", "x", "h_in", "c_in", "h_out", "c_out", "out")]
+
+
+class _Watched(ctypes.Structure):
+    c_name = "unrolled_stream_watched"
+    _fields_ = [(name, ctypes.c_int64) for name in ("count", "from", "bytes", "fingerprint")]
+
+
+# A _Call and a _Watched, 0 for null. One packed argument is 0.4 microseconds faster than seven.
 _pack_call, _pack_watched = struct.Struct("=7q").pack, struct.Struct("=4q").pack
 _FINGERPRINT = 256
 _address, _version, _empty_like = Tensor.data_ptr, operator.attrgetter("_version"), torch.empty_like
@@ -99,6 +111,8 @@ def _library() -> ctypes.CDLL:
     global _declared
     if _declared is None:
         library = native._library()
+        for structure in (_Spec, _Choice, _Call, _Watched):
+            native.check_layout(library, structure)
         pointer, int64 = ctypes.c_void_p, ctypes.c_int64
         for name, result, *arguments in (
             ("create", pointer, ctypes.POINTER(_Spec), ctypes.POINTER(ctypes.c_int32)),
