@@ -50,7 +50,7 @@ def test_dot_attention_without_projections_is_a_mean_of_the_places() -> None:
 
 
 def test_widths_that_do_not_fit_are_named() -> None:
-    with pytest.raises(ValueError, match="heads that divide place_size=5, got heads=2"):
+    with pytest.raises(ValueError, match="heads that divide memory_size=5, got heads=2"):
         DotAttention(6, 5, heads=2)
-    with pytest.raises(ValueError, match="got query_size=6, place_size=5"):
+    with pytest.raises(ValueError, match="got query_size=6, memory_size=5"):
         DotAttention(6, 5, projected=False)

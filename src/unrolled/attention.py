@@ -1,8 +1,8 @@
-"""Soft attention: a weighted mean of places, the weights from how well each place answers a query.
+"""Soft attention: a weighted mean of the vectors of a memory, the weights from how well each matches a query.
 
-Queries (N, Q, H), one for each step and caption of an image, meet the image's places (N, P, E); what comes out is the
-attended vector z (N, Q, E) and the weights (N, Q, P), which sum to one over the places. What depends on the places alone is
-computed once per image by `keys`, so that a decoder that asks word by word does not repeat it.
+The memory (N, P, E) is what was encoded: the locations of an image, the states of an encoder. Queries (N, Q, H), such as a
+decoder's states, give context vectors z (N, Q, E) and weights (N, Q, P), which sum to one over the memory. What depends on the
+memory alone is computed once by `keys`, so that a decoder does not repeat it at every step.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from unrolled.kernels.linear import Linear
 
 
 class AdditiveAttention(nn.Module):
-    """Additive attention (Bahdanau, Cho and Bengio 2015, section A.1.2), over the places of an image as Xu et al. 2015 (Show,
-    Attend and Tell, eq. 4-6 and 13) have it.
+    """Additive attention (Bahdanau, Cho and Bengio 2015, section A.1.2; over the locations of an image: Xu et al. 2015, Show,
+    Attend and Tell, eq. 4-6 and 13).
 
     e_qp  = v^T tanh(W_q h_q + W_k a_p + b)
     alpha = softmax over p of e_qp
@@ -23,32 +23,32 @@ class AdditiveAttention(nn.Module):
 
     Args:
         query_size: H, the width of a query.
-        place_size: E, the width of a place.
-        hidden_size: the width in which the two are added; as wide as the query when left out.
+        memory_size: E, the width of the memory.
+        hidden_size: width of the sum inside tanh; `query_size` when left out.
 
-    >>> attention = AdditiveAttention(query_size=6, place_size=4)
-    >>> places = torch.randn(2, 49, 4)
-    >>> z, weights = attention(torch.randn(2, 3, 6), places, attention.keys(places))
+    >>> attention = AdditiveAttention(query_size=6, memory_size=4)
+    >>> memory = torch.randn(2, 49, 4)
+    >>> z, weights = attention(torch.randn(2, 3, 6), memory, attention.keys(memory))
     >>> z.shape, weights.shape
     (torch.Size([2, 3, 4]), torch.Size([2, 3, 49]))
     """
 
-    def __init__(self, query_size: int, place_size: int, hidden_size: int | None = None) -> None:
+    def __init__(self, query_size: int, memory_size: int, hidden_size: int | None = None) -> None:
         super().__init__()
         hidden_size = hidden_size or query_size
         self.query = Linear(query_size, hidden_size)
-        self.key = Linear(place_size, hidden_size, bias=False)
+        self.key = Linear(memory_size, hidden_size, bias=False)
         self.score = Linear(hidden_size, 1, bias=False)
 
-    def keys(self, places: Tensor) -> Tensor:
+    def keys(self, memory: Tensor) -> Tensor:
         """W_k a_p: (N, P, E) -> (N, P, hidden_size)."""
-        return self.key(places)
+        return self.key(memory)
 
-    def forward(self, queries: Tensor, places: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
-        """queries (N, Q, H), places (N, P, E) and their `keys` -> z (N, Q, E), weights (N, Q, P)."""
+    def forward(self, queries: Tensor, memory: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
+        """queries (N, Q, H), memory (N, P, E) and its `keys` -> z (N, Q, E), weights (N, Q, P)."""
         summed = self.query(queries).unsqueeze(2) + keys.unsqueeze(1)  # (N, Q, P, hidden)
         weights = torch.softmax(self.score(torch.tanh(summed)).squeeze(-1), dim=-1)  # (N, Q, P)
-        return weights.to(places.dtype) @ places, weights
+        return weights.to(memory.dtype) @ memory, weights
 
 
 class DotAttention(nn.Module):
@@ -62,40 +62,40 @@ class DotAttention(nn.Module):
 
     Args:
         query_size: H, the width of a query.
-        place_size: E, the width of a place, and of z.
-        heads: how many weightings there are side by side; each reads its own part of the width.
+        memory_size: E, the width of the memory, and of z.
+        heads: number of attention heads; each reads its own part of the width.
         projected: whether there are W_q, W_k and W_v; without them H and E must be the same.
 
     Raises:
         ValueError: a width that the heads do not divide, or unequal widths without projections.
 
-    >>> attention = DotAttention(query_size=6, place_size=4, heads=2)
-    >>> places = torch.randn(2, 49, 4)
-    >>> z, weights = attention(torch.randn(2, 3, 6), places, attention.keys(places))
+    >>> attention = DotAttention(query_size=6, memory_size=4, heads=2)
+    >>> memory = torch.randn(2, 49, 4)
+    >>> z, weights = attention(torch.randn(2, 3, 6), memory, attention.keys(memory))
     >>> z.shape, weights.shape
     (torch.Size([2, 3, 4]), torch.Size([2, 3, 49]))
     """
 
-    def __init__(self, query_size: int, place_size: int, heads: int = 1, projected: bool = True) -> None:
+    def __init__(self, query_size: int, memory_size: int, heads: int = 1, projected: bool = True) -> None:
         super().__init__()
-        if place_size % heads:
-            raise ValueError(f"DotAttention expected heads that divide place_size={place_size}, got heads={heads}.")
-        if not projected and (query_size != place_size or heads != 1):
+        if memory_size % heads:
+            raise ValueError(f"DotAttention expected heads that divide memory_size={memory_size}, got heads={heads}.")
+        if not projected and (query_size != memory_size or heads != 1):
             raise ValueError(
-                "DotAttention without projections expected one head and query_size equal to place_size, "
-                f"got query_size={query_size}, place_size={place_size}, heads={heads}."
+                "DotAttention without projections expected one head and query_size equal to memory_size, "
+                f"got query_size={query_size}, memory_size={memory_size}, heads={heads}."
             )
         self.heads = heads
-        self.query = Linear(query_size, place_size) if projected else nn.Identity()
-        self.key = Linear(place_size, place_size, bias=False) if projected else nn.Identity()
-        self.value = Linear(place_size, place_size) if projected else nn.Identity()
+        self.query = Linear(query_size, memory_size) if projected else nn.Identity()
+        self.key = Linear(memory_size, memory_size, bias=False) if projected else nn.Identity()
+        self.value = Linear(memory_size, memory_size) if projected else nn.Identity()
 
-    def keys(self, places: Tensor) -> Tensor:
+    def keys(self, memory: Tensor) -> Tensor:
         """W_k a_p and W_v a_p side by side: (N, P, E) -> (N, P, 2E)."""
-        return torch.cat([self.key(places), self.value(places)], dim=-1)
+        return torch.cat([self.key(memory), self.value(memory)], dim=-1)
 
-    def forward(self, queries: Tensor, places: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
-        """queries (N, Q, H), places (N, P, E) and their `keys` -> z (N, Q, E), weights (N, Q, P)."""
+    def forward(self, queries: Tensor, memory: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
+        """queries (N, Q, H), memory (N, P, E) and its `keys` -> z (N, Q, E), weights (N, Q, P)."""
         key, value = (self._split(part) for part in keys.chunk(2, dim=-1))  # each (N, heads, P, d)
         query = self._split(self.query(queries).to(key.dtype))  # (N, heads, Q, d)
         scores = query @ key.transpose(-2, -1) * query.shape[-1] ** -0.5  # (N, heads, Q, P)

@@ -1,6 +1,6 @@
 """How good captions are: BLEU, ROUGE-L and CIDEr as the COCO caption evaluation computes them, and CIDEr-D as a reward.
 
-`caption_scores` hands captions to pycocoevalcap, the Python 3 edition of the evaluation code that the published figures come
+`caption_scores` calls pycocoevalcap, the Python 3 edition of the evaluation code that the published figures come
 from (Chen et al. 2015, "Microsoft COCO Captions: data collection and evaluation server"). Only its tokenizer, METEOR and SPICE
 run Java. `words` does the tokenizer's work here; METEOR and SPICE are left out, because without Java there is no
 implementation that gives their numbers.
@@ -76,7 +76,7 @@ def caption_scores(candidates: Mapping[str, str], references: Mapping[str, Seque
     images of this very set have them, so it depends on the set, and is 0 for a single image.
 
     Args:
-        candidates: image -> caption; any text, it is taken apart by `words`.
+        candidates: image -> caption; any text, tokenized by `words`.
         references: image -> its captions; images without a candidate are left out.
 
     Raises:
@@ -99,11 +99,11 @@ def caption_scores(candidates: Mapping[str, str], references: Mapping[str, Seque
         raise DataError(
             f"expected references for every image, got none for {len(missing)} of {len(candidates)}, the first {missing[0]!r}."
         )
-    said = {image: [" ".join(words(caption))] for image, caption in candidates.items()}
-    wanted = {image: [" ".join(words(caption)) for caption in references[image]] for image in candidates}
-    bleu, _ = Bleu(4).compute_score(wanted, said, verbose=0)
-    rouge, _ = Rouge().compute_score(wanted, said)
-    cider, _ = Cider().compute_score(wanted, said)
+    written = {image: [" ".join(words(caption))] for image, caption in candidates.items()}
+    expected = {image: [" ".join(words(caption)) for caption in references[image]] for image in candidates}
+    bleu, _ = Bleu(4).compute_score(expected, written, verbose=0)
+    rouge, _ = Rouge().compute_score(expected, written)
+    cider, _ = Cider().compute_score(expected, written)
     return {f"bleu_{n}": float(score) for n, score in enumerate(bleu, 1)} | {"rouge_l": float(rouge), "cider": float(cider)}
 
 
@@ -128,7 +128,7 @@ class CiderReward:
     >>> reward = CiderReward([[[5, 6, 7, 8, 9]], [[1, 2, 3, 4]]])
     >>> reward.reward([0, 1, 1], [[5, 6, 7, 8, 9], [1, 2], [5, 6]])
     tensor([10.0000,  3.0376,  0.0000])
-    >>> reward.agreement([[5, 6, 7, 8, 9], [1, 2]], [[5, 6, 7], [1, 2, 3, 4]])  # none of the images': among themselves
+    >>> reward.agreement([[5, 6, 7, 8, 9], [1, 2]], [[5, 6, 7], [1, 2, 3, 4]])  # against each other
     tensor([2.4347, 1.5188])
     """
 
@@ -153,7 +153,7 @@ class CiderReward:
         return torch.tensor(scores)
 
     def agreement(self, candidates: Sequence[Sequence[int]], others: Sequence[Sequence[int]]) -> Tensor:
-        """CIDEr-D of each candidate (N,), 0 to 10, with `others` for references; how rare an n-gram is, the images say."""
+        """CIDEr-D of each candidate (N,), 0 to 10, with `others` as references, under the images' document frequencies."""
         references = [self._vector(one) for one in others]
         return torch.tensor([_cider(self._vector(one), references) for one in candidates])
 

@@ -1,4 +1,4 @@
-"""Features of photos, taken once and kept on disk, memory-mapped.
+"""Features of photos, computed once and cached on disk, memory-mapped.
 
 A cache is one folder per encoder, named by its fingerprint: `features.bin`, one row of 16-bit floats per photo, and
 `keys.bin`, the digest of each row's photo. Rows are only ever added, under a lock and before their keys, so a kill leaves whole
@@ -33,15 +33,15 @@ def default_folder() -> Path:
 
 
 def digest(content: bytes, mirrored: bool = False) -> bytes:
-    """What a photo is known by: its file's content, and whether it is mirrored."""
+    """The key of a photo: a hash of its file's content and of whether it is mirrored."""
     return hashlib.sha256(content + (b"mirrored" if mirrored else b"")).digest()[:DIGEST]
 
 
 class FeatureCache:
-    """The kept features of one encoder.
+    """The cached features of one encoder.
 
     Args:
-        encoder: what takes them.
+        encoder: computes them.
         folder: where caches are; `default_folder()` when left out.
     """
 
@@ -71,12 +71,12 @@ class FeatureCache:
         mirrored: Sequence[bytes] = (),
         report: Report | None = None,
     ) -> dict[int, str]:
-        """Take the features of every photo that is not there yet; return what was wrong with those that cannot be read.
+        """Compute the features of every photo that is not there yet; return what is wrong with those that cannot be read.
 
         Args:
             keys: `digest` of each photo.
-            photo: position -> its pixels, (3, size, size) bytes; raises `DataError` where there are none to be had.
-            mirrored: the keys of their mirror images, where these are wanted too.
+            photo: position -> its pixels, (3, size, size) bytes; raises `DataError` where it cannot be read.
+            mirrored: the keys of their mirror images, if these are computed too.
             report: called with how many are done and how many there are to do.
 
         Raises:
@@ -93,9 +93,9 @@ class FeatureCache:
                     problems[position] = str(error)
             if pixels:
                 stacked = torch.stack(list(pixels.values()))
-                self._add([keys[position] for position in pixels], self._take(stacked))
+                self._add([keys[position] for position in pixels], self._compute(stacked))
                 if mirrored:
-                    self._add([mirrored[position] for position in pixels], self._take(stacked.flip(-1)))
+                    self._add([mirrored[position] for position in pixels], self._compute(stacked.flip(-1)))
             if report:
                 report(min(begin + BATCH, len(wanted)), len(wanted))
         return problems
@@ -107,7 +107,7 @@ class FeatureCache:
             return torch.empty(0, *self.shape)
         return torch.from_numpy(self._map[rows].astype(np.float32))
 
-    def _take(self, pixels: Tensor) -> np.ndarray:
+    def _compute(self, pixels: Tensor) -> np.ndarray:
         with torch.inference_mode():
             return self.encoder(pixels).half().numpy()
 
@@ -122,7 +122,7 @@ class FeatureCache:
                 self._read_keys()
         except OSError as error:
             raise DataError(
-                f"{self.folder}: could not keep features ({error.strerror}). What was there is kept; make room, or name "
+                f"{self.folder}: cannot write features ({error.strerror}). What was there is kept; make room, or name "
                 "another folder in UNROLLED_CACHE."
             ) from None
 

@@ -1,4 +1,4 @@
-"""The photos and captions of a run: features taken once, words as token ids, batches of photos with all their captions."""
+"""The photos and captions of a run: cached features, captions as token ids, batches of photos with all their captions."""
 
 from __future__ import annotations
 
@@ -31,18 +31,19 @@ Say = Callable[[str], None]
 
 @dataclass
 class Example:
-    """A photo that a run learns from or is measured on."""
+    """A photo of the training or the validation set."""
 
     name: str
     photo: Photo
     key: bytes
-    """The digest of its file: where its features are kept."""
+    """The digest of its file, under which its features are cached."""
     mirrored: bytes
+    """The same for its mirror image."""
     captions: list[str]
 
 
 def prepare(config: Config, folder: Path, say: Say) -> None:
-    """Find photos and captions, learn the vocabulary, take the features, and leave what they are in the run folder.
+    """Find photos and captions, learn the vocabulary, compute the features, and save what was found in the run folder.
 
     Raises:
         DataError: captions or photos that cannot be read, or too few of them.
@@ -60,12 +61,12 @@ def prepare(config: Config, folder: Path, say: Say) -> None:
             config.unit, captions, minimum_count=config.minimum_count, vocabulary_size=config.vocabulary_size
         )
     parts = {"train": [example(one) for one in training], "validation": [example(one) for one in validation]}
-    encoder, _ = encoder_of(config, folder / STARTING_WEIGHTS)
+    encoder, _ = load_encoder(config, folder / STARTING_WEIGHTS)
     if config.fine_tune_from:  # features would not last
-        parts = {part: readable(several, say) for part, several in parts.items()}
+        parts = {part: without_unreadable(several, say) for part, several in parts.items()}
     else:
         cache = FeatureCache(encoder)
-        parts = {part: take_features(cache, several, config.flips and part == "train", say) for part, several in parts.items()}
+        parts = {part: cache_features(cache, several, config.flips and part == "train", say) for part, several in parts.items()}
     if not parts["train"]:
         raise DataError(f"{', '.join(config.data)}: no photo to learn from is left.")
     content = {
@@ -80,8 +81,8 @@ def prepare(config: Config, folder: Path, say: Say) -> None:
     tokenizer.save(folder)
 
 
-def encoder_of(config: Config, weights: Path) -> tuple[Encoder, bool]:
-    """The CNN, and whether a run has changed it: if `weights`, of a model, hold a CNN too, it is that one.
+def load_encoder(config: Config, weights: Path) -> tuple[Encoder, bool]:
+    """The CNN, and whether it is a fine-tuned one: that of the model's `weights`, if they hold one.
 
     Raises:
         ConfigError: it is not here.
@@ -89,14 +90,14 @@ def encoder_of(config: Config, weights: Path) -> tuple[Encoder, bool]:
     """
     encoder = encoders.load(config.encoder, config.photo_size)
     tensors = checkpoint.read_tensors(weights)[0] if weights.exists() else {}
-    learned = {name.removeprefix("encoder."): tensor for name, tensor in tensors.items() if name.startswith("encoder.")}
-    if learned:
-        checkpoint.load_weights(weights, encoder, learned)
-    return encoder, bool(learned)
+    tuned = {name.removeprefix("encoder."): tensor for name, tensor in tensors.items() if name.startswith("encoder.")}
+    if tuned:
+        checkpoint.load_weights(weights, encoder, tuned)
+    return encoder, bool(tuned)
 
 
 def load(folder: Path) -> dict[str, list[Example]]:
-    """What `prepare` left.
+    """The training and validation examples that `prepare` saved.
 
     Raises:
         DataError: it is missing or damaged.
@@ -155,7 +156,7 @@ def _list_path(name: str, beside: Path) -> Path:
 
 
 def example(one: CaptionedPhoto) -> Example:
-    """With what the photo is known by.
+    """With the digests of the photo's file.
 
     Raises:
         DataError: its file cannot be read.
@@ -164,43 +165,45 @@ def example(one: CaptionedPhoto) -> Example:
     return Example(one.name, one.photo, digest(content), digest(content, mirrored=True), one.captions)
 
 
-def take_features(
+def cache_features(
     cache: FeatureCache, several: list[Example], mirrored: bool, say: Say, report: Callable[[int, int], None] | None = None
 ) -> list[Example]:
     """Fill the cache, and return the examples without those whose photos cannot be read, which are named.
 
-    `report` is told how many are done and of how many; without it they are said.
+    `report` is called with how many are done and of how many; without it progress goes to `say`.
     """
-    last = time.monotonic()
-
-    def say_some(done: int, of: int) -> None:
-        nonlocal last
-        if time.monotonic() - last > 5 or done == of:
-            last = time.monotonic()
-            say(f"features of {done:,} of {of:,} photos")
-
     problems = cache.fill(
         [one.key for one in several],
         lambda position: pixels(cache.encoder, several[position]),
         [one.mirrored for one in several] if mirrored else (),
-        report or say_some,
+        report or _every_5_seconds(say, "features of"),
     )
     return _without(several, problems, say)
 
 
-def readable(several: list[Example], say: Say) -> list[Example]:
+def without_unreadable(several: list[Example], say: Say) -> list[Example]:
     """The examples without those whose photos cannot be read, which are named."""
     problems: dict[int, str] = {}
-    last = time.monotonic()
+    report = _every_5_seconds(say, "checked")
     for position, one in enumerate(several):
-        if time.monotonic() - last > 5:
-            last = time.monotonic()
-            say(f"looked at {position:,} of {len(several):,} photos")
+        report(position, len(several))
         try:
             read_image(one.photo.read(), name=one.name)
         except DataError as error:
             problems[position] = str(error)
     return _without(several, problems, say)
+
+
+def _every_5_seconds(say: Say, what: str) -> Callable[[int, int], None]:
+    last = time.monotonic()
+
+    def report(done: int, of: int) -> None:
+        nonlocal last
+        if time.monotonic() - last > 5 or done == of:
+            last = time.monotonic()
+            say(f"{what} {done:,} of {of:,} photos")
+
+    return report
 
 
 def _without(several: list[Example], problems: dict[int, str], say: Say) -> list[Example]:
@@ -210,24 +213,24 @@ def _without(several: list[Example], problems: dict[int, str], say: Say) -> list
     return [one for position, one in enumerate(several) if position not in problems]
 
 
-def pixels(encoder: Encoder, one: Example, least: float = 1.0, chance: np.random.Generator | None = None) -> Tensor:
-    """A photo as the encoder takes it; with `chance` a part of it, of any place and at least the share `least` of its area.
+def pixels(encoder: Encoder, one: Example, smallest: float = 1.0, rng: np.random.Generator | None = None) -> Tensor:
+    """A photo as the encoder takes it; with `rng` a random crop of at least the fraction `smallest` of its area.
 
-    Where the encoder takes other sizes too, parts come at the scale that whole photos have, so that things look as large
-    in training as later (Touvron et al. 2019, "Fixing the train-test resolution discrepancy").
+    Where the encoder takes other sizes too, crops have the scale of whole photos, so that objects look as large in training as
+    in evaluation (Touvron et al. 2019, "Fixing the train-test resolution discrepancy").
 
     Raises:
         DataError: no image, or a damaged one.
     """
     photo = read_image(one.photo.read(), name=one.name)
     side = encoder.size
-    if chance and least < 1:
+    if rng and smallest < 1:
         if encoder.multiple:
-            side = max(1, round(side * math.sqrt((least + 1) / 2) / encoder.multiple)) * encoder.multiple
-        share, aspect = math.sqrt(chance.uniform(least, 1)), math.exp(chance.uniform(-0.15, 0.15))
+            side = max(1, round(side * math.sqrt((smallest + 1) / 2) / encoder.multiple)) * encoder.multiple
+        share, aspect = math.sqrt(rng.uniform(smallest, 1)), math.exp(rng.uniform(-0.15, 0.15))
         width = max(1, min(photo.width, round(photo.width * share * aspect)))
         height = max(1, min(photo.height, round(photo.height * share / aspect)))
-        left, top = (int(chance.integers(room + 1)) for room in (photo.width - width, photo.height - height))
+        left, top = (int(rng.integers(room + 1)) for room in (photo.width - width, photo.height - height))
         photo = photo.crop((left, top, left + width, top + height))
     return encoder.pixels(photo, side)
 
@@ -238,9 +241,9 @@ class Batches:
     Args:
         config: the run's settings.
         several: the photos.
-        tokenizer: what makes ids of the captions.
-        encoder: the CNN, which says how it wants its photos where it learns.
-        cache: where the features are where it does not; all must be there.
+        tokenizer: of the captions.
+        encoder: the CNN.
+        cache: the features of all photos; None with fine-tuning, where batches hold pixels.
     """
 
     def __init__(
@@ -252,20 +255,20 @@ class Batches:
         self._order: tuple[int, np.ndarray] = (-1, np.empty(0))
 
     def batch(self, step: int) -> dict[str, Any]:
-        """`photos` (N,), positions; `features` (N, P, F), or, where the CNN learns, now or later, bytes (N, 3, side, side);
-        `tokens`; and `learns`, whether the CNN learns from this batch.
+        """`photos` (N,), positions; `features` (N, P, F), or with fine-tuning pixels as bytes (N, 3, side, side); `tokens`; and
+        `learns`, whether the CNN learns from this batch.
         """
-        epoch, place = divmod(step, self.per_epoch)
+        epoch, index = divmod(step, self.per_epoch)
         if self._order[0] != epoch:
             self._order = epoch, np.random.default_rng([self.config.seed, epoch]).permutation(len(self.examples))
-        photos = self._order[1][place * self.config.batch_size : (place + 1) * self.config.batch_size]
-        chance = np.random.default_rng([self.config.seed, epoch, place])
-        mirror = chance.random(len(photos)) < 0.5 * self.config.flips
+        photos = self._order[1][index * self.config.batch_size : (index + 1) * self.config.batch_size]
+        rng = np.random.default_rng([self.config.seed, epoch, index])
+        mirror = rng.random(len(photos)) < 0.5 * self.config.flips
         chosen = [self.examples[i] for i in photos]
         if self.cache:
             features = self.cache.read([one.mirrored if flip else one.key for one, flip in zip(chosen, mirror, strict=True)])
         else:
-            features = torch.stack([pixels(self.encoder, one, self.config.crops, chance) for one in chosen])
+            features = torch.stack([pixels(self.encoder, one, self.config.crops, rng) for one in chosen])
             features = torch.where(torch.from_numpy(mirror).view(-1, 1, 1, 1), features.flip(-1), features)
         tokens = pad_captions([self.ids[i] for i in photos], self.config.longest)
         learns = bool(self.config.fine_tune_from) and epoch + 1 >= (self.config.fine_tune_from or 0)
@@ -286,19 +289,10 @@ def pad_captions(ids: Sequence[Sequence[Sequence[int]]], longest: int) -> Tensor
 def _check_start(config: Config) -> None:
     """The run to start from has to have the shape of the one to train."""
     earlier = checkpoint.open_config(Path(config.start or ""), "captioning", Config)
-    names = (
-        "encoder",
-        "photo_size",
-        "unit",
-        "cell",
-        "image",
-        "attention",
-        "heads",
-        "hidden_size",
-        "num_layers",
-        "members",
-        "tied",
-    )
+    names = ("encoder", "photo_size", "unit", "cell", "image", "attention")
+    names += ("heads", "hidden_size", "num_layers", "members", "tied")
     if differing := [name for name in names if getattr(config, name) != getattr(earlier, name)]:
-        told = "; ".join(f"{name}: it has {getattr(earlier, name)!r}, got {getattr(config, name)!r}" for name in differing)
-        raise ConfigError(f"--start {config.start}: expected the settings of that run's model. {told}.")
+        differences = "; ".join(
+            f"{name}: it has {getattr(earlier, name)!r}, got {getattr(config, name)!r}" for name in differing
+        )
+        raise ConfigError(f"--start {config.start}: expected the settings of that run's model. {differences}.")

@@ -42,13 +42,13 @@ class Task:
         self.config, self.folder = config, folder
         self.tokenizer = SentenceTokenizer.load(folder)
         examples = data.load(folder)
-        self.encoder, self.learned = data.encoder_of(config, folder / data.STARTING_WEIGHTS)
+        self.encoder, self.fine_tuned = data.load_encoder(config, folder / data.STARTING_WEIGHTS)
         training, self.validation = examples["train"], examples["validation"]
         self.cache = None if config.fine_tune_from else FeatureCache(self.encoder)
         if self.cache:  # nothing to do, unless the cache is lost
             found = [
-                data.take_features(self.cache, training, config.flips, _silent),
-                data.take_features(self.cache, self.validation, False, _silent),
+                data.cache_features(self.cache, training, config.flips, _silent),
+                data.cache_features(self.cache, self.validation, False, _silent),
             ]
             if [*map(len, found)] != [len(training), len(self.validation)]:
                 raise DataError(
@@ -67,7 +67,7 @@ class Task:
 
     def build(self) -> nn.Module:
         learns = self.config.fine_tune_from is not None
-        encoder = self.encoder.requires_grad_(learns) if learns or self.learned else None
+        encoder = self.encoder.requires_grad_(learns) if learns or self.fine_tuned else None
         model = build(self.config, self.tokenizer.size, self.encoder.channels, encoder)
         start = self.folder / data.STARTING_WEIGHTS
         if start.exists():
@@ -125,8 +125,8 @@ class Run:
         self.folder = Path(folder)
         self.config: Config = checkpoint.open_config(self.folder, Task.name, Config)
         self.tokenizer = SentenceTokenizer.load(self.folder)
-        self.encoder, learned = data.encoder_of(self.config, self.folder / checkpoint.MODEL)
-        self.model = build(self.config, self.tokenizer.size, self.encoder.channels, self.encoder if learned else None)
+        self.encoder, fine_tuned = data.load_encoder(self.config, self.folder / checkpoint.MODEL)
+        self.model = build(self.config, self.tokenizer.size, self.encoder.channels, self.encoder if fine_tuned else None)
         checkpoint.load_model(self.folder, self.model)
         self.model.eval()
 
@@ -149,7 +149,7 @@ class Run:
         """Captions of a few photos that it was measured on."""
         examples = data.load(self.folder)
         chosen = (examples["validation"] or examples["train"])[:5]
-        chosen = data.take_features(self.cache, chosen, False, _silent)  # anew, if the CNN has learned
+        chosen = data.cache_features(self.cache, chosen, False, _silent)  # anew, if the CNN has learned
         written = _captions(self.model, self.tokenizer, chosen, self.cache, **self.decoding())
         text = "\n".join(f"{one.name}: {captions[0].text}" for one, captions in zip(chosen, written, strict=True))
         return Preview("captions", text, (f"unrolled caption {self.folder} YOUR_PHOTO.jpg",))
@@ -224,7 +224,7 @@ class Run:
         """
         found, report = source.find(paths, images), report or (lambda what, done, of: None)
         examples, problems = [data.example(one) for one in found.photos], []
-        several = data.take_features(self.cache, examples, False, problems.append, partial(report, "features"))
+        several = data.cache_features(self.cache, examples, False, problems.append, partial(report, "features"))
         if not several:
             raise DataError(f"{', '.join(paths)}: none of its photos can be read. {problems[0]}")
         metrics = measure(
@@ -286,4 +286,4 @@ def _device(model: nn.Module) -> torch.device:
 
 
 def _silent(text: str) -> None:
-    """Where nobody is told."""
+    """Discard a message."""

@@ -15,31 +15,31 @@ class Config(TrainingConfig):
     data: tuple[str, ...] = ()
     """Text to learn from: files, folders (searched whole), patterns such as "src/*.py", or - for standard input."""
     unit: Literal["char", "byte", "word", "bpe"] = "char"
-    """What a token is: a character, a byte (any file), a word, or a piece of a word (byte-pair encoding)."""
+    """What a token is: a character, a byte (any file), a word, or a subword (byte-pair encoding)."""
     vocabulary_size: int = Field(8000, ge=260)
-    """Tokens to keep with --unit word or bpe; the rarer are left to smaller pieces (bpe) or unknown (word)."""
+    """With --unit word or bpe: size of the vocabulary; rarer words become smaller pieces (bpe) or unknown (word)."""
     validation_fraction: float = Field(0.1, ge=0, lt=1)
-    """Share of the text, taken from its end, that is not learned but measured on; 0 measures nothing."""
+    """Fraction of the text, taken from its end, held out for validation; 0 validates on nothing."""
     documents: bool = False
-    """Keep files apart: the state is cleared where one ends, so that nothing leaks from one file into the next."""
+    """Treat each file as a document of its own: the state is reset where one ends."""
     cell: Literal["rnn", "lstm", "gru"] = "lstm"
-    """The recurrence: vanilla RNN, LSTM or GRU."""
+    """Recurrent cell: vanilla RNN, LSTM or GRU."""
     hidden_size: PositiveInt = 512
     """Width of the hidden state."""
     num_layers: PositiveInt = 1
-    """Recurrent layers on top of each other."""
+    """Number of recurrent layers."""
     input: Literal["embedding", "one-hot"] = "embedding"
-    """How a token enters: through a learned embedding, or as a one-hot vector."""
+    """How a token enters: a learned embedding, or a one-hot vector."""
     embedding_size: PositiveInt | None = None
-    """Width of the embedding; as wide as the hidden state when left out."""
+    """Width of the embedding; by default that of the hidden state."""
     tied: bool = False
-    """Use the embedding's weights for the output layer too (needs embedding_size equal to hidden_size)."""
+    """Share weights between the embedding and the output layer; needs embedding_size equal to hidden_size."""
     dropout: float = Field(0.0, ge=0, lt=1)
-    """Probability of dropping a unit between layers and before the output, in training."""
+    """Dropout rate between layers and before the output."""
     k1: PositiveInt = 64
-    """Truncated BPTT: new steps per update."""
+    """Truncated BPTT: steps between updates."""
     k2: PositiveInt | None = None
-    """Truncated BPTT: how many steps the gradient goes back; as many as k1 when left out."""
+    """Truncated BPTT: steps that the gradient flows back; by default k1."""
 
     @model_validator(mode="after")
     def _fit_together(self) -> Self:
