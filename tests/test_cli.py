@@ -12,11 +12,7 @@ import pytest
 import torch
 from tests.tolerance import assert_same
 
-from unrolled import cli, kernels, tasks
-
-
-def test_names_of_tasks_agree() -> None:
-    assert cli.TASKS.keys() == tasks.TASKS.keys()
+from unrolled import kernels, tasks
 
 
 def test_help_does_not_wait_for_torch() -> None:

@@ -228,7 +228,7 @@ def test_the_table_of_settings_has_every_setting_with_its_own_text(hooks) -> Non
 
 def test_the_table_of_options_has_what_help_has(hooks) -> None:
     table = hooks.on_page_markdown("{{ options: sample }}")
-    assert "| `--temperature` | number at least 0 | `0.8` | Below 1 plays safe" in table
+    assert "| `--temperature` | number at least 0 | `0.8` | Divides the logits: below 1" in table
     with pytest.raises(KeyError, match="no command"):
         hooks.on_page_markdown("{{ options: smaple }}")
 

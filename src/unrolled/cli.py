@@ -18,41 +18,60 @@ import rich_click as click
 from click.exceptions import NoArgsIsHelpError
 
 from unrolled import __version__
-
-TASKS = {
-    "language-model": "Learn to write like some text, character by character or word by word.",
-    "captioning": "Learn to describe photos in a sentence.",
-}
-"""What there is to train, with a line each; `unrolled.tasks.TASKS` has the same names (a test holds them together)."""
+from unrolled.errors import UnrolledError, nearest
+from unrolled.tasks import discovery
+from unrolled.tasks.discovery import TaskPackage
 
 
-BEAM = "Sentences kept while searching; 1 is greedy.  [default: the run's]"
-CONSENSUS = "Draw so many too, and take the found one that agrees best with them; 0 takes the likeliest.  [default: the run's]"
+class Commands(click.RichGroup):
+    """`unrolled`: the commands below, and those that tasks bring."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [*self.commands, *discovery.commands(self.commands)[0]]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        return self.commands.get(cmd_name) or discovery.commands(self.commands)[0].get(cmd_name)
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        if not args[0].startswith("-") and not self.get_command(ctx, args[0]):
+            hint = f" Did you mean 'unrolled train {args[0]}'?" if args[0] in discovery.find() else ""
+            raise click.UsageError(
+                f"no command {args[0]!r}.{hint or nearest(args[0], self.list_commands(ctx))} `unrolled --help` lists them."
+            )
+        return super().resolve_command(ctx, args)
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        self.epilog = "\n\n".join(discovery.commands(self.commands)[1])
+        super().format_epilog(ctx, formatter)
 
 
 class Tasks(click.RichGroup):
     """`unrolled train`: one subcommand per task, built from the task's config when it is asked for."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(TASKS)
+        return list(discovery.find())
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        return _train_command(cmd_name) if cmd_name in TASKS else None
+        if cmd_name not in discovery.find():
+            return None
+        try:
+            return _train_command(discovery.get(cmd_name))
+        except UnrolledError as error:
+            return _unusable(cmd_name, error)
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
-        if args[0] not in TASKS and not args[0].startswith("-"):
-            from unrolled.errors import nearest
-
-            raise click.UsageError(f"no task {args[0]!r}; there is: {', '.join(TASKS)}.{nearest(args[0], TASKS)}")
+        if args[0] not in discovery.find() and not args[0].startswith("-"):
+            tasks = discovery.usable()
+            raise click.UsageError(f"no task {args[0]!r}; there is: {', '.join(tasks)}.{nearest(args[0], tasks)}")
         return super().resolve_command(ctx, args)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]}, no_args_is_help=True)
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]}, no_args_is_help=True)
 @click.version_option(__version__, prog_name="unrolled")
 def cli() -> None:
     """Recurrent networks for PyTorch: train one on your data, and use it.
 
-    Begin with: unrolled train language-model TEXT.txt
+    Begin with: unrolled demo, or unrolled train language-model TEXT.txt
     """
 
 
@@ -61,108 +80,38 @@ def train() -> None:
     """Train a task on data. `unrolled train TASK --help` lists its settings."""
 
 
-@cli.command()
-@click.argument("run", type=click.Path(path_type=Path))
-@click.option("--prompt", default="", help="Text to go on from.")
-@click.option("--length", default=500, show_default=True, type=click.IntRange(min=1), help="Tokens to write at most.")
-@click.option(
-    "--temperature",
-    default=0.8,
-    show_default=True,
-    type=click.FloatRange(min=0),
-    help="Below 1 plays safe, above 1 dares; 0 always takes the likeliest (greedy).",
-)
-@click.option("--top-k", type=click.IntRange(min=1), help="Draw among the k likeliest tokens only.")
-@click.option(
-    "--top-p",
-    type=click.FloatRange(min=0, max=1, min_open=True),
-    help="Draw among the fewest likeliest tokens whose probabilities reach this.",
-)
-@click.option("--seed", type=click.IntRange(min=0), help="Draw the same text again.")
-@click.option(
-    "--precision",
-    type=click.Choice(["fp32", "bf16", "int8"]),
-    default="fp32",
-    show_default=True,
-    help="Weights while writing: fewer bits are faster and a little less exact.",
-)
-def sample(run: Path, prompt: str, **how: Any) -> None:
-    """Write text with a trained language model, printed as it comes.
-
-    unrolled sample runs/my-run --prompt "To be" --temperature 0.7
-    """
-    pieces = _open(run, "sample").sample(prompt, **how)
-    sys.stdout.write(prompt)
-    for piece in pieces:
-        sys.stdout.write(piece)
-        if sys.stdout.isatty():
-            sys.stdout.flush()
-    sys.stdout.write("\n")
-
-
-@cli.command()
-@click.argument("run", type=click.Path(path_type=Path))
-@click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per photo.")
-@click.option(
-    "--show",
-    metavar="FOLDER",
-    type=click.Path(path_type=Path),
-    help="Write a picture per photo: where it looked for each word.",
-)
-@click.option("--beam", type=click.IntRange(min=1), help=BEAM)
-@click.option("--consensus", type=click.IntRange(min=0), help=CONSENSUS)
-@click.option("--captions", default=1, show_default=True, type=click.IntRange(min=1), help="Sentences for each photo.")
-@click.option(
-    "--temperature",
-    type=click.FloatRange(min=0, min_open=True),
-    help="Draw sentences instead of searching for the likeliest; 1 is the model as it is.",
-)
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Of the drawing.")
-def caption(run: Path, images: tuple[Path, ...], as_json: bool, show: Path | None, **how: Any) -> None:
-    """Describe photos: IMAGES are files and folders.
-
-    unrolled caption runs/my-run photo.jpg holiday/ --show pictures
-    """
-    from unrolled.inspection import attention_maps
-
-    skipped: list[str] = []
-
-    def skip(problem: str) -> None:
-        skipped.append(problem)
-        click.echo(f"skipped: {problem}", err=True)
-
-    how = {name: value for name, value in how.items() if value is not None}
-    for number, one in enumerate(_open(run, "caption").caption(*images, skipped=skip, show=show is not None, **how), 1):
-        if show:
-            attention_maps.draw(show / f"{number:04}-{Path(one.image).stem}.png", one.photo, one.words, one.weights)
-        if as_json:
-            told = [{"caption": caption.text, "score": round(caption.score, 4)} for caption in one.captions]
-            click.echo(json.dumps({"image": one.image, "captions": told}, ensure_ascii=False))
-        else:
-            for caption in one.captions:
-                click.echo(f"{one.image}\t{caption.text}")
-    if skipped:
-        click.echo(f"skipped {len(skipped):,} images that cannot be read", err=True)
+def _settings(ctx: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
+    """`NAME=VALUE ...` as a dictionary; names as on the command line or as in Python."""
+    for value in values:
+        if "=" not in value:
+            raise click.UsageError(f"--set {value}: expected NAME=VALUE, such as --set beam=5.")
+    pairs = (value.partition("=") for value in values)
+    return {name.strip().replace("-", "_"): value.strip() for name, _, value in pairs}
 
 
 @cli.command()
 @click.argument("run", type=click.Path(path_type=Path))
 @click.argument("data", nargs=-1, required=True)
-@click.option("--beam", type=click.IntRange(min=1), help=f"Captions: {BEAM}")
-@click.option("--consensus", type=click.IntRange(min=0), help=f"Captions: {CONSENSUS}")
+@click.option(
+    "--set",
+    "settings",
+    metavar="NAME=VALUE",
+    multiple=True,
+    callback=_settings,
+    help="Evaluate with another setting than the run's, such as beam=5; may be repeated. Settings that shape the model stay.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def evaluate(run: Path, data: tuple[str, ...], as_json: bool, **how: Any) -> None:
+def evaluate(run: Path, data: tuple[str, ...], settings: dict[str, str], as_json: bool) -> None:
     """Measure a trained model on DATA it has not seen.
 
     unrolled evaluate runs/my-run held-out.txt --json
     """
     from unrolled.progress import Progress
+    from unrolled.tasks import load
 
-    how = {name: value for name, value in how.items() if value is not None}
-    opened = _open(run, "caption" if how else "evaluate")
+    model = load(run, **settings)
     with Progress().counting() as report:
-        metrics = opened.evaluate(*data, report=report, **how)
+        metrics = model.evaluate(*data, report=report)
     _print(metrics, as_json)
 
 
@@ -171,7 +120,13 @@ def evaluate(run: Path, data: tuple[str, ...], as_json: bool, **how: Any) -> Non
 @click.option("--output", metavar="FILE.onnx", type=click.Path(path_type=Path), help="[default: RUN/model.onnx]")
 def export(run: Path, output: Path | None) -> None:
     """Write a trained model as ONNX, for other runtimes; its state goes in and comes out, so it streams there too."""
-    click.echo(_open(run, "export").export(output or run / "model.onnx"))
+    from unrolled.errors import ExportError
+    from unrolled.tasks import load
+
+    model = load(run)
+    if not hasattr(model, "export"):
+        raise ExportError(f"{run}: models of this task cannot be written as ONNX.")
+    click.echo(model.export(output or run / "model.onnx"))
 
 
 @cli.command()
@@ -197,7 +152,6 @@ def doctor(as_json: bool) -> None:
 def bench() -> None:
     """Time our layers beside torch.nn's on this machine: about half a minute."""
     from unrolled import kernels
-    from unrolled.errors import UnrolledError
     from unrolled.inspection.speed import short_table
 
     if not kernels.available():
@@ -208,7 +162,7 @@ def bench() -> None:
 
 def main() -> None:
     """The `unrolled` command: run it, and turn errors into one line and an exit code."""
-    from unrolled.errors import DivergenceError, UnrolledError
+    from unrolled.errors import DivergenceError
 
     # Threads that wait by spinning starve each other as soon as anything else wants a core: training beside one busy
     # process made 32 steps in the time of 150 without. Must be said before torch loads its OpenMP runtime.
@@ -240,20 +194,30 @@ def _keep_freed_memory() -> None:
         mallopt(-1, -1)  # M_TRIM_THRESHOLD: never shrink the heap
 
 
-def _train_command(task: str) -> click.Command:
+def _unusable(task: str, error: UnrolledError) -> click.Command:
+    """Stands in the list for a task that cannot be used, and says why."""
+
+    def fail() -> None:
+        raise error
+
+    ignored = {"ignore_unknown_options": True, "allow_extra_args": True}
+    return click.RichCommand(name=task, callback=fail, help=str(error), context_settings=ignored)
+
+
+def _train_command(task: TaskPackage) -> click.Command:
     """`unrolled train TASK`, its flags made from the fields of the task's config and their texts."""
     from unrolled import config
     from unrolled.tasks import config_class
 
-    settings = config_class(task)
+    settings = config_class(task.name)
 
     def run_it(**given: Any) -> None:
-        _train(task, **given)
+        _train(task.name, **given)
 
     parameters: list[click.Parameter] = [click.RichArgument(["data"], nargs=-1, metavar="DATA...")]
     folder = click.Path(path_type=Path)
     for name, metavar, text in (
-        ("--run", "FOLDER", f"Folder to make for the trained model.  [default: runs/{task}-<date>]"),
+        ("--run", "FOLDER", f"Folder to make for the trained model.  [default: runs/{task.name}-<date>]"),
         ("--recipe", "FILE.toml", "Settings from a file; flags override them."),
         ("--resume", "FOLDER", "Go on with a run that was stopped; its settings hold."),
     ):
@@ -269,10 +233,10 @@ def _train_command(task: str) -> click.Command:
         text = (field.description or "") + shown
         names = [f"--{flag}/--no-{flag}", name] if kind is bool else [f"--{flag}", name]
         # Values are checked by the config, which names all problems at once; hence plain strings here.
-        how: dict[str, Any] = {"is_flag": True, "default": None} if kind is bool else {"metavar": _metavar(kind)}
-        parameters.append(click.RichOption(names, help=text, panel=panel, **how))
-    about = f"{TASKS[task]}\n\nDATA: {settings.model_fields['data'].description}"
-    return click.RichCommand(name=task, callback=run_it, params=parameters, help=about)
+        options: dict[str, Any] = {"is_flag": True, "default": None} if kind is bool else {"metavar": _metavar(kind)}
+        parameters.append(click.RichOption(names, help=text, panel=panel, **options))
+    about = f"{task.summary}\n\nDATA: {settings.model_fields['data'].description}"
+    return click.RichCommand(name=task.name, callback=run_it, params=parameters, help=about)
 
 
 def _train(
@@ -324,18 +288,6 @@ def _metavar(kind: Any) -> str:
         return "|".join(options)
     plain = options[0] if options else kind
     return {int: "INTEGER", float: "NUMBER"}.get(typing.get_args(plain)[0] if typing.get_args(plain) else plain, "TEXT")
-
-
-def _open(run: Path, verb: str) -> Any:
-    """The trained model of a run folder, if its task can do that."""
-    from unrolled.errors import RunError
-    from unrolled.tasks import load
-
-    loaded = load(run)
-    if not hasattr(loaded, verb):
-        able = [name for name in cli.commands if hasattr(loaded, name)]
-        raise RunError(f"{run}: a run of this task cannot {verb}. It can {', '.join(able)}.")
-    return loaded
 
 
 def _print(values: dict[str, Any], as_json: bool) -> None:

@@ -7,9 +7,9 @@ its findings become one text that names every problem at once.
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveInt, ValidationError
 from pydantic_core import ErrorDetails
@@ -20,9 +20,13 @@ C = TypeVar("C", bound="TrainingConfig")
 
 
 class TrainingConfig(BaseModel):
-    """What the training loop is told; each task's config adds its own fields to these."""
+    """The settings of the training loop; each task's config adds its own fields to these."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+
+    evaluation_settings: ClassVar[tuple[str, ...]] = ()
+    """Names of the task's settings that do not shape the model, but are read when it is evaluated and used: these can be set
+    anew for a trained model, `unrolled evaluate RUN DATA --set beam=5`."""
 
     data: tuple[str, ...] = ()
     """What to learn from: the command's DATA arguments."""
@@ -67,8 +71,11 @@ def load(config_class: type[C], recipe: Path | None = None, flags: Mapping[str, 
     try:
         return config_class.model_validate({**from_recipe, **from_flags})
     except ValidationError as error:
-        known = config_class.model_fields
-        problems = [_explain(detail, known, recipe, from_flags) for detail in error.errors(include_url=False)]
+
+        def place(name: str) -> str:
+            return f"--{name.replace('_', '-')}" if name in from_flags or not recipe else f"{name} in {recipe}"
+
+        problems = [_explain(detail, config_class.model_fields, place) for detail in error.errors(include_url=False)]
         raise ConfigError("\n".join(problems)) from None
 
 
@@ -98,12 +105,40 @@ def changed(old: TrainingConfig, given: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _explain(detail: ErrorDetails, known: Mapping[str, Any], recipe: Path | None, flags: Mapping[str, Any]) -> str:
-    """One pydantic finding as one line: where, what was expected, what was received."""
+def change_for_evaluation(config: C, given: Mapping[str, Any]) -> C:
+    """The settings of a trained model with some of its `evaluation_settings` changed.
+
+    Raises:
+        ConfigError: a name that is unknown or cannot be set, or an impossible value; each problem is on its line.
+
+    >>> change_for_evaluation(TrainingConfig(), {"seed": 1})
+    Traceback (most recent call last):
+    unrolled.errors.ConfigError: seed: cannot be changed once a model is trained. This task has nothing to set at evaluation.
+    """
+    allowed = config.evaluation_settings
+    can_be = f"At evaluation can be set: {', '.join(allowed)}." if allowed else "This task has nothing to set at evaluation."
+    problems = [
+        f"{name}: cannot be changed once a model is trained. {can_be}"
+        if name in type(config).model_fields
+        else f"{name}: unknown setting.{nearest(name, allowed)} {can_be}"
+        for name in given
+        if name not in allowed
+    ]
+    if problems:
+        raise ConfigError("\n".join(problems))
+    try:
+        return type(config).model_validate({**config.model_dump(), **given})
+    except ValidationError as error:
+        problems = [_explain(detail, type(config).model_fields, str) for detail in error.errors(include_url=False)]
+        raise ConfigError("\n".join(problems)) from None
+
+
+def _explain(detail: ErrorDetails, known: Mapping[str, Any], place: Callable[[str], str]) -> str:
+    """One pydantic finding as one line: where (`place` of the setting's name), what was expected, what was received."""
     if not detail["loc"]:  # a rule over several fields, already a sentence
         return detail["msg"].removeprefix("Value error, ")
     name = str(detail["loc"][0])
-    where = f"--{name.replace('_', '-')}" if name in flags or not recipe else f"{name} in {recipe}"
+    where = place(name)
     if detail["type"] == "extra_forbidden":
         return f"{where}: unknown key.{nearest(name, known)}"
     message = detail["msg"].removeprefix("Value error, ").removeprefix("Input should be ")

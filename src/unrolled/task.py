@@ -114,15 +114,15 @@ class Run(Protocol):
     folder: Path
     """The run folder."""
     config: TrainingConfig
-    """The settings that it was trained with."""
+    """The settings that it was trained with. `unrolled.load(run, beam=5)` puts others in place of those that its config names in
+    `evaluation_settings`, so what evaluates and decodes reads them here."""
 
-    def evaluate(self, *paths: str, report: Callable[[str, int, int], None] | None = None, **settings: Any) -> dict[str, float]:
+    def evaluate(self, *paths: str, report: Callable[[str, int, int], None] | None = None) -> dict[str, float]:
         """Metrics on data it has not seen, by standard name.
 
         Args:
             paths: the data, in any form that training takes.
             report: told what is being done, how much of it is done, and of how much.
-            settings: settings of decoding to use in place of the run's.
 
         Raises:
             DataError: the data cannot be read or is too little.

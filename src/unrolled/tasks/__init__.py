@@ -1,33 +1,35 @@
-"""The tasks by name, and the few things one does with any of them: train, resume, load.
+"""The few things one does with any task: train, resume, load.
 
-Each task is a folder of five parts (config, data, model, loss, generate) and a `task.py` that offers them to the loop. A
-task's modules are imported when it is used, so that the command line can list all of them without loading torch.
+Each task is a folder of five parts (config, data, model, loss, generate), a `task.py` that offers them to the loop, and two
+files that import no torch: `commands.py` and `demo.py`. It is found by being here, or by an entry point
+(`unrolled.tasks.discovery`).
 """
 
 from __future__ import annotations
 
 import datetime
-import importlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unrolled import config as settings_of
 from unrolled.config import TrainingConfig
-from unrolled.errors import RunError, nearest
+from unrolled.errors import RunError
+from unrolled.tasks import discovery
 
 if TYPE_CHECKING:
     from unrolled.engine import Engine
     from unrolled.progress import Progress
     from unrolled.task import Outcome
 
-TASKS = {"language-model": "unrolled.tasks.language_model", "captioning": "unrolled.tasks.captioning"}
-"""Name on the command line -> package."""
-
 
 def config_class(name: str) -> type[TrainingConfig]:
-    """The settings class of a task; cheap to import."""
-    return importlib.import_module(_package(name) + ".config").Config
+    """The settings class of a task; cheap to import.
+
+    Raises:
+        RunError: no such task, or one that cannot be used.
+    """
+    return discovery.get(name).module("config").Config
 
 
 def train(
@@ -101,16 +103,31 @@ def resume(run: str | Path, *, task: str | None = None, progress: Progress | Non
     return _run(module, config, folder, engine, progress, resume=True)
 
 
-def load(run: str | Path) -> Any:
+def load(run: str | Path, *, task: str | None = None, **settings: Any) -> Any:
     """The trained model of a run folder, ready for use; what it can do depends on its task.
 
+    Args:
+        run: the folder.
+        task: the only task whose runs will do; any when left out.
+        settings: to use it with others than it was trained with, such as `beam=5`; only those that do not shape the model
+            can be set, which its config names in `evaluation_settings`.
+
     Raises:
-        RunError: the folder is missing, damaged or of a newer format.
+        RunError: the folder is missing, damaged, of a newer format, or of another task.
+        ConfigError: a setting is unknown, cannot be set for a trained model, or has an impossible value.
     """
     from unrolled import checkpoint
 
     folder = Path(run)
-    return _module(checkpoint.read_config(folder).task).Run(folder)
+    name = checkpoint.read_config(folder).task
+    if task and name != task:
+        commands = ", ".join([*discovery.get(name).commands(), "evaluate", "info"])
+        raise RunError(f"{folder}: expected a run of {task}, got one of {name}. What that can do: {commands}.")
+    config = checkpoint.open_config(folder, name, config_class(name))
+    config = settings_of.change_for_evaluation(config, settings) if settings else config
+    loaded = _module(name).Run(folder)
+    loaded.config = config
+    return loaded
 
 
 def _run(module: Any, config: Any, folder: Path, engine: Engine, progress: Progress, *, resume: bool) -> Outcome:
@@ -130,16 +147,10 @@ def _module(task: str) -> Any:
     """The module with a task's `Task` and `Run`."""
     from unrolled.task import Run, Task, require
 
-    module = importlib.import_module(_package(task) + ".task")
+    module = discovery.get(task).module("task")
     require(module.Task, Task, module.__name__)
     require(module.Run, Run, module.__name__)
     return module
-
-
-def _package(task: str) -> str:
-    if task not in TASKS:
-        raise RunError(f"task: expected one of {', '.join(TASKS)}, got {task!r}.{nearest(task, TASKS)}")
-    return TASKS[task]
 
 
 def _default_folder(task: str) -> Path:

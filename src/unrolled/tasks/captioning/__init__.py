@@ -1,4 +1,6 @@
-"""Captions for photographs: one-to-many. A photo goes in; a sentence of unknown length comes out, from START to END.
+"""Learn to describe photographs in a sentence.
+
+Image captioning, one-to-many: a photo goes in; a sentence of unknown length comes out, from START to END.
 
 Vinyals et al. 2015, "Show and tell"; Xu et al. 2015, "Show, attend and tell"; Rennie et al. 2017, "Self-critical sequence
 training for image captioning". The five parts: config, data, model, loss, generate.

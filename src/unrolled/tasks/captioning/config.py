@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 
@@ -11,6 +11,8 @@ from unrolled.config import TrainingConfig
 
 class Config(TrainingConfig):
     """A captioner and how it is trained."""
+
+    evaluation_settings: ClassVar = ("beam", "consensus", "longest")
 
     data: tuple[str, ...] = ()
     """Captions of photos: a CSV or TSV of (image, caption), COCO's JSON, Flickr's token file, or a folder with one of these."""

@@ -1,0 +1,65 @@
+"""What only a trained captioner can do: `unrolled caption`. Imports no torch, so that `--help` is quick."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import rich_click as click
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per photo.")
+@click.option(
+    "--show",
+    metavar="FOLDER",
+    type=click.Path(path_type=Path),
+    help="Write a picture per photo: its attention map for each word.",
+)
+@click.option("--beam", type=click.IntRange(min=1), help="Width of the beam search; 1 is greedy.  [default: the run's]")
+@click.option(
+    "--consensus",
+    type=click.IntRange(min=0),
+    help="Samples per photo for minimum Bayes risk decoding: of the captions that the beam search found, the one most similar "
+    "to the samples comes first; 0 takes the likeliest.  [default: the run's]",
+)
+@click.option("--captions", default=1, show_default=True, type=click.IntRange(min=1), help="Captions for each photo.")
+@click.option(
+    "--temperature",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Sample captions instead of searching for the likeliest, logits divided by this.",
+)
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Random seed of the samples.")
+def caption(run: Path, images: tuple[Path, ...], as_json: bool, show: Path | None, **settings: Any) -> None:
+    """Describe photos; IMAGES are files and folders.
+
+    unrolled caption runs/my-run photo.jpg holiday/ --show pictures
+    """
+    from unrolled.inspection import attention_maps
+    from unrolled.tasks import load
+
+    skipped: list[str] = []
+
+    def skip(problem: str) -> None:
+        skipped.append(problem)
+        click.echo(f"skipped: {problem}", err=True)
+
+    given = {name: value for name, value in settings.items() if value is not None}
+    captioned = load(run, task="captioning").caption(*images, skipped=skip, show=show is not None, **given)
+    for number, one in enumerate(captioned, 1):
+        if show:
+            attention_maps.draw(show / f"{number:04}-{Path(one.image).stem}.png", one.photo, one.words, one.weights)
+        if as_json:
+            captions = [{"caption": each.text, "score": round(each.score, 4)} for each in one.captions]
+            click.echo(json.dumps({"image": one.image, "captions": captions}, ensure_ascii=False))
+        else:
+            for each in one.captions:
+                click.echo(f"{one.image}\t{each.text}")
+    if skipped:
+        click.echo(f"skipped {len(skipped):,} images that cannot be read", err=True)
+
+
+COMMANDS = [caption]
