@@ -28,7 +28,7 @@ def test_the_commands_train_caption_and_evaluate(command, shapes: Path, tmp_path
     code, out, _ = command("evaluate", tmp_path / "run", shapes, "--json")
     assert code == 0
     assert {"loss", "bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_l", "cider", "photos"} <= set(json.loads(out))
-    code, other, _ = command("evaluate", tmp_path / "run", shapes, "--json", "--beam", "2", "--consensus", "3")
+    code, other, _ = command("evaluate", tmp_path / "run", shapes, "--json", "--set", "beam=2", "--set", "consensus=3")
     assert code == 0
     assert json.loads(other)["loss"] == json.loads(out)["loss"]
 
@@ -42,7 +42,30 @@ def test_evaluating_tells_how_far_it_is(captioner: Path, shapes: Path) -> None:
 def test_what_a_run_cannot_do_is_said_with_what_it_can(command, captioner: Path) -> None:
     code, out, errors = command("sample", captioner)
     assert (code, out) == (2, "")
-    assert errors == f"error: {captioner}: a run of this task cannot sample. It can caption, evaluate, export.\n"
+    expected = "expected a run of language-model, got one of captioning. What that can do: caption, evaluate, info."
+    assert errors == f"error: {captioner}: {expected}\n"
+
+
+MISTAKES = {
+    "beem=5": "beem: unknown setting. Did you mean 'beam'? At evaluation can be set: beam, consensus, longest.",
+    "beam=0": "beam: expected greater than 0, got '0'.",
+    "beam=wide": "beam: expected a valid integer, unable to parse string as an integer, got 'wide'.",
+    "heads=2": "heads: cannot be changed once a model is trained. At evaluation can be set: beam, consensus, longest.",
+    "beam": "--set beam: expected NAME=VALUE, such as --set beam=5.",
+}
+
+
+@pytest.mark.parametrize("setting", MISTAKES)
+def test_a_setting_that_cannot_be_set_at_evaluation_is_one_line(command, captioner: Path, shapes: Path, setting: str) -> None:
+    code, out, errors = command("evaluate", captioner, shapes, "--set", setting)
+    assert (code, out, errors) == (2, "", f"error: {MISTAKES[setting]}\n")
+
+
+def test_a_setting_given_when_loading_is_what_captions_are_written_with(captioner: Path, shapes: Path) -> None:
+    photo = shapes / "images" / "red-circle-left.png"
+    (short,) = tasks.load(captioner, longest=1).caption(photo)
+    (usual,) = tasks.load(captioner).caption(photo)
+    assert len(short.captions[0].tokens) < len(usual.captions[0].tokens)
 
 
 def test_a_damaged_photo_is_skipped_in_a_folder_and_an_error_alone(
