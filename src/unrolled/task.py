@@ -114,8 +114,8 @@ class Run(Protocol):
     folder: Path
     """The run folder."""
     config: TrainingConfig
-    """The settings that it was trained with. `unrolled.load(run, beam=5)` puts others in place of those that its config names in
-    `evaluation_settings`, so what evaluates and decodes reads them here."""
+    """The settings that it was trained with. What evaluates and decodes reads them here: `unrolled.load(run, beam=5)` puts
+    other values in place of those that the config names in `evaluation_settings`."""
 
     def evaluate(self, *paths: str, report: Callable[[str, int, int], None] | None = None) -> dict[str, float]:
         """Metrics on data it has not seen, by standard name.
