@@ -187,6 +187,8 @@ def test_a_beam_search_over_nan_is_refused() -> None:
 def test_uniform_numbers_pick_the_token_in_whose_interval_they_lie() -> None:
     logits = torch.tensor([0.2, 0.0, 0.5, 0.3]).log().expand(5, 4)
     assert choose(logits, uniform=torch.tensor([0.0, 0.19, 0.21, 0.69, 0.71])).tolist() == [0, 0, 2, 2, 3]
+    almost_one = torch.tensor([1 - 1e-12], dtype=torch.float64)
+    assert choose(torch.tensor([[1.0, 2.0, -torch.inf]]), uniform=almost_one).tolist() == [1]
     ranked = choose(logits, top_k=2, uniform=torch.tensor([0.0, 0.6, 0.63, 0.9, 0.999]))  # of 0.5 and 0.3
     assert ranked.tolist() == [2, 2, 3, 3, 3]
 

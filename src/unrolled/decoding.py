@@ -52,7 +52,9 @@ def choose(
         raise ValueError("expected logits to choose from, got NaN: the model's weights or its input are not finite.")
     if temperature == 0:
         return logits.argmax(-1)
-    probabilities = torch.softmax(logits.double() / temperature, dim=-1)  # doubles: tiny temperatures keep their order
+    if temperature != 1:
+        logits = logits.double() / temperature  # doubles: tiny temperatures keep their order
+    probabilities = torch.softmax(logits, dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32))
     order = None
     if top_k is not None or top_p is not None:
         probabilities, order = probabilities.sort(dim=-1, descending=True)
@@ -64,7 +66,10 @@ def choose(
     if uniform is None:
         uniform = torch.rand(logits.shape[:-1], generator=generator, device=logits.device)
     cumulative = probabilities.cumsum(-1)
-    drawn = torch.searchsorted(cumulative, uniform.unsqueeze(-1) * cumulative[..., -1:], right=True)  # (B, 1)
+    total = cumulative[..., -1:]
+    target = uniform.unsqueeze(-1).to(total.dtype) * total
+    target = target.minimum(total.nextafter(torch.zeros_like(total)))  # rounded up to the total it would find no token
+    drawn = torch.searchsorted(cumulative, target, right=True)  # (B, 1)
     return (drawn if order is None else order.gather(-1, drawn)).squeeze(-1)
 
 
@@ -110,9 +115,10 @@ def sample(
     logits, state = logits[beginning], take_rows(state, beginning)
     done, length = torch.zeros_like(rows, dtype=torch.bool), 0
     for t, numbers in enumerate(uniform.flatten(1).to(device)):
-        step_log_p = logits.float().index_fill(-1, never, -torch.inf).log_softmax(-1)
-        token = choose(step_log_p, temperature=temperature, uniform=numbers[rows]).masked_fill(done, pad)
-        log_p[rows] += step_log_p.gather(-1, token.unsqueeze(-1)).squeeze(-1).masked_fill(done, 0.0)
+        scores = logits.float().index_fill(-1, never, -torch.inf)
+        token = choose(scores, temperature=temperature, uniform=numbers[rows]).masked_fill(done, pad)
+        token_log_p = scores.gather(-1, token.unsqueeze(-1)).squeeze(-1) - scores.logsumexp(-1)
+        log_p[rows] += token_log_p.masked_fill(done, 0.0)
         tokens[rows, t], length = token, t + 1
         done = done | (token == end)
         width = int((~done).view(batch, -1).sum(1).max())

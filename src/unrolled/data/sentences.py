@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from unrolled.data import tokenizers
+from unrolled.data import bpe, tokenizers
 
 PAD, START, END, UNKNOWN = 0, 1, 2, 3
 SPECIALS = ("<|pad|>", "<|start|>", "<|end|>", "<|unknown|>")
@@ -43,7 +43,7 @@ class SentenceTokenizer:
             self._ids = {word: i for i, word in enumerate(self._words)}
             self.size = len(self._words)
         else:
-            self._library = tokenizers.from_json(content)
+            self._library = bpe.from_json(content)
             self.size = self._library.get_vocab_size()
 
     @classmethod
@@ -55,7 +55,7 @@ class SentenceTokenizer:
         if unit == "word":
             counts = Counter(word for words in texts for word in words)
             return cls(unit, sorted(word for word, count in counts.items() if count >= minimum_count))
-        library = tokenizers.learn_bpe(map(" ".join, texts), vocabulary_size, SPECIALS, add_prefix_space=True)
+        library = bpe.learn(map(" ".join, texts), vocabulary_size, SPECIALS, add_prefix_space=True)
         return cls(unit, json.loads(library.to_str()))
 
     def encode(self, sentence: str) -> list[int]:

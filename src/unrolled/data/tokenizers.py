@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from unrolled.data import bpe
 from unrolled.data.sources import Source
 from unrolled.errors import DataError, RunError
 
@@ -154,7 +155,7 @@ class LibraryTokenizer(Tokenizer):
     def learn(cls, unit: str, sources: Sequence[Source], size: int, documents: bool) -> LibraryTokenizer:
         specials, texts = [UNKNOWN, END], (text for source in sources for text in source.text())
         if unit == "bpe":
-            return cls(unit, learn_bpe(texts, size, specials, add_prefix_space=False), documents)
+            return cls(unit, bpe.learn(texts, size, specials, add_prefix_space=False), documents)
         from tokenizers import Regex, models, pre_tokenizers, trainers
         from tokenizers import Tokenizer as Library
 
@@ -181,7 +182,7 @@ class LibraryTokenizer(Tokenizer):
     def characters_per_token(self) -> np.ndarray | None:
         if self.unit == "word":
             return None
-        byte_of = _byte_of_bpe_letter()
+        byte_of = bpe.byte_of_letter()
         counts = np.zeros(self.size, np.int64)
         for token, i in self._library.get_vocab().items():
             if token not in (UNKNOWN, END):
@@ -223,34 +224,11 @@ def read(path: Path, build: Callable[[Any], T]) -> T:
         raise RunError(f"{path}: missing or damaged ({type(error).__name__}: {error}). Restore it or train again.") from None
 
 
-def from_json(content: Any) -> Any:
-    """A Hugging Face tokenizer from its parsed JSON."""
-    from tokenizers import Tokenizer as Library
-
-    return Library.from_str(json.dumps(content))
-
-
-def learn_bpe(texts: Iterable[str], size: int, specials: Sequence[str], *, add_prefix_space: bool) -> Any:
-    """Byte-level byte-pair encoding (Sennrich, Haddow and Birch 2016; Radford et al. 2019): `size` tokens, `specials` first."""
-    from tokenizers import Tokenizer as Library
-    from tokenizers import decoders, models, pre_tokenizers, trainers
-
-    library = Library(models.BPE())
-    library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=add_prefix_space)  # type: ignore[assignment]
-    library.decoder = decoders.ByteLevel()  # type: ignore[assignment]
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(
-        vocab_size=size, special_tokens=list(specials), initial_alphabet=alphabet, show_progress=False
-    )
-    library.train_from_iterator(texts, trainer)
-    return library
-
-
 def _from_saved(content: Any) -> Tokenizer:
     unit, documents = content["unit"], content["documents"]
     if unit == "char":
         return CharTokenizer(content["vocabulary"], documents)
-    return ByteTokenizer(documents) if unit == "byte" else LibraryTokenizer(unit, from_json(content["library"]), documents)
+    return ByteTokenizer(documents) if unit == "byte" else LibraryTokenizer(unit, bpe.from_json(content["library"]), documents)
 
 
 def _spaced(words: Iterable[str]) -> Iterator[str]:
@@ -259,11 +237,3 @@ def _spaced(words: Iterable[str]) -> Iterator[str]:
     for word in words:
         yield f" {word}" if closed and word not in list(".,;:!?)]}%…\n") else word
         closed = word not in list("([{\n")
-
-
-def _byte_of_bpe_letter() -> dict[str, int]:
-    """Byte-level BPE writes every byte as one printable letter (Radford et al. 2019); this is the way back."""
-    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    others = [byte for byte in range(256) if byte not in printable]
-    letters = {chr(byte): byte for byte in printable}
-    return letters | {chr(256 + n): byte for n, byte in enumerate(others)}
