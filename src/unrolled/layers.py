@@ -1003,3 +1003,7 @@ def _describe(value: Any) -> str:
     if isinstance(value, (tuple, list)):
         return f"a {type(value).__name__} of {len(value)}"
     return f"{value!r} of type {type(value).__name__}"
+
+
+LAYERS = {"rnn": RNN, "lstm": LSTM, "gru": GRU}
+"""By the names that the settings of the tasks have for them."""

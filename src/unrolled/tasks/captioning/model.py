@@ -12,10 +12,8 @@ from unrolled.attention import AdditiveAttention, DotAttention
 from unrolled.dropout import LockedDropout
 from unrolled.ensemble import DecoderOutput, Ensemble
 from unrolled.kernels.linear import Linear, linear
-from unrolled.layers import GRU, LSTM, RNN
+from unrolled.layers import LAYERS
 from unrolled.tasks.captioning.config import Config
-
-LAYERS = {"rnn": RNN, "lstm": LSTM, "gru": GRU}
 
 
 class EncodedPhotos(NamedTuple):

@@ -8,10 +8,8 @@ from torch import Tensor, nn
 
 from unrolled.data.tokenizers import Tokenizer
 from unrolled.kernels.linear import Linear
-from unrolled.layers import GRU, LSTM, RNN
+from unrolled.layers import LAYERS
 from unrolled.tasks.language_model.config import Config
-
-LAYERS = {"rnn": RNN, "lstm": LSTM, "gru": GRU}
 
 
 class LanguageModel(nn.Module):
