@@ -11,7 +11,7 @@ demo: .venv/installed
 	$(BIN)/unrolled train language-model "$(STDLIB)/*.py" --recipe recipes/demo.toml
 
 test: .venv/installed lint docs
-	UNROLLED_SLOW_TESTS=1 $(BIN)/pytest -n 2
+	UNROLLED_SLOW_TESTS=1 $(BIN)/pytest -n 2 --dist worksteal
 
 lint: .venv/installed
 	$(BIN)/ruff check .

@@ -1,3 +1,4 @@
+import os
 import sysconfig
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -6,6 +7,14 @@ import pytest
 import torch
 
 from unrolled import cli
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    items[:] = [*slow, *(item for item in items if item not in slow)]
+    if os.environ.get("UNROLLED_SLOW_TESTS") != "1":
+        for item in slow:
+            item.add_marker(pytest.mark.skip(reason="takes minutes: set UNROLLED_SLOW_TESTS=1"))
 
 
 @pytest.fixture(autouse=True)

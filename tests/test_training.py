@@ -177,6 +177,7 @@ def test_evaluating_and_sampling_do_not_move_trainings_random_numbers(real_text:
     for name, how in {"often": {"evaluate_every": 3, "sample_every": 2}, "never": {"evaluate_every": 20}}.items():
         tasks.train("language-model", [str(real_text)], run=tmp_path / name, **{**tiny, **how})
         runs.append(checkpoint.read_tensors(tmp_path / name / checkpoint.TRAINING)[0])
+    assert runs[0].keys() == runs[1].keys()
     assert all(torch.equal(runs[0][name], runs[1][name]) for name in runs[0])
 
 

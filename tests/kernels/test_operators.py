@@ -238,10 +238,13 @@ def test_a_result_changed_in_place_before_backward_is_noticed():
 
 def test_the_state_can_be_detached_in_place():
     layer, x = unrolled.LSTM(3, 4), torch.randn(5, 2, 3)
-    _, state = layer(x)
-    for part in state:
-        part.detach_()
-    layer(x, state)[0].sum().backward()
+    results = []
+    for detach in (torch.Tensor.detach, torch.Tensor.detach_):
+        _, state = layer(x)
+        layer(x, tuple(detach(part) for part in state))[0].sum().backward()
+        results.append([parameter.grad for parameter in layer.parameters()])
+        layer.zero_grad()
+    assert all(torch.equal(one, other) for one, other in zip(*results, strict=True))
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,7 @@ def test_resuming_is_exact(shapes: Path, tmp_path: Path) -> None:
     assert outcome.metrics == whole.metrics
     names = [(tmp_path / name / "training.safetensors").read_bytes() for name in ("whole", "stopped")]
     first, second = (safetensors_of(content) for content in names)
+    assert first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
