@@ -49,6 +49,15 @@ def test_dot_attention_without_projections_is_a_mean_of_the_places() -> None:
     assert_same(z[:, 0], places.mean(1))
 
 
+def test_dot_attention_without_projections_compares_queries_with_the_places_themselves(asked) -> None:
+    queries, places = asked[0][..., :4], asked[1]
+    attention = DotAttention(4, 4, projected=False)
+    z, weights = attention(queries, places, attention.keys(places))
+    assert list(attention.parameters()) == []
+    assert_same(weights, (queries @ places.mT / math.sqrt(4)).softmax(-1))
+    assert_same(z, weights @ places)
+
+
 def test_widths_that_do_not_fit_are_named() -> None:
     with pytest.raises(ValueError, match="heads that divide memory_size=5, got heads=2"):
         DotAttention(6, 5, heads=2)

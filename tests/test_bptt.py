@@ -227,6 +227,8 @@ class TestExact:
         assert first_plan <= seen[1]
         assert sum(recorded.graph[first_plan:]) == self.LONG  # with a graph each step once
         assert len(recorded.without) - first_plan == bptt._advances(pieces, plan.kept)
+        assert plan.recomputed == pytest.approx(sum(recorded.without[first_plan:]) / self.LONG)
+        assert plan.kept < pieces  # the state before each but the first; more there is not
 
     def test_no_placing_of_kept_states_needs_fewer_runs(self) -> None:
         @functools.cache

@@ -1,6 +1,7 @@
 """What is on disk is whole, or is said not to be."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -29,6 +30,43 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path,
         files.write_atomically(path, b"new")
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.fixture
+def on_disk(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    """What is made durable and what is renamed, by name, in order."""
+    events: list[tuple[str, str]] = []
+    sync, replace = os.fsync, os.replace
+
+    def note_sync(descriptor: int) -> None:
+        events.append(("sync", Path(os.readlink(f"/proc/self/fd/{descriptor}")).name))
+        sync(descriptor)
+
+    def note_replace(old: Path, new: Path) -> None:
+        events.append(("rename", Path(new).name))
+        replace(old, new)
+
+    monkeypatch.setattr("os.fsync", note_sync)
+    monkeypatch.setattr("os.replace", note_replace)
+    return events
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc to name what is synced")
+def test_content_is_durable_before_its_name_and_its_name_before_anything_else(tmp_path: Path, on_disk) -> None:
+    """Or a power cut could leave the new name with no content, or the old name after a report of success."""
+    files.write_atomically(tmp_path / "file", b"new")
+    assert on_disk == [("sync", ".file.partial"), ("rename", "file"), ("sync", tmp_path.name)]
+    on_disk.clear()
+    with files.new_folder(tmp_path / "run") as folder:
+        (folder / "whole").write_text("x")
+    assert on_disk == [("sync", "whole"), ("rename", "run"), ("sync", tmp_path.name)]
+
+
+def test_what_a_killed_write_left_is_cleared(tmp_path: Path) -> None:
+    for name in (".training.safetensors.partial", "training.safetensors", ".other"):
+        (tmp_path / name).write_text("x")
+    files.remove_partial_files(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".other", "training.safetensors"]
 
 
 def test_a_new_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:

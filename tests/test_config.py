@@ -41,6 +41,19 @@ def test_sizes_of_zero_or_less_are_refused(name: str, value: str) -> None:
         config.load(Config, None, {name: value})
 
 
+@pytest.mark.parametrize("name", ["learning_rate", "clip_norm", "max_seconds", "evaluate_every", "save_every"])
+def test_what_zero_would_stop_or_divide_by_is_above_zero(name: str) -> None:
+    with pytest.raises(ConfigError, match=rf"--{name.replace('_', '-')}: expected greater than 0, got '0'"):
+        config.load(Config, None, {name: "0"})
+
+
+@pytest.mark.parametrize("name", ["warmup_steps", "weight_decay", "patience", "sample_every", "seed"])
+def test_what_zero_turns_off_is_not_below_zero(name: str) -> None:
+    assert getattr(config.load(Config, None, {name: "0"}), name) == 0
+    with pytest.raises(ConfigError, match=rf"--{name.replace('_', '-')}: expected greater than or equal to 0, got '-1'"):
+        config.load(Config, None, {name: "-1"})
+
+
 @pytest.mark.parametrize(
     ("settings", "text"),
     [

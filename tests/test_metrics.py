@@ -21,12 +21,13 @@ def test_words_are_those_of_the_reference_tokenizer(image: str) -> None:
     assert [" ".join(words(caption)) for caption in captions] == REFERENCE["tokens"][image]
 
 
-def test_scores_are_those_of_the_reference_implementation() -> None:
+def test_scores_are_those_of_the_reference_implementation(capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("pycocoevalcap")
     scores, expected = caption_scores(REFERENCE["candidates"], REFERENCE["references"]), REFERENCE["scores"]
     assert scores.keys() == expected.keys()
     for name, score in expected.items():
         assert_same(torch.tensor(scores[name], dtype=torch.float64), torch.tensor(score, dtype=torch.float64))
+    assert capsys.readouterr().out == ""  # the package prints what it counts unless it is told not to
 
 
 def test_a_perfect_caption_scores_one() -> None:
@@ -56,6 +57,8 @@ def test_the_reward_is_the_reference_implementations_cider_on_words() -> None:
     rng = random.Random(0)
     captions = [[[rng.randrange(9) for _ in range(rng.randrange(1, 9))] for _ in range(rng.randrange(1, 5))] for _ in range(7)]
     samples = [[rng.randrange(11) for _ in range(rng.randrange(0, 9))] for _ in captions]
+    captions += [[[1, 2, 3, 4, 5, 6, 7]], [[3]], [[4, 5]]]  # so short, or of such length, that how it is counted shows
+    samples += [[7], [3, 1, 2, 3, 4, 5], [4]]
 
     def as_text(ids: list[int]) -> str:
         return " ".join(f"w{id_}" for id_ in ids)
@@ -65,7 +68,7 @@ def test_the_reward_is_the_reference_implementations_cider_on_words() -> None:
         {image: [as_text(sample)] for image, sample in enumerate(samples)},
     )
     assert max(expected) > 0.1
-    assert_same(CiderReward(captions).reward(range(7), samples), torch.tensor(expected))
+    assert_same(CiderReward(captions).reward(range(10), samples), torch.tensor(expected))
 
 
 def test_the_reward_takes_many_samples_of_an_image_in_any_order() -> None:
