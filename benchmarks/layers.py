@@ -18,7 +18,7 @@ from typing import Any
 
 from benchmarks.peers import PEERS, missing, versions
 from unrolled.inspection.speed import HEADER, MODES, PASSES, QUICK_SHAPES, SHAPES, line, machine, means_of, measure, summary
-from unrolled.kernels import native
+from unrolled.kernels import library
 
 
 def cells_of_the_table(args: argparse.Namespace, threads: int, peers: list[str]) -> Iterator[dict[str, Any]]:
@@ -65,8 +65,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--json", action="store_true", help="print one object instead of the table")
     parser.add_argument("--lines", type=int, help=argparse.SUPPRESS)  # so many threads in this process, a JSON line a cell
     args = parser.parse_args(argv)
-    if not native.available():
-        sys.exit(f"nothing to measure: {native.why_not()}")
+    if not library.available():
+        sys.exit(f"nothing to measure: {library.why_not()}")
     args.shapes = args.shapes or (QUICK_SHAPES if args.quick else SHAPES)
     args.seconds = args.seconds or (0.5 if args.quick else 1.5)
     peers = [peer for peer in args.peers if not missing(peer)]

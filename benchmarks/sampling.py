@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from unrolled.kernels.stream import Streamer
+from unrolled.streaming import Streamer
 from unrolled.tasks.language_model.data import encode
 from unrolled.tasks.language_model.task import Run
 

@@ -18,7 +18,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import unrolled
 from unrolled.inspection.speed import machine
-from unrolled.kernels import native
+from unrolled.kernels import library
 from unrolled.tasks.language_model.config import Config
 from unrolled.tasks.language_model.model import LanguageModel
 
@@ -131,7 +131,7 @@ def language_model(precision: str, B: int = 32, T: int = 64, V: int = 67, E: int
         {"ours": training_step(ours, tokens, precision), "the same on torch.nn": training_step(theirs, tokens, precision)},
     )
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    peak = native.fma_peak(dtype, torch.get_num_threads())
+    peak = library.fma_peak(dtype, torch.get_num_threads())
     seconds = 3 * 2 * T * B * 4 * H * H / peak  # h_t W_hh, dh_t and dW_hh: what no way of computing it can do without
     print(f"  {'the recurrent products alone, at the peak':<44} {1e3 * seconds:9.2f} ms")
 

@@ -24,9 +24,10 @@ import torch
 from torch import Tensor, nn
 
 import unrolled
+from unrolled import streaming
 from unrolled.inspection.doctor import processor
-from unrolled.kernels import native, stream
-from unrolled.kernels.stream import Streamer
+from unrolled.kernels import library
+from unrolled.streaming import Streamer
 
 CONTEXT = [(7 * i) % 61 for i in range(32)]
 
@@ -208,7 +209,7 @@ def machine() -> str:
         import onnxruntime as ort
 
         versions += f", onnxruntime {ort.__version__}"
-    return f"{processor()}, {platform.machine()}, {native.isa()}; threads {torch.get_num_threads()}; {versions}"
+    return f"{processor()}, {platform.machine()}, {library.isa()}; threads {torch.get_num_threads()}; {versions}"
 
 
 def table_of_steps(rounds: int, H: int = 64) -> None:
@@ -274,7 +275,7 @@ def table_of_writing(rounds: int, H: int, V: int = 67) -> None:
     else:
         print("  onnxruntime left out: install onnx and onnxruntime")
     greedy, drawn = {"temperature": 0}, {"temperature": 0.8, "top_k": 20, "top_p": 0.95}
-    systems += [Ours(f"ours {precision}", model, greedy, precision=precision) for precision in stream.PRECISIONS]
+    systems += [Ours(f"ours {precision}", model, greedy, precision=precision) for precision in streaming.PRECISIONS]
     systems += [Ours("ours fp32 again (noise)", model, greedy), Ours("ours int8, drawn", model, drawn, precision="int8")]
 
     model.double()

@@ -15,7 +15,7 @@ from torch import nn
 
 import unrolled
 from unrolled import bptt, tasks
-from unrolled.kernels import fused
+from unrolled.kernels import cudnn_weights
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 CUDA = torch.device("cuda")
@@ -273,8 +273,8 @@ def test_weights_lie_as_cudnn_reads_them(recwarn: pytest.WarningsRecorder) -> No
     tied.weight_ih_l0 = unrolled.GRU(I, H, device=CUDA).weight_ih_l0
     neighbours = unrolled.GRU(128, 128, device=CUDA)  # whose weights the allocator may have put side by side
     for layer in (made, moved, half, neighbours, unrolled.GRU(I, H, num_layers=2, bias=False, device=CUDA)):
-        stack = fused._Stack(layer.mode, layer.num_layers, layer.bidirectional)
-        assert fused._are_one_piece(stack, [weight for one in layer.all_weights for weight in one])
+        stack = cudnn_weights.Stack(layer.mode, layer.num_layers, layer.bidirectional)
+        assert cudnn_weights._are_flat(stack, [weight for one in layer.all_weights for weight in one])
     with torch.no_grad():
         neighbours(torch.randn(T, B, 128, device=CUDA))
     for layer in (made, copy.deepcopy(made), pickle.loads(pickle.dumps(moved)), half, copy.deepcopy(made).half(), tied):

@@ -12,7 +12,7 @@ import unrolled
 from unrolled import cells
 from unrolled.cells import Norm, Norms
 from unrolled.errors import ExportError
-from unrolled.regularised import Regularised
+from unrolled.recurrence import plan
 
 T, B, I, H = 5, 3, 4, 7
 KINDS = {"rnn": unrolled.RNN, "lstm": unrolled.LSTM, "gru": unrolled.GRU}
@@ -50,7 +50,7 @@ def all_same(got, want) -> None:
 @every_kind
 def test_layer_normalisation_is_the_cells_step_by_step(kind: str) -> None:
     layer, x = made(kind, layer_norm=True), torch.randn(T, B, I, dtype=torch.float64)
-    w, _ = layer._weights("_l0")
+    w, _ = layer.layer_weights()[0]
     norm_c = Norm(layer.gain_c_l0, layer.bias_c_l0) if kind == "lstm" else None
     norms, h = Norms(layer.gain_ih_l0, layer.gain_hh_l0, norm_c), torch.zeros(B, H, dtype=torch.float64)
     c, steps = h, []
@@ -79,7 +79,7 @@ def test_recurrent_dropout_has_one_mask_for_a_whole_sequence(kind: str) -> None:
     got = layer(x)[0]
     torch.manual_seed(5)
     mask = torch.empty(B, H, dtype=torch.float64).bernoulli_(0.6) / 0.6
-    w, _ = layer._weights("_l0")
+    w, _ = layer.layer_weights()[0]
     h = c = torch.zeros(B, H, dtype=torch.float64)
     for t in range(T):
         x_gates, h_gates = x[t] @ w.w_ih.T + w.b_ih, (h * mask) @ w.w_hh.T + w.b_hh
@@ -119,7 +119,7 @@ def test_zoneout_of_c_leaves_the_fresh_h() -> None:
 def test_sequences_and_resets_start_from_the_learned_state(kind: str, direction: bool) -> None:
     layer = made(kind, learned_state=True, bidirectional=direction)
     x, count = torch.randn(T, B, I, dtype=torch.float64), 1 + direction
-    begin = [part.unsqueeze(1).expand(count, B, H) for part in layer._learned()]
+    begin = [part.unsqueeze(1).expand(count, B, H) for part in layer.learned()]
     begin = tuple(begin) if kind == "lstm" else begin[0]
     all_same(flat(layer(x)), flat(layer(x, begin)))
     resets = torch.zeros(T, B, dtype=torch.bool)
@@ -132,7 +132,7 @@ def test_sequences_and_resets_start_from_the_learned_state(kind: str, direction:
         pieces = torch.cat([layer(x[:first])[0], layer(x[first:])[0]])
         assert_same(whole[..., reads * H : (reads + 1) * H], pieces[..., reads * H : (reads + 1) * H])
     layer(x, elsewhere, resets=resets)[0].sum().backward()
-    assert all(layer.get_parameter(name).grad.any() for name in ("initial_h", "initial_c")[: layer._parts])
+    assert all(layer.get_parameter(name).grad.any() for name in ("initial_h", "initial_c")[: len(layer.learned())])
 
 
 @every_kind
@@ -174,9 +174,8 @@ def test_gradients_are_those_of_the_definition(kind: str, options: dict, monkeyp
     ids, table = torch.randint(9, (T, B)), torch.randn(9, I, dtype=torch.float64, requires_grad=True)
     how = {"lengths": torch.tensor([5, 0, 3]), "resets": torch.rand(T, B) < 0.3, "embedding": table}
     found = []
-    for serves in (None, lambda *_: False):
-        if serves:
-            monkeypatch.setattr("unrolled.kernels.regularised.serves", serves)
+    for backends in (plan.BACKENDS, plan.BACKENDS[-1:]):
+        monkeypatch.setattr(plan, "BACKENDS", backends)
         torch.manual_seed(1)
         norms = torch.zeros(4, 2, T, B)
         results = flat(layer(ids, **how, gradient_norms=norms))
@@ -334,8 +333,3 @@ class TestErrors:
         layer = unrolled.GRU(I, H, learned_state=True)
         with pytest.raises(ValueError, match=r"resets expected booleans .*\(T=5, B=3\), got a tensor of shape \(5, 2\)"):
             layer(torch.zeros(T, B, I), resets=torch.zeros(T, 2, dtype=torch.bool))
-
-
-def test_nothing_is_nothing() -> None:
-    assert not Regularised().changes_steps
-    assert not Regularised().starts_elsewhere

@@ -12,15 +12,17 @@ if TYPE_CHECKING:
     from unrolled.conversion import convert, restore
     from unrolled.export import export_onnx
     from unrolled.layers import GRU, LSTM, RNN
+    from unrolled.recurrence.plan import explain
     from unrolled.tasks import load, resume, train
 
 __version__ = "0.1.0"
-__all__ = ["GRU", "LSTM", "RNN", "__version__", "convert", "export_onnx", "load", "restore", "resume", "train"]
+__all__ = ["GRU", "LSTM", "RNN", "__version__", "convert", "explain", "export_onnx", "load", "restore", "resume", "train"]
 
 _HOME = {
     "RNN": "unrolled.layers",
     "LSTM": "unrolled.layers",
     "GRU": "unrolled.layers",
+    "explain": "unrolled.recurrence.plan",
     "convert": "unrolled.conversion",
     "restore": "unrolled.conversion",
     "export_onnx": "unrolled.export",

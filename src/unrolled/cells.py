@@ -21,6 +21,22 @@ from torch import Tensor
 from torch.nn.functional import layer_norm, linear
 
 
+class Mode(NamedTuple):
+    """What the rest of the library has to know of a cell beside its equations."""
+
+    number: int
+    """Its number in the C interface."""
+    gates: int
+    """G: blocks of H rows in W_ih and W_hh."""
+    saved: int
+    """Values per unit that the kernels save for backward; none where h_t says it all."""
+    states: int
+    """Tensors of state: h, or h and c."""
+
+
+MODES = {"LSTM": Mode(0, 4, 4, 2), "GRU": Mode(1, 3, 4, 1), "RNN_TANH": Mode(2, 1, 0, 1), "RNN_RELU": Mode(3, 1, 0, 1)}
+
+
 class Weights(NamedTuple):
     """The parameters of one cell, or, from a ``*_backward`` function, the gradients of them."""
 

@@ -5,7 +5,8 @@ import itertools
 import torch
 from tests.tolerance import TOLERANCE
 
-from unrolled.kernels import ops, plain
+from unrolled.cells import MODES as TABLE
+from unrolled.kernels import Inputs, context, definition, operators
 
 MODES = ("LSTM", "GRU", "RNN_TANH", "RNN_RELU")
 # (T, B, I, H): 1, around the vector widths of 2, 4, 8 and 16, beyond a panel of 64, crossing register tiles.
@@ -24,10 +25,23 @@ SIZES = (
 OPTIONS = tuple(itertools.product((False, True), repeat=3))  # lengths, resets, reverse
 
 
+def run(mode, x, h0, c0, w_ih, w_hh, b_ih=None, b_hh=None, *, lengths=None, resets=None, **how):
+    """`kernels.run` on x (T, B, I), as a layer calls it."""
+    given = Inputs(x, None, None, h0, c0, w_ih, w_hh, b_ih, b_hh, lengths, resets)
+    return operators.run(mode, given, watched=context.watched(given), **how)
+
+
+def run_tokens(mode, ids, embedding, h0, c0, w_ih, w_hh, b_ih=None, b_hh=None, *, lengths=None, resets=None, **how):
+    """`kernels.run` on x = embedding[ids], as a layer calls it."""
+    table = operators.token_table(embedding, w_ih, b_ih)
+    given = Inputs(None, ids, table, h0, c0, None, w_hh, None, b_hh, lengths, resets)
+    return operators.run(mode, given, watched=context.watched(given), **how)
+
+
 def inputs(mode, size, dtype=torch.float32, lengths=False, resets=False, seed=0, biases=True, states=True):
     T, B, width, H = size
     g = torch.Generator().manual_seed(seed)
-    rows = ops._HIDDEN_ROWS[mode] * H
+    rows = TABLE[mode].gates * H
 
     def numbers(*shape, scale=1.0):
         return (torch.randn(*shape, generator=g, dtype=torch.float64) * scale).to(dtype).requires_grad_()
@@ -60,12 +74,14 @@ def by_definition(mode, given, reverse=False, grad_norms=None):
     zeros = gates_x.new_zeros(x.shape[1], given["w_hh"].shape[1])
     h0, c0 = zeros if h0 is None else h0, zeros if c0 is None and mode == "LSTM" else c0
     masks = {name: given[name] for name in ("lengths", "resets")}
-    return plain.run_gates(mode, gates_x, h0, c0, given["w_hh"], given["b_hh"], **masks, reverse=reverse, grad_norms=grad_norms)
+    return definition.run_gates(
+        mode, gates_x, h0, c0, given["w_hh"], given["b_hh"], **masks, reverse=reverse, grad_norms=grad_norms
+    )
 
 
 def by_kernels(mode, given, reverse=False, **more):
     positional = [given[n] for n in ("x", "h0", "c0", "w_ih", "w_hh", "b_ih", "b_hh")]
-    return ops.run(mode, *positional, lengths=given["lengths"], resets=given["resets"], reverse=reverse, **more)
+    return run(mode, *positional, lengths=given["lengths"], resets=given["resets"], reverse=reverse, **more)
 
 
 def gradients(results, given, seed=1):
@@ -90,7 +106,7 @@ def assert_agree(actual, expected, name, dtype):
 
 
 def assert_all_agree(mode, size, dtype, lengths=False, resets=False, reverse=False, how=None, **of_inputs):
-    """`how` are arguments of `ops.run`."""
+    """`how` are arguments of `run`."""
     given = inputs(mode, size, dtype, lengths, resets, **of_inputs)
     exact = in_float64(given)
     T, B = size[:2]

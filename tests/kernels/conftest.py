@@ -1,17 +1,17 @@
 import pytest
 
-from unrolled.kernels import native
+from unrolled.kernels import library
 
-if not native.available():
+if not library.available():
     collect_ignore_glob = ["test_[!b]*.py"]  # test_built.py says whether that is right
 
 
-@pytest.fixture(params=native.isas() if native.available() else [])
+@pytest.fixture(params=library.isas() if library.available() else [])
 def isa(request):
-    before = native.isa()
-    native.use_isa(request.param)
+    before = library.isa()
+    library.use_isa(request.param)
     yield request.param
-    native.use_isa(before)
+    library.use_isa(before)
 
 
 @pytest.fixture

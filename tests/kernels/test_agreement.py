@@ -7,7 +7,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from tests.kernels import agree
 
-from unrolled.kernels import native, ops
+from unrolled.kernels import library
 
 
 @pytest.mark.parametrize("size", agree.SIZES, ids=str)
@@ -33,7 +33,7 @@ def test_bfloat16_agrees_with_the_definition(isa, mode):
 
 @pytest.mark.parametrize("mode", agree.MODES)
 def test_bfloat16_without_products_of_it_is_fp32_rounded_at_the_end(monkeypatch, mode):
-    monkeypatch.setattr(native, "dtypes", native.dtypes - {torch.bfloat16})
+    monkeypatch.setattr(library, "dtypes", library.dtypes - {torch.bfloat16})
     given = agree.inputs(mode, (6, 5, 9, 20), torch.float32, True, True)
     rounded = {name: t.detach().bfloat16() if t.is_floating_point() else t for name, t in given.items() if t is not None}
     inputs = {name: t.float().requires_grad_() if t.is_floating_point() else t for name, t in rounded.items()}
@@ -43,7 +43,7 @@ def test_bfloat16_without_products_of_it_is_fp32_rounded_at_the_end(monkeypatch,
         given = {**dict.fromkeys(("c0",)), **given}
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
             arguments = [given[name] for name in ("x", "h0", "c0", "w_ih", "w_hh", "b_ih", "b_hh")]
-            return ops.run(mode, *arguments, lengths=given["lengths"], resets=given["resets"], reverse=True)
+            return agree.run(mode, *arguments, lengths=given["lengths"], resets=given["resets"], reverse=True)
 
     want = run(inputs, False)
     leaves = {name: t.requires_grad_() if t.is_floating_point() else t for name, t in rounded.items()}
@@ -127,8 +127,8 @@ def test_tokens_give_what_their_embeddings_give(isa, mode, options):
     rest = [given[n] for n in ("h0", "c0", "w_ih", "w_hh", "b_ih", "b_hh")]
     masks = {"lengths": given["lengths"], "resets": given["resets"], "reverse": reverse}
     leaves = [t for t in (embedding, *rest) if t is not None]
-    by_rows = ops.run(mode, embedding[ids], *rest, **masks)
-    by_table = ops.run_tokens(mode, ids, embedding, *rest, **masks)
+    by_rows = agree.run(mode, embedding[ids], *rest, **masks)
+    by_table = agree.run_tokens(mode, ids, embedding, *rest, **masks)
     for name, r, e in zip(("output", "cs", "h_n", "c_n"), by_table, by_rows, strict=True):
         if r is not None:
             agree.assert_agree(r, e, name, torch.float32)

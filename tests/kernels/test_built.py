@@ -5,10 +5,10 @@ import shutil
 
 import pytest
 
-from unrolled.kernels import native
+from unrolled.kernels import library
 
 
 @pytest.mark.skipif(not any(map(shutil.which, ("c++", "g++", "clang++"))), reason="no C++ compiler here")
 @pytest.mark.skipif(os.environ.get("UNROLLED_KERNELS") == "0", reason="kernels switched off")
 def test_where_there_is_a_compiler_there_are_kernels() -> None:
-    assert native.available(), native.why_not()
+    assert library.available(), library.why_not()

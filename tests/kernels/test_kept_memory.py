@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import unrolled
-from unrolled.kernels import native
+from unrolled.kernels import library
 
 SIZE = 5 * 2**20  # 20 MB of float32
 
@@ -19,7 +19,7 @@ def addresses() -> Callable[[int], list[int]]:
     gc.collect()  # what other tests left is given back now, not in between
 
     def taken(count: int) -> list[int]:
-        held = [native.empty((SIZE,), torch.float32) for _ in range(count)]
+        held = [library.empty((SIZE,), torch.float32) for _ in range(count)]
         return [one.data_ptr() for one in held]
 
     return taken
@@ -27,7 +27,7 @@ def addresses() -> Callable[[int], list[int]]:
 
 def test_what_is_given_back_is_taken_again(addresses) -> None:
     """Whatever others have left: the smallest that fits is taken first, so all that fits exactly is taken again."""
-    first = native.empty((SIZE,), torch.float32)
+    first = library.empty((SIZE,), torch.float32)
     assert (first.shape, first.dtype) == ((SIZE,), torch.float32)
     del first
     before = addresses(5)
@@ -38,10 +38,10 @@ def test_what_is_given_back_is_taken_again(addresses) -> None:
 
 
 def test_a_view_keeps_its_memory() -> None:
-    view = native.empty((SIZE,), torch.float32).fill_(3)[-5:]
+    view = library.empty((SIZE,), torch.float32).fill_(3)[-5:]
     gc.collect()
     for _ in range(3):
-        native.empty((SIZE,), torch.float32).fill_(7)
+        library.empty((SIZE,), torch.float32).fill_(7)
     assert view.tolist() == [3] * 5
 
 
@@ -50,7 +50,7 @@ def test_threads_do_not_share() -> None:
 
     def work(me: int) -> None:
         for _ in range(10):
-            mine = native.empty((SIZE,), torch.float32).fill_(me)
+            mine = library.empty((SIZE,), torch.float32).fill_(me)
             wrong.extend(me for _ in range(int((mine != me).any())))
 
     workers = [threading.Thread(target=work, args=(me,)) for me in range(3)]

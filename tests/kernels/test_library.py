@@ -13,7 +13,8 @@ import torch
 from tests.kernels import agree
 from tests.tolerance import TOLERANCE
 
-from unrolled.kernels import linear, native, regularised, stream
+from unrolled.kernels import library, linear, regularised
+from unrolled.streaming import streamer
 
 SOURCES = Path(__file__).parents[2] / "csrc"
 AVX512 = ["-mavx2", "-mfma", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"]
@@ -52,7 +53,7 @@ def test_there_is_one_openmp_runtime_in_the_process(threads):
     agree.by_kernels("LSTM", given)
     mapped = {line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines() if "/" in line}
     assert len([p for p in mapped if any(n in Path(p).name for n in ("libgomp", "libiomp5", "libomp"))]) <= 1
-    assert native.shares_threads()
+    assert library.shares_threads()
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no g++")
@@ -134,14 +135,14 @@ def test_arm64_computes_what_this_machine_computes(tmp_path):
 
 
 def structures():
-    return [native._Args, linear._Args, regularised._Args, stream._Spec, stream._Choice, stream._Call, stream._Watched]
+    return [library._Args, linear._Args, regularised._Args, streamer._Spec, streamer._Choice, streamer._Call, streamer._Watched]
 
 
 @pytest.mark.parametrize("structure", structures(), ids=lambda structure: structure.c_name)
 def test_python_has_every_structure_as_the_headers_have_it(structure):
     """And notices any one field that is missing, of another size or somewhere else."""
-    library = native._library()
-    native.check_layout(library, structure)
+    compiled = library.loaded()
+    library.check_layout(compiled, structure)
     fields = structure._fields_
     other = {ctypes.c_int32: ctypes.c_int64, ctypes.c_double: ctypes.c_int32}
     wrong = [fields[:-1], [*fields, ("more", ctypes.c_int64)], [fields[1], fields[0], *fields[2:]]]
@@ -149,18 +150,18 @@ def test_python_has_every_structure_as_the_headers_have_it(structure):
     for altered in wrong:
         one = type("Altered", (ctypes.Structure,), {"_fields_": altered, "c_name": structure.c_name})
         with pytest.raises(ImportError, match="Install unrolled again"):
-            native.check_layout(library, one)
+            library.check_layout(compiled, one)
 
 
 def test_a_library_from_before_layouts_could_be_asked_for_is_refused():
     with pytest.raises(ImportError, match="Install unrolled again"):
-        native.check_layout(ctypes.CDLL(None), native._Args)
+        library.check_layout(ctypes.CDLL(None), library._Args)
 
 
 def test_an_unknown_instruction_set_is_refused():
     with pytest.raises(ValueError, match="expected one of"):
-        native.use_isa("mmx")
+        library.use_isa("mmx")
 
 
 def test_the_peak_of_the_machine_is_positive():
-    assert native.fma_peak(torch.float32, 1, 0.01) > 1e8
+    assert library.fma_peak(torch.float32, 1, 0.01) > 1e8

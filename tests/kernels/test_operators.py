@@ -4,11 +4,8 @@ import pytest
 import torch
 from tests.kernels import agree
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten
 
 import unrolled
-from unrolled import kernels
-from unrolled.kernels import ops
 
 OPERATORS = torch.ops.unrolled
 
@@ -104,7 +101,7 @@ class Layer(torch.nn.Module):
         self.weights = torch.nn.ParameterList([given[n].detach() for n in ("w_ih", "w_hh", "b_ih", "b_hh")])
 
     def forward(self, x):
-        return ops.run(self.mode, x, None, None, *self.weights)[0]
+        return agree.run(self.mode, x, None, None, *self.weights)[0]
 
 
 @pytest.mark.parametrize("mode", agree.MODES)
@@ -275,7 +272,7 @@ def test_ids_outside_the_table_are_refused():
     given = agree.inputs("GRU", (4, 3, 5, 6), torch.float32)
     weights = [given[n] for n in ("w_ih", "w_hh", "b_ih", "b_hh")]
     with pytest.raises(ValueError, match="ids between 0 and 6, got values from 7 to 7"):
-        ops.run_tokens("GRU", torch.full((4, 3), 7), torch.randn(7, 5), None, None, *weights)
+        agree.run_tokens("GRU", torch.full((4, 3), 7), torch.randn(7, 5), None, None, *weights)
 
 
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
@@ -289,69 +286,3 @@ def test_traces_are_the_layer(kind, T):
     got, want = (torch.autograd.grad(one(x)[0].sin().sum(), [x, *layer.parameters()]) for one in (traced, layer))
     for one, other in zip(got, want, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
-
-
-class TestStraightAway:
-    """Ordinary calls without gradients skip what others need; they come to the same, bit for bit."""
-
-    @staticmethod
-    def both_ways(layer, x, hx, monkeypatch):
-        with torch.no_grad():
-            straight = layer(x, hx)
-            with monkeypatch.context() as patch:
-                patch.setattr(kernels, "run_stack", None)  # who needs it fails
-                patch.setattr(type(layer), "_straight_away", lambda *_: None)
-                whole = layer(x, hx)
-        return tree_flatten(straight)[0], tree_flatten(whole)[0]
-
-    @pytest.mark.parametrize("kind", ["RNN", "LSTM", "GRU"])
-    @pytest.mark.parametrize("batch_first", [False, True])
-    def test_gives_the_same_bits_in_the_same_layout(self, isa, kind, batch_first, monkeypatch):
-        for layers, bias, dtype in ((1, True, torch.float32), (3, False, torch.float32), (2, True, torch.float64)):
-            layer = getattr(unrolled, kind)(5, 19, layers, bias=bias, batch_first=batch_first, dtype=dtype)
-            x = torch.randn(6, 4, 5, dtype=dtype)
-            state = torch.randn(layers, 1, 19, dtype=dtype).expand(layers, x.shape[not batch_first], 19)
-            hx = (state, state + 1) if kind == "LSTM" else state
-            for given in (x, torch.randn(5, 4, 6, dtype=dtype).transpose(0, 2)):
-                for start in (None, hx):
-                    straight, whole = self.both_ways(layer, given, start, monkeypatch)
-                    for one, other in zip(straight, whole, strict=True):
-                        assert torch.equal(one, other)
-                        assert one.stride() == other.stride()
-                    for part in straight[1:]:
-                        part.detach_()  # as loops over chunks like to: no state is a view that could not be
-
-    def test_is_taken_by_what_is_ordinary_and_by_nothing_else(self, monkeypatch):
-        calls = []
-        run_stack = kernels.run_stack
-        monkeypatch.setattr(kernels, "run_stack", lambda *args: calls.append(args) or run_stack(*args))
-        x = torch.randn(3, 2, 4)
-
-        def straight(layer, *args, **more):
-            calls.clear()
-            layer(*args, **more)
-            return bool(calls)
-
-        gru = unrolled.GRU(4, 5, num_layers=2, dropout=0.5)
-        assert not straight(gru, x)  # gradients
-        with torch.no_grad():
-            assert not straight(gru, x)  # dropout
-            assert straight(gru.eval(), x)
-            assert not straight(gru, x, lengths=torch.tensor([3, 1]))
-            assert not straight(gru, x, resets=torch.zeros(3, 2, dtype=torch.bool))
-            assert not straight(gru, x[:, 0])
-            assert not straight(gru, x[:0])
-            assert not straight(gru, torch.randint(0, 4, (3, 2)))
-            assert not straight(unrolled.GRU(4, 5, bidirectional=True), x)
-            assert not straight(unrolled.GRU(4, 5, layer_norm=True), x)
-            assert not straight(unrolled.LSTM(4, 5, proj_size=3), x)
-            assert not straight(unrolled.GRU(4, 5).bfloat16(), x.bfloat16())
-            with torch.autocast("cpu", torch.bfloat16):
-                assert not straight(gru, x)
-            with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]):
-                assert not straight(gru, x)
-            for wrong in (x[..., :3], x.double(), x.to("meta")):
-                with pytest.raises((RuntimeError, ValueError)):
-                    straight(gru, wrong)
-            with pytest.raises(RuntimeError, match="h_0"):
-                straight(gru, x, torch.zeros(1, 2, 5))

@@ -4,7 +4,7 @@ import pytest
 import torch
 from tests.kernels import agree
 
-from unrolled.kernels import ops, recompute
+from unrolled.kernels import recompute
 
 
 @pytest.fixture(params=[1, 10, 10**6], ids=["every step", "a few steps", "one segment"])
@@ -40,7 +40,7 @@ def test_tokens_and_every_c_agree_with_saved_gates(mode, reverse, rows):
     found = []
     for save in ("gates", "outputs"):
         masks = {"lengths": given["lengths"], "resets": given["resets"], "reverse": reverse}
-        results = [r for r in ops.run_tokens(mode, ids, embedding, *rest, **masks, save=save) if r is not None]
+        results = [r for r in agree.run_tokens(mode, ids, embedding, *rest, **masks, save=save) if r is not None]
         found.append([*results, *torch.autograd.grad(sum(r.square().sum() for r in results), leaves)])
     for again, saved in zip(*found, strict=True):
         agree.assert_agree(again, saved, mode, torch.float64)

@@ -6,17 +6,18 @@ import pytest
 import torch
 from tests.kernels import agree
 
+from unrolled.cells import MODES as TABLE
 from unrolled.cells import Norm, Norms
-from unrolled.kernels import plain, regularised
-from unrolled.regularised import Regularised
+from unrolled.kernels import definition, regularised
+from unrolled.options import StepOptions
 
 REGULARISERS = ("norms", "mask", "zoneout", "rates", "start")
 
 
 def drawn(mode, size, dtype, which, seed=2):
-    """x_gates, the state and the weights, and a `Regularised` of the parts named in `which`."""
+    """x_gates, the state and the weights, and a `StepOptions` of the parts named in `which`."""
     T, B, _, H = size
-    gates = plain.GATES[mode] * H
+    gates = TABLE[mode].gates * H
     g = torch.Generator().manual_seed(seed)
 
     def numbers(*shape):
@@ -34,9 +35,9 @@ def drawn(mode, size, dtype, which, seed=2):
     if "mask" in which:
         parts["mask"] = (torch.rand(B, H, generator=g) < 0.7).to(dtype) / 0.7
     if "zoneout" in which:
-        parts |= {name: torch.rand(T, B, H, generator=g) < 0.3 for name in ("stay_h", "stay_c")[: 1 + lstm]}
+        parts |= {name: torch.rand(T, B, H, generator=g) < 0.3 for name in ("zoneout_h", "zoneout_c")[: 1 + lstm]}
     if "rates" in which:
-        parts |= dict.fromkeys(("stay_h", "stay_c")[: 1 + lstm], 0.3)
+        parts |= dict.fromkeys(("zoneout_h", "zoneout_c")[: 1 + lstm], 0.3)
     if "start" in which:
         leaves |= {"start_h": numbers(B, H)} | ({"start_c": numbers(B, H)} if lstm else {})
     return leaves, parts
@@ -47,9 +48,9 @@ def run(compute, mode, leaves, parts, **masks):
     if "gain" in leaves:
         norm_c = Norm(leaves["gain_c"], leaves["bias_c"]) if mode == "LSTM" else None
         norms = Norms(leaves["gain"], leaves["gain"], norm_c)
-    how = Regularised(norms=norms, start=(leaves.get("start_h"), leaves.get("start_c")), **parts)
+    how = StepOptions(norms=norms, reset_to=(leaves.get("start_h"), leaves.get("start_c")), **parts)
     given = [leaves["x"], leaves["h"], leaves.get("c"), leaves["w_hh"], leaves.get("b_hh")]
-    return [r for r in compute(mode, *given, **masks, regularised=how) if r is not None]
+    return [r for r in compute(mode, *given, **masks, options=how) if r is not None]
 
 
 def assert_agree(mode, size, dtype, which, lengths=False, resets=False, reverse=False):
@@ -63,7 +64,7 @@ def assert_agree(mode, size, dtype, which, lengths=False, resets=False, reverse=
     }
     norms, exact_norms = torch.zeros(2, T, B), torch.zeros(2, T, B, dtype=torch.float64)
     got = run(regularised.run, mode, leaves, parts, **masks, grad_norms=norms)
-    want = run(plain.run_gates, mode, exact, {n: _exact(p) for n, p in parts.items()}, **masks, grad_norms=exact_norms)
+    want = run(definition.run_gates, mode, exact, {n: _exact(p) for n, p in parts.items()}, **masks, grad_norms=exact_norms)
     for r, e in zip(got, want, strict=True):
         agree.assert_agree(r, e, f"{mode} {which} result", dtype)
     found, wanted = agree.gradients(got, leaves), agree.gradients(want, exact)
@@ -109,7 +110,7 @@ def test_without_gradients_the_answers_are_the_same(mode):
 def test_twice_differentiated_they_are_the_definition(mode):
     leaves, parts = drawn(mode, (3, 2, 0, 4), torch.float64, ("norms", "mask", "zoneout"))
     second = []
-    for compute in (regularised.run, plain.run_gates):
+    for compute in (regularised.run, definition.run_gates):
         output = run(compute, mode, leaves, parts)[0]
         (first,) = torch.autograd.grad(output.square().sum(), [leaves["w_hh"]], create_graph=True)
         second.append(torch.autograd.grad(first.square().sum(), [leaves["x"]])[0])

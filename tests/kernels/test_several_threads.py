@@ -14,7 +14,7 @@ from tests.tolerance import assert_same
 from torch import Tensor
 
 import unrolled
-from unrolled.kernels.stream import Streamer
+from unrolled.streaming import Streamer
 
 T, B, I, H = 20, 3, 8, 24
 
@@ -163,7 +163,7 @@ def test_a_streamer_that_starts_anew_while_another_thread_steps() -> None:
 
 FORKING = """
 import copy, os, sys, threading, time, torch, unrolled
-from unrolled.kernels.stream import Streamer
+from unrolled.streaming import Streamer
 
 threads, children = int(sys.argv[1]), int(sys.argv[2])
 torch.manual_seed(0)

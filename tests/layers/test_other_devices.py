@@ -8,18 +8,31 @@ import torch
 from tests.layers.twins import KINDS, VARIANTS, B, H, I, T, assert_all_same, flat, initial_state, twins
 
 import unrolled
-from unrolled.kernels import fused
-from unrolled.layers import State, plain_recurrence, way_to_compute
-from unrolled.regularised import NOTHING
+from unrolled.kernels import cudnn_weights, definition, torch_rnn
+from unrolled.kernels.packed_segments import pack_segments
+from unrolled.options import NO_OPTIONS
+from unrolled.recurrence import arguments, plan
 
 
-@pytest.mark.parametrize("mode", ["LSTM", "GRU", "RNN_TANH", "RNN_RELU"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
-def test_cudnn_serves_what_it_can_express(mode: str, dtype: torch.dtype) -> None:
-    cuda = torch.device("cuda")
-    for projected in (False, True):
-        assert way_to_compute(mode, dtype, cuda, projected=projected, uncommon=False) == "torch"
-        assert way_to_compute(mode, dtype, cuda, projected=projected, uncommon=True) == "plain"
+def test_cudnn_serves_what_it_can_express(kind: str, dtype: torch.dtype) -> None:
+    """Asked of a call whose tensors say that they are on a GPU."""
+
+    class OnCuda(torch.Tensor):
+        device = torch.device("cuda")
+
+    def chosen(layer, **more) -> str:
+        call, _ = arguments.checked(layer, torch.randn(T, B, I, dtype=dtype), **more)
+        call = call._replace(x=call.x.as_subclass(OnCuda))
+        return next(backend.name for backend in plan.BACKENDS if backend.refuses(call) is None)
+
+    one, stack = (twins(kind, dtype, num_layers=n, dropout=0.5 * (n == 2))[0] for n in (1, 2))
+    assert chosen(one) == chosen(stack) == "torch, layer by layer"
+    assert chosen(stack.eval()) == "torch, whole stack"
+    assert chosen(stack, lengths=torch.tensor([1, 0, 2]), resets=torch.rand(T, B) < 0.5) == "torch, whole stack"
+    assert chosen(stack, gradient_norms=torch.zeros(2, 2, T, B)) == "definition"
+    assert chosen(stack, every_step=True) == ("definition" if "LSTM" in one.mode else "torch, layer by layer")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -41,11 +54,11 @@ def test_every_way_gives_shapes_on_meta(kind: str) -> None:
 def test_torchs_operators_agree_with_the_definition(kind: str, reverse: bool, masks: tuple[str, ...]) -> None:
     """On CUDA these are cuDNN's; here the same calls run on the CPU, masks and all."""
     layer, _ = twins(kind)
-    (w, w_hr), masked = layer._weights("_l0"), set(masks)
+    (w, w_hr), masked = layer.layer_weights()[0], set(masks)
     for lengths, often in itertools.product(([4, 0, 5], [5, 1, 2], [0, 0, 3]), (0.0, 0.3, 1.0)):
         hx, begin = (initial_state(layer) for _ in range(2))
-        state, start = (State(*(part[0] for part in (s if isinstance(s, tuple) else (s,)))) for s in (hx, begin))
-        state = State(*(None if part is None else part.requires_grad_() for part in state))
+        state, start = ([part[0] for part in (s if isinstance(s, tuple) else (s,))] for s in (hx, begin))
+        state, start = ((*parts, None)[:2] for parts in ([part.requires_grad_() for part in state], start))
         x = torch.randn(T, B, I, dtype=torch.float64, requires_grad=True)
         how = {"lengths": torch.tensor(lengths), "resets": torch.rand(T, B) < often}
         how = {name: how[name] for name in how if name in masked} | {"reverse": reverse}
@@ -55,12 +68,12 @@ def test_torchs_operators_agree_with_the_definition(kind: str, reverse: bool, ma
         spoilt.requires_grad_()
         weights = [weight for weight in (*w, w_hr) if weight is not None]
         begins = start if "start" in masked else (None, None)
-        cut = fused.pieces(T, how.get("lengths"), how.get("resets"), reverse, x.device) if masked else None
+        packed = pack_segments(T, how.get("lengths"), how.get("resets"), reverse, x.device) if masked else None
         h, c = (None if part is None else part[None] for part in state)
-        got = fused.run(layer.mode, spoilt, h, c, [weights], cut=cut, reverse=reverse, start=begins)
+        got = torch_rnn.run(layer.mode, spoilt, h, c, [weights], packed=packed, reverse=reverse, start=begins)
         got = (got[0], *(None if part is None else part[0] for part in got[1:]))
-        regularised = NOTHING._replace(start=begins)
-        output, last, _ = plain_recurrence(layer.mode, x, state, w, w_hr, **how, regularised=regularised)
+        options = NO_OPTIONS._replace(reset_to=begins)
+        output, _, *last = definition.run(layer.mode, x, *state, w, w_hr, **how, options=options)
         got, want = ([one for one in parts if one is not None] for parts in (got, (output, *last)))
         assert_all_same(got, want)
         scale = [torch.randn_like(part) for part in want]
@@ -77,12 +90,12 @@ def test_what_stands_for_cudnns_gradients_where_they_are_differentiated(kind: st
     hx, weights = initial_state(layer), [weight for one in layer.all_weights for weight in one]
     h0 = [part.requires_grad_() for part in (hx if isinstance(hx, tuple) else (hx,))]
     x = torch.randn(*((T, B, I) if batch_sizes is None else (8, I)), dtype=torch.float64, requires_grad=True)
-    inputs, stack = [x, *weights, *h0], fused._Stack(layer.mode, layer.num_layers, layer.bidirectional)
-    results = fused._operator(stack, x, batch_sizes, h0, weights)
+    inputs, stack = [x, *weights, *h0], cudnn_weights.Stack(layer.mode, layer.num_layers, layer.bidirectional)
+    results = torch_rnn._operator(stack, x, batch_sizes, h0, weights)
     scale = [torch.randn_like(part).requires_grad_() for part in results]
     arrived = (*scale, None, None)  # as cuDNN's node meets them
     want = torch.autograd.grad(results, inputs, scale, create_graph=True)
-    hook = fused._second_derivatives(stack, x, batch_sizes, h0, weights)
+    hook = torch_rnn._second_derivatives(stack, x, batch_sizes, h0, weights)
     with torch.no_grad():
         assert hook(want, arrived) is None
     got = hook((want[0], None, *want[2:], None), arrived)  # the second input needs none, and cuDNN has one edge more
@@ -99,48 +112,46 @@ def test_what_stands_for_cudnns_gradients_where_they_are_differentiated(kind: st
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)
 @pytest.mark.parametrize("masks", [(), ("lengths",), ("resets",), ("lengths", "resets")])
-def test_all_layers_at_once_are_one_after_the_other(kind: str, variant: dict, masks, monkeypatch) -> None:
-    monkeypatch.setattr("unrolled.kernels.supports", lambda *_: False)
+def test_all_layers_at_once_are_one_after_the_other(kind: str, variant: dict, masks) -> None:
     layer, _ = twins(kind, **variant)
-    runs, once = [], layer._run_at_once
-    calls = []
     x = torch.randn(*((B, T, I) if layer.batch_first else (T, B, I)), dtype=torch.float64, requires_grad=True)
     how = {"lengths": torch.tensor([4, 0, 5]), "resets": torch.rand(x.shape[:2]) < 0.3}
     how, hx = {name: how[name] for name in masks}, initial_state(layer)
-    monkeypatch.setattr(layer, "_run_at_once", lambda *arguments: calls.append(1) or once(*arguments))
-    for at_once in (True, False):
-        if not at_once:
-            monkeypatch.setattr(layer, "_may_go_at_once", lambda *_, **__: False)
-        results = flat(layer(x, hx, **how))
+    backends, runs = {backend.name: backend for backend in plan.BACKENDS}, []
+    call, _ = arguments.checked(layer, x, hx, **how)
+    refused = backends["torch, whole stack"].refuses(call)
+    assert bool(refused) == (layer.num_layers * layer.num_directions == 1 or ("resets" in masks and layer.bidirectional))
+    for name in ("torch, layer by layer", "torch, layer by layer" if refused else "torch, whole stack"):
+        output, state, _ = backends[name].run(call)
+        results = [output, *state]
         runs.append([*results, *torch.autograd.grad(sum(part.sin().sum() for part in results), [x, *layer.parameters()])])
     assert_all_same(*runs)
-    assert len(calls) == (layer.num_layers * layer.num_directions > 1 and not ("resets" in masks and layer.bidirectional))
 
 
 @pytest.mark.parametrize("autocast", [False, True])
 def test_onednn_where_it_has_a_matrix_unit_gives_the_same(monkeypatch: pytest.MonkeyPatch, autocast: bool) -> None:
-    layer, calls, run = unrolled.LSTM(I, H, num_layers=2, bidirectional=True), [], fused.run
-    monkeypatch.setattr(fused, "run", lambda *a, **k: calls.append(1) or run(*a, **k))
+    layer, calls, run = unrolled.LSTM(I, H, num_layers=2, bidirectional=True), [], torch_rnn.run
+    monkeypatch.setattr(torch_rnn, "run", lambda *a, **k: calls.append(1) or run(*a, **k))
     x = torch.randn(T, 16, I)
     layer, x = (layer, x) if autocast else (layer.bfloat16(), x.bfloat16())
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         want = layer(x)
-        monkeypatch.setattr("unrolled.kernels.native.has_amx", True)
+        monkeypatch.setattr("unrolled.kernels.library.has_amx", True)
         got = layer(x)
-        assert len(calls) == 4
+        assert len(calls) == 1
         assert_all_same(flat(got), flat(want))
         assert all(part.dtype == torch.bfloat16 for part in flat(got))
         assert_all_same(flat(layer(x, lengths=torch.full((16,), T))), flat(want))
         layer(x[:, :15])
     layer(x)
-    assert len(calls) == 4  # neither lengths, nor few sequences, nor gradients
+    assert len(calls) == 1  # neither lengths, nor few sequences, nor gradients
 
 
 def test_weights_are_laid_out_for_cudnn(monkeypatch: pytest.MonkeyPatch) -> None:
     layer, calls = unrolled.LSTM(I, H, num_layers=2, bidirectional=True, proj_size=3), []
     monkeypatch.setattr(torch.Tensor, "is_cuda", True)
     monkeypatch.setattr(torch.backends.cudnn, "is_available", lambda: True)
-    monkeypatch.setattr(fused.cudnn_rnn, "get_cudnn_mode", lambda mode: 2)
+    monkeypatch.setattr(cudnn_weights.cudnn_rnn, "get_cudnn_mode", lambda mode: 2)
     monkeypatch.setattr(torch, "_cudnn_rnn_flatten_weight", lambda *arguments: calls.append(arguments))
     layer.flatten_parameters()
     assert [(len(weights), *others) for weights, *others in calls] == [(20, 5, I, 2, H, 3, 2, False, True)]
@@ -154,10 +165,10 @@ def test_a_layer_of_a_stack_is_not_taken_for_one_piece(bias: bool) -> None:
     first, second = (memory[0], memory[1].view(3 * H, H)), (memory[2], memory[3].view(3 * H, H))
     biases = (memory[4:6], memory[6:8]) if bias else ((), ())
     both = [*first, *biases[0], *second, *biases[1]]
-    assert fused._are_one_piece(fused._Stack("GRU", 2, False), both)
-    assert not fused._are_one_piece(fused._Stack("GRU", 1, False), [*first, *biases[0]])
-    assert not fused._are_one_piece(fused._Stack("GRU", 1, False), [*second, *biases[1]])
-    assert not fused._are_one_piece(fused._Stack("GRU", 2, False), [weight.clone() for weight in both])
+    assert cudnn_weights._are_flat(cudnn_weights.Stack("GRU", 2, False), both)
+    assert not cudnn_weights._are_flat(cudnn_weights.Stack("GRU", 1, False), [*first, *biases[0]])
+    assert not cudnn_weights._are_flat(cudnn_weights.Stack("GRU", 1, False), [*second, *biases[1]])
+    assert not cudnn_weights._are_flat(cudnn_weights.Stack("GRU", 2, False), [weight.clone() for weight in both])
 
 
 def test_neighbours_by_chance_are_not_taken_for_one_piece() -> None:
@@ -166,5 +177,5 @@ def test_neighbours_by_chance_are_not_taken_for_one_piece() -> None:
     apart = [torch.frombuffer(memory, dtype=torch.float32, count=25, offset=100 * k) for k in range(4)]
     together = torch.frombuffer(memory, dtype=torch.float32).split(25)
     assert [weight.data_ptr() for weight in apart] == [weight.data_ptr() for weight in together]
-    assert fused._are_one_piece(fused._Stack("GRU", 1, False), together)
-    assert not fused._are_one_piece(fused._Stack("GRU", 1, False), apart)
+    assert cudnn_weights._are_flat(cudnn_weights.Stack("GRU", 1, False), together)
+    assert not cudnn_weights._are_flat(cudnn_weights.Stack("GRU", 1, False), apart)

@@ -6,7 +6,7 @@ from tests.layers.twins import KINDS, VARIANTS, B, H, I, T, twins
 from tests.tolerance import assert_same
 
 import unrolled
-from unrolled.layers import State, plain_recurrence
+from unrolled.kernels import definition
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)
@@ -38,12 +38,12 @@ def test_gradient_norms_are_those_of_the_states_gradients(kind: str, variant: di
     output, _ = layer(x, resets=resets, gradient_norms=norms)
     (output * scale).sum().backward()
     zeros = torch.zeros(B, layer.proj_size or H, dtype=torch.float64), torch.zeros(B, H, dtype=torch.float64)
-    state, seen, loss = State(*zeros[: layer._parts]), [], torch.zeros((), dtype=torch.float64)
+    state, seen, loss = [*zeros, None][:: 1 if layer.mode == "LSTM" else 2], [], torch.zeros((), dtype=torch.float64)
     for t in range(T):
-        one = plain_recurrence(layer.mode, x[t : t + 1], state, *layer._weights("_l0"), resets=resets[t : t + 1])
-        state = one.last
+        *_, h, c = definition.run(layer.mode, x[t : t + 1], *state[:2], *layer.layer_weights()[0], resets=resets[t : t + 1])
+        state = h, c
         seen.append([part for part in state if part is not None])
-        loss = loss + (state.h * scale[t]).sum()
+        loss = loss + (h * scale[t]).sum()
     for t, parts in enumerate(seen):
         for k, gradient in enumerate(torch.autograd.grad(loss, parts, retain_graph=True, allow_unused=True)):
             expected = torch.zeros(B) if gradient is None else gradient.norm(dim=-1).float()

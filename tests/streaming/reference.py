@@ -6,8 +6,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from unrolled.kernels import stream
-from unrolled.kernels.stream import Streamer
+from unrolled import streaming
+from unrolled.streaming import Streamer
 
 CELLS = {
     "LSTM": nn.LSTM,
@@ -22,7 +22,7 @@ SCORES = torch.tensor([1.0, -2.0, 2.0, 0.5, 0.0, 2.0, -8.0, 1.5, 0.7, -0.5, 0.1]
 
 def variants() -> list[tuple[str, str]]:
     """Every precision with every instruction set that this machine has for it."""
-    return [(precision, isa) for precision in stream.PRECISIONS for isa in stream.isas(precision)]
+    return [(precision, isa) for precision in streaming.PRECISIONS for isa in streaming.isas(precision)]
 
 
 def exact(layers: nn.Module, x: Tensor, state=None) -> tuple[Tensor, object]:

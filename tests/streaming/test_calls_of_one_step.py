@@ -8,14 +8,14 @@ import pytest
 import torch
 
 import unrolled
-from unrolled.kernels import stream
+from unrolled import streaming
 
 
 @pytest.fixture
 def packed(monkeypatch):
     """How often weights were packed."""
-    times, copy = [], stream.Streamer._copy
-    monkeypatch.setattr(stream.Streamer, "_copy", lambda self: times.append(1) or copy(self))
+    times, copy = [], streaming.Streamer._copy
+    monkeypatch.setattr(streaming.Streamer, "_copy", lambda self: times.append(1) or copy(self))
     return times
 
 

@@ -7,11 +7,11 @@ import torch
 from tests.streaming.reference import SCORES, Model, fixed_scores, parts
 from torch import Tensor, nn
 
-from unrolled.kernels import stream
-from unrolled.kernels.stream import Streamer
+from unrolled import streaming
+from unrolled.streaming import Streamer
 
 
-@pytest.mark.parametrize("precision", stream.PRECISIONS)
+@pytest.mark.parametrize("precision", streaming.PRECISIONS)
 @pytest.mark.parametrize("temperature", [0, 1.3])
 def test_chunks_of_any_sizes_give_the_same_text(precision: str, temperature: float) -> None:
     model = Model()
@@ -121,7 +121,7 @@ def test_the_stop_token_ends_the_text_and_is_not_in_it() -> None:
     assert streamer.generate(5, temperature=0) == text[text.index(stop) + 1 :][:5]  # going on reads it
 
 
-@pytest.mark.parametrize("precision", stream.PRECISIONS)
+@pytest.mark.parametrize("precision", streaming.PRECISIONS)
 @pytest.mark.parametrize("how", [{"temperature": 0}, {}, {"top_k": 3}, {"top_p": 0.5}], ids=str)
 def test_scores_that_are_no_numbers_raise(precision: str, how: dict) -> None:
     model = Model()

@@ -8,7 +8,7 @@ import torch
 from tests.streaming.reference import Model, assert_near, exact, parts, random_state
 from torch import nn
 
-from unrolled.kernels.stream import Streamer
+from unrolled.streaming import Streamer
 
 
 def replaced(layers: nn.Module) -> None:

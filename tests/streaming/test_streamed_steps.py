@@ -11,8 +11,8 @@ from tests.tolerance import STREAMING
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from unrolled.kernels import stream
-from unrolled.kernels.stream import Streamer
+from unrolled import streaming
+from unrolled.streaming import Streamer
 
 
 @pytest.mark.parametrize(("precision", "isa"), variants())
@@ -107,7 +107,7 @@ def test_weights_of_half_precision_are_taken_exactly() -> None:
     assert_near(Streamer(layers).advance(x[0])[0], exact(layers, x)[0][0], 1e-5)
 
 
-@pytest.mark.parametrize("precision", stream.PRECISIONS)
+@pytest.mark.parametrize("precision", streaming.PRECISIONS)
 def test_large_and_tiny_inputs(precision: str) -> None:
     layers = nn.RNN(8, 16, nonlinearity="relu")
     for size in (1e-35, 1e-6, 1e6):

@@ -8,8 +8,8 @@ from torch import nn
 from torch.nn.functional import embedding as lookup
 from torch.nn.functional import linear, one_hot
 
-from unrolled.kernels import stream
-from unrolled.kernels.stream import Streamer
+from unrolled import streaming
+from unrolled.streaming import Streamer
 
 
 @pytest.mark.parametrize(("precision", "isa"), variants())
@@ -18,7 +18,7 @@ from unrolled.kernels.stream import Streamer
 def test_tokens_are_their_rows(front: str, cell: str, precision: str, isa: str, monkeypatch: pytest.MonkeyPatch) -> None:
     V, I, H = 19, 11, 33
     if front == "embedding":
-        monkeypatch.setattr(stream, "TABLE_LIMIT", 0)
+        monkeypatch.setattr("unrolled.streaming.streamer.TABLE_LIMIT", 0)
     layers = CELLS[cell](V if front == "one_hot" else I, H, 2)
     table, decoder = torch.randn(V, I), nn.Linear(H, 37)
     streamer = Streamer(
@@ -41,7 +41,7 @@ def test_tokens_are_their_rows(front: str, cell: str, precision: str, isa: str, 
     assert_near(streamer.state, tuple(p[:, :1] for p in last) if cell == "LSTM" else last[:, :1], STREAMING[precision])
 
 
-@pytest.mark.parametrize("isa", stream.isas())
+@pytest.mark.parametrize("isa", streaming.isas())
 @pytest.mark.parametrize("cell", CELLS)
 def test_greedy_text_is_the_python_loops(cell: str, isa: str) -> None:
     model = Model(cell)

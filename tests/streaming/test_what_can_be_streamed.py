@@ -5,8 +5,8 @@ import torch
 from tests.streaming.reference import CELLS
 from torch import nn
 
-from unrolled.kernels import stream
-from unrolled.kernels.stream import Streamer, supported
+from unrolled import streaming
+from unrolled.streaming import Streamer, supported
 
 
 @pytest.mark.parametrize(
@@ -30,7 +30,7 @@ def test_what_cannot_be_streamed_says_why(layers, precision: str, reason: str) -
 
 def test_what_can_be_streamed_has_no_reason_against() -> None:
     for make in CELLS.values():
-        for precision in stream.PRECISIONS:
+        for precision in streaming.PRECISIONS:
             assert supported(make(3, 4, 2), precision) is None
 
 

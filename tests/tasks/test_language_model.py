@@ -173,7 +173,7 @@ class TestSampling:
     def test_the_engine_and_the_loop_in_python_write_the_same(self, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
         write = lambda: "".join(run.sample("import ", length=60, temperature=0))  # noqa: E731
         native = write()
-        monkeypatch.setattr("unrolled.kernels.stream.supported", lambda *_: "for a test")
+        monkeypatch.setattr("unrolled.streaming.supported", lambda *_: "for a test")
         assert write() == native
         with pytest.raises(ConfigError, match=r"--precision int8: .*for a test\. Use fp32"):
             run.sample(precision="int8")

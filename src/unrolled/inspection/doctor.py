@@ -15,7 +15,7 @@ import torch
 
 import unrolled
 from unrolled import kernels
-from unrolled.kernels import native
+from unrolled.kernels import library
 
 OPTIONAL = {"onnx": "ONNX export", "onnxruntime": "running exported models"}
 
@@ -34,7 +34,7 @@ def describe() -> dict[str, Any]:
     }
     if kernels.available():
         facts["kernels"] = f"built; {kernels.isa()} in use, of {', '.join(kernels.isas())}"
-        multiplied = torch.bfloat16 in native.dtypes
+        multiplied = torch.bfloat16 in library.dtypes
         facts["bf16"] = "multiplied as it is" if multiplied else "computed in fp32, at its speed: no fast products of bf16 here"
     else:
         facts["kernels"] = f"not available: {kernels.why_not()}"

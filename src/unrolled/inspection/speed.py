@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 import unrolled
 from unrolled.inspection.doctor import processor
-from unrolled.kernels import native
+from unrolled.kernels import library
 
 SHAPES = (
     (100, 64, 128, 128),
@@ -147,7 +147,7 @@ def measure(
     x, d_out = torch.randn(T, B, width), torch.randn(T, B, H)
     calls = peers(mode, module, x, d_out, what)
     difference, first = compare(calls)
-    peak = native.fma_peak(torch.float32, threads, 0.05)
+    peak = library.fma_peak(torch.float32, threads, 0.05)
     times = take_turns(calls, first, seconds, least)
     medians = {name: statistics.median(t) for name, t in times.items()}
     made = {name: peer(module, x, d_out, what, threads) for name, peer in (others or {}).items()}
@@ -189,7 +189,7 @@ def geometric_mean(values: Any) -> float:
 
 
 def machine() -> dict[str, Any]:
-    return {"processor": processor(), "isa": native.isa(), "torch": torch.__version__, "python": platform.python_version()}
+    return {"processor": processor(), "isa": library.isa(), "torch": torch.__version__, "python": platform.python_version()}
 
 
 HEADER = (

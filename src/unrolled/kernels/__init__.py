@@ -1,6 +1,7 @@
-"""Fast recurrent sequences on the CPU. `run` is what layers call; `native` tells what is available and why not."""
+"""Fast recurrent sequences on the CPU. `run` is what layers call; `library` tells what is available and why not."""
 
-from .native import available, isa, isas, why_not
-from .ops import autocast_dtype, observed, run, run_stack, run_tokens, supports
+from .library import available, isa, isas, why_not
+from .operators import run, supports
+from .sequence import Inputs
 
-__all__ = ["autocast_dtype", "available", "isa", "isas", "observed", "run", "run_stack", "run_tokens", "supports", "why_not"]
+__all__ = ["Inputs", "available", "isa", "isas", "run", "supports", "why_not"]

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import native
+from . import context, library
 
 LEAST_ROWS, LEAST_PRODUCTS = 32, 2**20
 """Below these torch is as fast."""
@@ -31,15 +31,15 @@ class _Args(ctypes.Structure):
 
 @functools.cache
 def _function() -> Any:
-    library = native._library()
-    native.check_layout(library, _Args)
-    function = library.unrolled_linear
+    compiled = library.loaded()
+    library.check_layout(compiled, _Args)
+    function = compiled.unrolled_linear
     function.argtypes = [ctypes.POINTER(_Args)]
     return function
 
 
 def _call(dtype: torch.dtype, sizes: tuple[int, int, int], tensors: dict[str, Tensor | None]) -> None:
-    args = _Args(native.DTYPES.index(dtype), torch.get_num_threads(), "d" in tensors, 0, *sizes)
+    args = _Args(library.DTYPES.index(dtype), torch.get_num_threads(), "d" in tensors, 0, *sizes)
     for name, tensor in tensors.items():
         if tensor is not None:
             setattr(args, name, tensor.data_ptr())
@@ -51,16 +51,16 @@ def linear(x: Tensor, w: Tensor, bias: Tensor | None = None) -> Tensor:
     """x (..., inputs), w (outputs, inputs), bias (outputs,) -> (..., outputs).
 
     By torch where that is as fast (a few rows, whose time is that of moving w), under autocast, on other devices and dtypes,
-    and where something wants to look into it (`native.observed`).
+    and where something wants to look into it (`library.observed`).
     """
     if (
-        torch.compiler.is_compiling()
+        context.compiling()
         or not (w.dtype is x.dtype and x.dtype in _DTYPES and x.is_cpu and w.is_cpu)
         or (rows := x.shape[:-1].numel()) < LEAST_ROWS
         or rows * w.numel() < LEAST_PRODUCTS
         or torch.is_autocast_enabled("cpu")
-        or not native.available()
-        or native.observed((x, w, bias))
+        or not library.available()
+        or context.watched((x, w, bias))
     ):
         return torch.nn.functional.linear(x, w, bias)
     return _Linear.apply(x, w, bias)  # type: ignore[return-value]  # torch types apply as Any or None

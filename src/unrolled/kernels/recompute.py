@@ -13,11 +13,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from . import native, ops
+from . import library
+from .sequence import Inputs, Results, new_results, sums_dtype
+from .sequence import backward as run_backward
+from .sequence import forward as run_forward
 
 ROWS = 2048
 """Steps times batch of a segment. Weights are packed and their gradients summed once more per segment, gates need
-4 * H numbers a row. At T=1000, B=32, H=512 2048, 4096 and 8192 rows took the same time, within the noise."""
+4 * H numbers a row."""
 
 
 def segment_steps(steps: int, batch: int) -> int:
@@ -27,87 +30,82 @@ def segment_steps(steps: int, batch: int) -> int:
 
 def _segments(steps: int, segment: int, reverse: bool) -> list[tuple[int, int]]:
     """[first, end) of the segments in the order in which forward takes them. Reversed, the ragged one comes first in time."""
-    cuts = [(first, min(first + segment, steps)) for first in range(0, steps, segment)]
-    return cuts[::-1] if reverse else cuts
+    bounds = [(first, min(first + segment, steps)) for first in range(0, steps, segment)]
+    return bounds[::-1] if reverse else bounds
 
 
-def _piece(given: tuple, h: Tensor | None, c: Tensor | None, first: int, end: int) -> tuple:
+def _part(given: Inputs, h: Tensor | None, c: Tensor | None, first: int, end: int) -> Inputs:
     """The inputs of a segment that begins with the state h, c."""
-    x, ids, table, _, _, w_ih, w_hh, b_ih, b_hh, lengths, resets = given
-    lengths = None if lengths is None else (lengths - first).clamp(0, end - first)
-    x, ids, resets = (None if t is None else t[first:end] for t in (x, ids, resets))
-    return x, ids, table, h, c, w_ih, w_hh, b_ih, b_hh, lengths, resets
+    x, ids, resets = (None if t is None else t[first:end] for t in (given.x, given.ids, given.resets))
+    lengths = None if given.lengths is None else (given.lengths - first).clamp(0, end - first)
+    return given._replace(x=x, ids=ids, h0=h, c0=c, lengths=lengths, resets=resets)
 
 
-def forward(given: tuple, results: tuple, mode: str, reverse: bool, every_c: bool, segment: int) -> tuple:
-    """Fill `results`: output, cs, h_n, c_n, and c before each segment."""
+def forward(mode: str, given: Inputs, results: Results, reverse: bool, every_c: bool, segment: int) -> Results:
+    """Fill `results`: output, cs, h_n, c_n, and, as gates, c before each segment."""
     output, cs, h_n, c_n, marks = results
-    h, c = given[3:5]
-    lstm = mode == "LSTM"
-    c_last = torch.empty_like(c_n, dtype=ops._real(c_n.dtype))  # c_n itself may be bf16
+    h, c, lstm = given.h0, given.c0, mode == "LSTM"
+    c_last = torch.empty_like(c_n, dtype=sums_dtype(c_n.dtype))  # c_n itself may be bf16
     for k, (first, end) in enumerate(_segments(len(output), segment, reverse)):
         if lstm:
             marks[k] = 0 if c is None else c
-        part = output[first:end], cs[first:end] if every_c else cs, h_n, c_last, None
-        ops._run_forward(_piece(given, h, c, first, end), part, mode, reverse, False, every_c)
+        part = Results(output[first:end], cs[first:end] if every_c else cs, h_n, c_last, None)
+        run_forward(mode, _part(given, h, c, first, end), part, reverse, False, every_c)
         h, c = h_n, c_last if lstm else None
     c_n.copy_(c_last)
     return results
 
 
 def backward(
+    mode: str,
     incoming: tuple,
-    given: tuple,
+    given: Inputs,
     output: Tensor,
     marks: Tensor,
-    results: tuple,
-    mode: str,
+    gradients: tuple[Tensor, ...],
     reverse: bool,
-    needed,
-    norms,
-    segment,
-) -> tuple:
-    """Fill `results`, the gradients, from the gradients of output, cs, h_n and c_n."""
+    needed: list[bool],
+    norms: bool,
+    segment: int,
+) -> tuple[Tensor, ...]:
+    """Fill `gradients` from those of output, cs, h_n and c_n."""
     d_out, d_cs, dh, dc = incoming
-    x, ids, _, h0, c0, _, w_hh, _, _, lengths, _ = given
-    steps, batch, dtype = *output.shape[:2], w_hh.dtype
+    steps, batch, wide = *output.shape[:2], sums_dtype(given.w_hh.dtype)
     segments = _segments(steps, segment, reverse)
-    longest = None if x is None else x[:segment], None if ids is None else ids[:segment]
-    again = ops._new_forward(*longest, h0, c0, w_hh, mode, True, True, empty=native.empty)
-    per_step = {0, 8}  # dx and norms, of which a segment has its own steps; the rest are sums or the state's
-    sums = {i: r for i, r in enumerate(results) if i not in per_step | {2, 3} and needed[i]}
-    totals = {i: torch.zeros_like(r, dtype=ops._real(dtype)) for i, r in sums.items()} if len(segments) > 1 else {}
+    longest = given._replace(**{n: t[:segment] for n in ("x", "ids") if (t := getattr(given, n)) is not None})
+    again = new_results(mode, longest, True, True, empty=library.empty)
+    X, H0, C0, NORMS = 0, 2, 3, 8  # places in `gradients`; x and the norms have each step's own, h0 and c0 a segment's
+    sums = {i: g for i, g in enumerate(gradients) if i not in (X, H0, C0, NORMS) and needed[i]}
+    totals = {i: torch.zeros_like(g, dtype=wide) for i, g in sums.items()} if len(segments) > 1 else {}
     for k in reversed(range(len(segments))):
         first, end = segments[k]
-        h, c = h0, c0
+        h, c = given.h0, given.c0
         if k > 0:
             h = output[end] if reverse else output[first - 1]
-            if reverse and lengths is not None:  # sequences that do not begin behind this segment begin in it, or later
-                h = torch.where((lengths > end).unsqueeze(-1), h, 0 if h0 is None else h0)
+            if reverse and given.lengths is not None:  # sequences that do not begin behind this segment begin in it, or later
+                h = torch.where((given.lengths > end).unsqueeze(-1), h, 0 if given.h0 is None else given.h0)
             c = None if mode != "LSTM" else marks[k]
-        piece = _piece(given, h, c, first, end)
-        saved = [part[: end - first] for part in again[:2]]
-        gates = again[4][: again[4].numel() // segment * (end - first)]
-        ops._run_forward(piece, (*saved, *again[2:4], gates), mode, reverse, True, True)
-        into = list(results)
-        for i in per_step:
-            into[i] = results[i][first:end] if i == 0 and needed[0] else results[i]
+        part = _part(given, h, c, first, end)
+        saved = again.output[: end - first], again.cs[: end - first]
+        gates = again.gates[: again.gates.numel() // segment * (end - first)]
+        run_forward(mode, part, Results(*saved, again.h_n, again.c_n, gates), reverse, True, True)
+        into, wanted = list(gradients), list(needed)
+        if needed[X]:
+            into[X] = gradients[X][first:end]
         if norms:
-            into[8] = torch.empty(2, end - first, batch, dtype=torch.float32)
-        more = list(needed)
+            into[NORMS] = torch.empty(2, end - first, batch, dtype=torch.float32, device=output.device)
         if k > 0:
-            into[2:4] = output.new_empty(output.shape[1:]), output.new_empty(output.shape[1:], dtype=ops._real(dtype))
-            more[2:4] = True, mode == "LSTM"
-        if totals:
-            for i in sums:
-                into[i] = torch.empty_like(results[i])
-        pieces = [None if t is None else t[first:end] for t in (d_out, d_cs)]
-        ops._run_backward((*pieces, dh, dc), piece, (*saved, gates), into, mode, reverse, more, norms)
+            into[H0], into[C0] = output.new_empty(output.shape[1:]), output.new_empty(output.shape[1:], dtype=wide)
+            wanted[H0], wanted[C0] = True, mode == "LSTM"
+        for i in totals:
+            into[i] = torch.empty_like(gradients[i])
+        arriving = [None if t is None else t[first:end] for t in (d_out, d_cs)]
+        run_backward(mode, (*arriving, dh, dc), part, (*saved, gates), tuple(into), reverse, wanted, norms)
         for i, total in totals.items():
             total += into[i]
         if norms:
-            results[8][:, first:end] = into[8]
-        dh, dc = into[2], into[3] if mode == "LSTM" else None
+            gradients[NORMS][:, first:end] = into[NORMS]
+        dh, dc = into[H0], into[C0] if mode == "LSTM" else None
     for i, total in totals.items():
-        results[i].copy_(total)
-    return results
+        gradients[i].copy_(total)
+    return gradients

@@ -1,8 +1,8 @@
-"""Regularised sequences on the CPU: kernels that leave room in each step for what regularises it.
+"""StepOptions sequences on the CPU: kernels that leave room in each step for what regularises it.
 
 For layer normalisation, recurrent dropout, zoneout and resets to a learned state, in fp32 and float64. Kept for backward: the
 input's and the state's part of the gates, and the state before each step; the rest of a step is computed again. The
-equations are in csrc/regularised.hpp. The definition, `plain.py`, serves what this does not: see `serves`.
+equations are in csrc/regularised.hpp.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unrolled.cells import Norm, Norms, Weights
-from unrolled.regularised import Regularised
+from unrolled.cells import MODES, Norm, Norms
+from unrolled.options import StepOptions
 
-from . import native, plain
+from . import definition, library
 from .linear import outer
 
 _FIELDS = [
@@ -54,25 +54,11 @@ class _Args(ctypes.Structure):
 
 @functools.cache
 def _function(which: str) -> Any:
-    library = native._library()
-    native.check_layout(library, _Args)
-    function = getattr(library, f"unrolled_regularised_{which}")
+    compiled = library.loaded()
+    library.check_layout(compiled, _Args)
+    function = getattr(compiled, f"unrolled_regularised_{which}")
     function.argtypes = [ctypes.POINTER(_Args)]
     return function
-
-
-def serves(mode: str, x: Tensor, w: Weights) -> bool:
-    """Whether `run` can compute this: here, fp32 or float64, and nothing that wants to look into it or change it."""
-    return (
-        native.available()
-        and mode in native.MODES
-        and w.w_hh.device.type == "cpu"
-        and w.w_hh.dtype in (torch.float32, torch.float64)
-        and 0 not in x.shape[:2]
-        and not torch.is_autocast_enabled("cpu")
-        and not torch.compiler.is_compiling()
-        and not torch._C._are_functorch_transforms_active()
-    )
 
 
 def run(
@@ -87,17 +73,17 @@ def run(
     resets: Tensor | None = None,
     reverse: bool = False,
     grad_norms: Tensor | None = None,
-    regularised: Regularised,
+    options: StepOptions,
 ) -> tuple[Tensor, Tensor | None, Tensor, Tensor | None]:
-    """`plain.run_gates`, faster: (output, cs, h_n, c_n) from x_gates (T, B, G*H)."""
-    norms = regularised.norms
+    """`definition.run_gates`, faster: (output, cs, h_n, c_n) from x_gates (T, B, G*H)."""
+    norms = options.norms
     gain_hh, norm_c = (None, None) if norms is None else (norms.hh, norms.c)
     gain_c, bias_c = (None, None) if norm_c is None else (norm_c.gain, norm_c.bias)
     bias_c = torch.zeros_like(gain_c) if bias_c is None and gain_c is not None else bias_c
-    start_h, start_c = regularised.start if resets is not None else (None, None)
+    start_h, start_c = options.reset_to if resets is not None else (None, None)
     tensors = (x_gates, h, c, w_hh, b_hh, gain_hh, gain_c, bias_c, start_h, start_c)
     wanted = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
-    how = (regularised.mask, regularised.stay_h, regularised.stay_c, lengths, resets, reverse, mode, grad_norms, wanted)
+    how = (options.mask, options.zoneout_h, options.zoneout_c, lengths, resets, reverse, mode, grad_norms, wanted)
     output, cs, h_n, c_n = _Sequence.apply(*tensors, how)
     lstm = mode == "LSTM"
     return output, cs if lstm else None, h_n, c_n if lstm else None
@@ -225,13 +211,13 @@ class _Sequence(torch.autograd.Function):
 
 
 def _by_definition(ctx: Any, incoming: tuple) -> tuple:
-    """The gradients through `plain.run_gates`, themselves differentiable."""
+    """The gradients through `definition.run_gates`, themselves differentiable."""
     x_gates, h, c, w_hh, b_hh, gain_hh, gain_c, bias_c, start_h, start_c = saved = ctx.saved_tensors
     mask, stay_h, stay_c, lengths, resets, reverse, mode, _, _ = ctx.how
     norms = None if gain_hh is None else Norms(gain_hh, gain_hh, None if gain_c is None else Norm(gain_c, bias_c))
-    regularised = Regularised(norms, mask, stay_h, stay_c, (start_h, start_c))
+    options = StepOptions(norms, mask, stay_h, stay_c, (start_h, start_c))
     masks = {"lengths": lengths, "resets": resets, "reverse": reverse}
-    results = plain.run_gates(mode, x_gates, h, c, w_hh, b_hh, **masks, regularised=regularised)
+    results = definition.run_gates(mode, x_gates, h, c, w_hh, b_hh, **masks, options=options)
     pairs = [(r, d) for r, d in zip(results, incoming, strict=True) if r is not None and d is not None]
     inputs = [t for t in saved if t is not None and t.requires_grad]
     ends, seeds = [r for r, _ in pairs], [d for _, d in pairs]
@@ -251,8 +237,8 @@ class _Call:
     ) -> None:
         x = tensors["x"]
         assert x is not None
-        dtype = native.DTYPES.index(x.dtype)
-        self.args = _Args(native.MODES.index(mode), dtype, torch.get_num_threads(), kept, reverse, 0, *sizes, *shares)
+        dtype = library.DTYPES.index(x.dtype)
+        self.args = _Args(MODES[mode].number, dtype, torch.get_num_threads(), kept, reverse, 0, *sizes, *shares)
         # Kept alive here, and contiguous: the library reads what these point at.
         self.tensors = {name: None if t is None else t.detach().contiguous() for name, t in tensors.items()}
         for name, tensor in self.tensors.items():

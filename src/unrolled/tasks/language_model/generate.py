@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from unrolled import streaming
 from unrolled.data.tokenizers import Tokenizer
 from unrolled.decoding import choose
 from unrolled.errors import ConfigError
-from unrolled.kernels import stream
 from unrolled.tasks.language_model.model import LanguageModel
 
 
@@ -58,13 +58,13 @@ def generate(
     context = [*first, *ids.tolist()] if prompt else first or [int(i) for i in ids if i != tokenizer.unknown] or [2]
     settings = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
     forbidden = [tokenizer.unknown] if tokenizer.documents else [tokenizer.unknown, tokenizer.end]
-    if isinstance(model, LanguageModel) and stream.supported(model.layers, precision) is None:
-        streamer = stream.Streamer(model.layers, **model.tables(), precision=precision)
+    if isinstance(model, LanguageModel) and streaming.supported(model.layers, precision) is None:
+        streamer = streaming.Streamer(model.layers, **model.tables(), precision=precision)
         context_ids = torch.tensor(context)
         ids = streamer.stream(length, context=context_ids, seed=seed, forbidden=forbidden, stop=tokenizer.end, **settings)
         return tokenizer.decode_stream(i for i in ids if i != tokenizer.end)
     if precision != "fp32":
-        reason = stream.supported(getattr(model, "layers", model), precision)
+        reason = streaming.supported(getattr(model, "layers", model), precision)
         raise ConfigError(f"--precision {precision}: expected a model the streaming engine runs; {reason}. Use fp32.")
     return tokenizer.decode_stream(_tokens(model, context, length, forbidden, tokenizer.end, generator, settings))
 

@@ -13,14 +13,13 @@ import importlib.resources
 import math
 import os
 import weakref
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.autograd import forward_ad
 
-MODES = ("LSTM", "GRU", "RNN_TANH", "RNN_RELU")
+from unrolled.cells import MODES
+
 DTYPES = (torch.float32, torch.bfloat16, torch.float64)
 ISAS = ("avx512", "avx2", "portable")
 
@@ -148,18 +147,18 @@ def shares_threads() -> bool:
 
 def isa() -> str:
     """The instruction set in use: "avx512", "avx2" or "portable"."""
-    return _library().unrolled_isa().decode()
+    return loaded().unrolled_isa().decode()
 
 
 def isas() -> list[str]:
     """The instruction sets this machine can run, best first."""
-    library = _library()
+    library = loaded()
     return [name for name in ISAS if library.unrolled_isa_available(name.encode())]
 
 
 def use_isa(name: str) -> None:
     """Switch instruction sets, for tests and comparisons. Never between a forward and its backward."""
-    if _library().unrolled_use_isa(name.encode()) != 0:
+    if loaded().unrolled_use_isa(name.encode()) != 0:
         raise ValueError(f"expected one of {isas()}, got {name!r}")
     lanes.cache_clear()
     global dtypes
@@ -169,26 +168,27 @@ def use_isa(name: str) -> None:
 def _compiled_dtypes() -> frozenset[torch.dtype]:
     if not available():
         return frozenset()
-    return frozenset(d for i, d in enumerate(DTYPES) if _library().unrolled_has_dtype(i))
+    return frozenset(d for i, d in enumerate(DTYPES) if loaded().unrolled_has_dtype(i))
 
 
 @functools.cache
 def lanes(dtype: torch.dtype) -> int:
     """Numbers per vector under the instruction set in use: hidden units are padded to a multiple of it."""
-    return _library().unrolled_gates_size(MODES.index("LSTM"), DTYPES.index(dtype), 1, 1, 1) // 4
+    return loaded().unrolled_gates_size(MODES["LSTM"].number, DTYPES.index(dtype), 1, 1, 1) // 4
 
 
 def gates_size(mode: str, dtype: torch.dtype, steps: int, batch: int, hidden: int) -> int:
     """How many elements forward must be given to save what backward needs."""
-    return _library().unrolled_gates_size(MODES.index(mode), DTYPES.index(dtype), steps, batch, hidden)
+    return loaded().unrolled_gates_size(MODES[mode].number, DTYPES.index(dtype), steps, batch, hidden)
 
 
 def fma_peak(dtype: torch.dtype = torch.float32, threads: int = 1, seconds: float = 0.2) -> float:
     """Floating-point operations per second this machine reaches with multiply-adds in registers and nothing else."""
-    return _library().unrolled_fma_peak(DTYPES.index(dtype), threads, seconds)
+    return loaded().unrolled_fma_peak(DTYPES.index(dtype), threads, seconds)
 
 
-def _library() -> ctypes.CDLL:
+def loaded() -> ctypes.CDLL:
+    """The library, its layout checked. RuntimeError where it is not available."""
     library, reason = _load()
     if library is None:
         raise RuntimeError(f"the compiled kernels are not available: {reason}")
@@ -206,11 +206,11 @@ def empty(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
     loop of its own at T=200, B=128, I=H=32 (3 MB of outputs) 1.1 times, on two threads 1.4 times.
     """
     nbytes = math.prod(shape) * dtype.itemsize
-    address = _library().unrolled_take_memory(nbytes) if nbytes >= _LARGE else None
+    address = loaded().unrolled_take_memory(nbytes) if nbytes >= _LARGE else None
     if address is None:
         return torch.empty(shape, dtype=dtype)
     memory = (ctypes.c_char * nbytes).from_address(address)
-    owner = weakref.finalize(memory, _library().unrolled_give_memory_back, address)
+    owner = weakref.finalize(memory, loaded().unrolled_give_memory_back, address)
     owner.atexit = False  # tensors may outlive it
     return torch.frombuffer(memory, dtype=dtype).view(shape)
 
@@ -226,35 +226,16 @@ def call(
     """Run `forward` or `backward` on contiguous CPU tensors; `sizes` is T, B, I, H, V. Checks nothing."""
     names = _FORWARD if which == "forward" else _POINTERS
     pointers = [None if (tensor := tensors.get(name)) is None else tensor.data_ptr() for name in names]
-    args = _Args(MODES.index(mode), DTYPES.index(dtype), reverse, torch.get_num_threads(), *sizes, *pointers)
-    library = _library()
+    args = _Args(MODES[mode].number, DTYPES.index(dtype), reverse, torch.get_num_threads(), *sizes, *pointers)
+    library = loaded()
     function = library.unrolled_forward if which == "forward" else library.unrolled_backward
     code = function(ctypes.byref(args))
     if code:
         raise RuntimeError(f"{mode} {which}: {_ERRORS.get(code, code)}")
 
 
-_ORDINARY = frozenset((torch.Tensor, torch.nn.Parameter))
-
-
-def observed(tensors: Iterable[torch.Tensor | None]) -> bool:
-    """Whether something beside autograd's backward is to see what is done to these tensors: torch.compile, a transform of
-    torch.func, forward-mode derivatives, a mode, a trace, a tensor that is more, or less, than numbers in memory."""
-    return (
-        torch.compiler.is_compiling()
-        or torch._C._are_functorch_transforms_active()
-        or forward_ad._current_level >= 0
-        or torch._C._len_torch_dispatch_stack() > 0
-        or torch._C._len_torch_function_stack() > 0
-        or torch._C._get_tracing_state() is not None
-        or not _ORDINARY.issuperset(map(type, given := [t for t in tensors if t is not None]))
-        or any(map(torch.Tensor.is_neg, given))
-        or any(map(torch.Tensor._is_zerotensor, given))
-    )
-
-
 # The dtypes that have compiled kernels here (bf16 needs avx512_bf16, and a processor that is fast at it). Found when the
 # module is imported, so that torch.compile sees a constant.
 dtypes = _compiled_dtypes()
-has_amx = available() and bool(_library().unrolled_has_amx_bf16())
+has_amx = available() and bool(loaded().unrolled_has_amx_bf16())
 """Whether this processor multiplies matrices of bf16 in a unit of its own, which oneDNN uses and these kernels do not."""

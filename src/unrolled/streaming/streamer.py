@@ -24,7 +24,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from unrolled.kernels import native
+from unrolled.cells import MODES
+from unrolled.kernels import library
 
 PRECISIONS = ("fp32", "bf16", "int8")
 ISAS = ("portable", "avx2", "avx512", "avx512_vnni", "avx512_bf16")
@@ -110,9 +111,9 @@ class _Copied(NamedTuple):
 def _library() -> ctypes.CDLL:
     global _declared
     if _declared is None:
-        library = native._library()
+        compiled = library.loaded()
         for structure in (_Spec, _Choice, _Call, _Watched):
-            native.check_layout(library, structure)
+            library.check_layout(compiled, structure)
         pointer, int64 = ctypes.c_void_p, ctypes.c_int64
         for name, result, *arguments in (
             ("create", pointer, ctypes.POINTER(_Spec), ctypes.POINTER(ctypes.c_int32)),
@@ -132,9 +133,9 @@ def _library() -> ctypes.CDLL:
             ("seed", None, pointer, ctypes.c_uint64),
             ("generate", int64, pointer, int64, ctypes.POINTER(_Choice), pointer),
         ):
-            function = getattr(library, f"unrolled_stream_{name}")
+            function = getattr(compiled, f"unrolled_stream_{name}")
             function.restype, function.argtypes = result, arguments
-        _declared = library
+        _declared = compiled
     return _declared
 
 
@@ -149,9 +150,9 @@ def supported(layers: Any, precision: str = "fp32") -> str | None:
     name = type(layers).__name__
     if precision not in PRECISIONS:
         return f"precision is one of {', '.join(PRECISIONS)}, not {precision!r}"
-    if not native.available():
-        return f"the compiled kernels are not available: {native.why_not()}"
-    if getattr(layers, "mode", None) not in native.MODES:
+    if not library.available():
+        return f"the compiled kernels are not available: {library.why_not()}"
+    if getattr(layers, "mode", None) not in MODES:
         return f"{name} is not an RNN, LSTM or GRU"
     if layers.bidirectional:
         return f"{name} is bidirectional, and its second direction starts at the end of the sequence, which a stream has not"
@@ -265,7 +266,7 @@ class Streamer:
             for place, tensor in enumerate((w_ih, w_hh, *(biases or (None, None)))):
                 addresses[4 * layer + place] = pointer(tensor)
         spec = _Spec(
-            mode=native.MODES.index(self.mode),
+            mode=MODES[self.mode].number,
             precision=PRECISIONS.index(self.precision),
             L=self.num_layers,
             I=self.input_size,

@@ -1,6 +1,6 @@
 """What a layer does to its states besides the cell: layer normalisation, recurrent dropout, zoneout, where a reset goes.
 
-The equations are in `cells.py`. `Options` are a layer's settings, `Regularised` is what one layer and direction does in one
+The equations are in `cells.py`. `Options` are a layer's settings, `StepOptions` is what one layer and direction does in one
 call, its random masks drawn.
 """
 
@@ -15,32 +15,21 @@ from torch import Tensor
 from unrolled.cells import Norms
 
 
-class Regularised(NamedTuple):
+class StepOptions(NamedTuple):
     """What one layer and direction does in one call beyond its cell. Empty: nothing."""
 
     norms: Norms | None = None
     mask: Tensor | None = None
     """(B, H): recurrent dropout's factor of h_{t-1} on its way into W_hh, one for the whole sequence."""
-    stay_h: Tensor | float = 0.0
-    """Zoneout of h: masks (T, B, H), true where h_{t-1} stays, or in evaluation the rate."""
-    stay_c: Tensor | float = 0.0
+    zoneout_h: Tensor | float = 0.0
+    """Zoneout of h: masks (T, B, H), true where h_{t-1} is kept, or in evaluation the rate."""
+    zoneout_c: Tensor | float = 0.0
     """Zoneout of the LSTM's c."""
-    start: tuple[Tensor | None, Tensor | None] = (None, None)
+    reset_to: tuple[Tensor | None, Tensor | None] = (None, None)
     """h and c (B, H) that a reset goes back to; None is zeros."""
 
-    @property
-    def changes_steps(self) -> bool:
-        """Whether steps are other than the cell's."""
-        zones = any(isinstance(stay, Tensor) or stay != 0 for stay in (self.stay_h, self.stay_c))
-        return self.norms is not None or self.mask is not None or zones
 
-    @property
-    def starts_elsewhere(self) -> bool:
-        """Whether a reset goes back to something but zeros."""
-        return any(part is not None for part in self.start)
-
-
-NOTHING = Regularised()
+NO_OPTIONS = StepOptions()
 
 
 class Options(TypedDict, total=False):
@@ -94,7 +83,7 @@ def check(mode: str, options: Options, bias: bool, proj_size: int) -> None:
         raise ValueError(f"{name} expected save='gates' with {others[0]}, got save='outputs', which is for the plain cells.")
 
 
-def draw(rates: tuple[float, float, float], h: Tensor, c: Tensor | None, steps: int, training: bool) -> Regularised:
+def draw(rates: tuple[float, float, float], h: Tensor, c: Tensor | None, steps: int, training: bool) -> StepOptions:
     """The masks of one call for states like h and c (B, H), from torch's random numbers.
 
     `rates` are those of recurrent dropout, zoneout, and zoneout of c. Recurrent dropout scales what it keeps by
@@ -109,4 +98,4 @@ def draw(rates: tuple[float, float, float], h: Tensor, c: Tensor | None, steps: 
             return rate
         return torch.empty(steps, *like.shape, dtype=torch.bool, device=like.device).bernoulli_(rate)
 
-    return Regularised(None, mask, stay(rates[1], h), stay(rates[2], c))
+    return StepOptions(None, mask, stay(rates[1], h), stay(rates[2], c))

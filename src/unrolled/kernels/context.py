@@ -1,0 +1,59 @@
+"""What PyTorch is doing around a call: compiling it, watching it, or computing it in another dtype.
+
+Kernels that are handed raw memory are invisible to PyTorch. `watched` is asked once per call, of every tensor, before any is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+_PLAIN = frozenset((Tensor, torch.nn.Parameter))
+TRACE = "torch.jit.trace"
+
+compiling = torch.compiler.is_compiling
+"""Whether torch.compile or torch.export is tracing this call."""
+
+
+def transformed() -> bool:
+    """Whether a transform of torch.func (vmap, grad, functionalize, ...) is active."""
+    return torch._C._are_functorch_transforms_active()
+
+
+def watched(tensors: Iterable[Tensor | None]) -> str:
+    """Who, besides autograd's backward pass, must see what is done to these tensors; empty if nobody.
+
+    Then the work has to go through operators of the dispatcher: torch.compile, a transform of torch.func, forward-mode
+    derivatives, a mode, a trace, the profiler, or a tensor that is more, or less, than numbers in memory.
+    """
+    if torch.compiler.is_compiling():
+        return "torch.compile"
+    if torch._C._are_functorch_transforms_active():
+        return "a transform of torch.func"
+    if forward_ad._current_level >= 0:
+        return "forward-mode differentiation"
+    if torch._C._len_torch_dispatch_stack() > 0 or torch._C._len_torch_function_stack() > 0:
+        return "a dispatch or function mode"
+    if torch._C._get_tracing_state() is not None:
+        return TRACE
+    if torch._C._autograd._profiler_enabled():  # pyright: ignore[reportAttributeAccessIssue]
+        return "the profiler"
+    given = [t for t in tensors if t is not None]
+    if not _PLAIN.issuperset(map(type, given)):
+        return "a tensor subclass"
+    if any(map(Tensor.is_neg, given)) or any(map(Tensor._is_zerotensor, given)):
+        return "a tensor that is negated lazily or holds no memory"
+    return ""
+
+
+def autocast_dtype(device: torch.device) -> torch.dtype | None:
+    """What autocast computes in on this device; None where it is off, or the device (meta) knows none."""
+    if torch.compiler.is_compiling():  # PyTorch 2.11 cannot trace `is_autocast_available`
+        known = device.type != "meta"
+    else:
+        known = torch._C._is_any_autocast_enabled() and torch.amp.is_autocast_available(device.type)
+    on = known and torch.is_autocast_enabled(device.type)
+    return torch.get_autocast_dtype(device.type) if on else None

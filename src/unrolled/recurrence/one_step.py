@@ -1,0 +1,96 @@
+"""Single steps of a layer on the streaming engine: `step`, and whole calls of one step, as one streams with torch.nn's layers.
+
+Weights are packed as the engine reads them and kept until they change. `step` sees changes by the parameters' version counters
+and addresses; a whole call, which has the time, by a fingerprint of all weights, so that writing through `.data` is seen too.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unrolled.cells import MODES
+from unrolled.kernels import context
+from unrolled.recurrence.arguments import Call, check_input
+from unrolled.recurrence.run import Result
+from unrolled.streaming import Streamer, supported
+
+MOST_ROWS = (
+    64  # up to this batch `step` is faster here than by the sequence kernels: 3 to 12 times at B = 4, alike at 64, H = 512
+)
+# Whole calls up to these sizes are 1.2 to 4.4 times faster here; beyond, the kernels' second thread makes up for what the
+# engine saves. With one thread that begins at four times the weights.
+MOST_WEIGHTS, MOST_PRODUCTS = 2**20, 2**21
+_STEP_DTYPE = torch.float32
+
+
+class StepEngine:
+    """The streaming engine of one layer, built when it is first used. Several threads may call it."""
+
+    def __init__(self) -> None:
+        self._streamer: Streamer | None = None
+
+    def step(self, layer: Any, x_t: Tensor, state: Any) -> tuple[Tensor, Any] | None:
+        """x_t (B, I) and a state, without gradients -> (h_t, state); None where the sequence kernels have to do it."""
+        if torch.compiler.is_compiling() or x_t.dtype is not _STEP_DTYPE or context.watched((x_t,)):
+            return None
+        if (layer.dropout and layer.training) or torch.is_autocast_enabled("cpu"):
+            return None
+        streamer = self._streamer
+        if streamer is None or x_t.shape not in streamer.shapes or streamer.stale():
+            if x_t.dim() != 2 or x_t.shape[0] > MOST_ROWS:
+                return None
+            check_input(layer, x_t, layer.weight_ih_l0.dtype, None)
+            if supported(layer) is not None or layer.weight_hh_l0.dtype is not _STEP_DTYPE:
+                return None
+            streamer = self._packed(layer)
+        return streamer.advance(x_t, state)
+
+    def refuses(self, call: Call) -> str | None:
+        """Why it cannot compute a whole call; None if it can."""
+        layer, x = call.layer, call.x
+        if x.shape[0] != 1:
+            return f"{x.shape[0]} steps: it computes one"
+        if call.gradients:
+            return "gradients are recorded: it keeps nothing for backward (torch.no_grad() turns them off)"
+        if call.watched:
+            return f"{call.watched} must see every operation"
+        if call.dtype is not _STEP_DTYPE or not x.is_floating_point() or not x.is_cpu:
+            return f"input of {x.dtype} on {x.device}, computed in {call.dtype}: it reads vectors of float32 on the CPU"
+        if call.lengths is not None or call.resets is not None or call.every_step or call.gradient_norms is not None:
+            return "it knows no lengths, resets or looks inside"
+        if reason := supported(layer):
+            return reason
+        if layer.dropout and layer.training:
+            return f"dropout={layer.dropout} in training: it drops nothing"
+        weights = layer.num_layers * MODES[layer.mode].gates * layer.hidden_size * (layer.input_size + layer.hidden_size)
+        if torch.get_num_threads() == 1:
+            fits = weights <= 4 * MOST_WEIGHTS
+        else:
+            fits = weights <= MOST_WEIGHTS and x.shape[1] * weights <= MOST_PRODUCTS
+        if not fits:
+            return f"{weights:,} weights at a batch of {x.shape[1]}: the kernels are as fast"
+        given = [w for one in call.weights for w in one.cell if w is not None]
+        if len(given) != len(layer._parameters) or any(map(Tensor.is_inference, given)):
+            return "the weights are computed at every use, or have no version counter: they cannot be kept packed"
+        if not all(w.is_cpu and w.dtype is _STEP_DTYPE and w.is_contiguous() for w in given):
+            return "the weights are not contiguous float32 in the CPU's memory"
+        return None
+
+    def run(self, call: Call) -> Result:
+        state = None if call.h0 is None else call.h0 if call.c0 is None else (call.h0, call.c0)
+        streamer = self._packed(call.layer)
+        if not streamer.same():
+            streamer.repack_unless(streamer.same)
+        h_t, state = streamer.advance(call.x[0], state)
+        return Result(h_t.unsqueeze_(0), state if isinstance(state, tuple) else (state,), [])
+
+    def _packed(self, layer: Any) -> Streamer:
+        streamer = self._streamer
+        if streamer is None:
+            self._streamer = streamer = Streamer(layer)  # of two threads' here one stays, and each serves its own
+        elif streamer.stale():
+            streamer.repack_unless(lambda: not streamer.stale())
+        return streamer
