@@ -44,7 +44,7 @@ class Recurrent(nn.Module):
         proj_size: P > 0 projects h_t to width P (LSTM only); 0 does not.
         device: where the parameters are made.
         dtype: their type; torch's default when left out.
-        options: what torch.nn's layers lack, see `unrolled.regularised.Options`. Off, the layer is torch.nn's.
+        options: what torch.nn's layers lack, see `unrolled.options.Options`. Off, the layer is torch.nn's.
 
     Raises:
         TypeError: a size that is not a whole number, an unknown option.
