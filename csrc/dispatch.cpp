@@ -2,12 +2,29 @@
 // has, or what UNROLLED_ISA names.
 #include <stdlib.h>
 #include <string.h>
-#if defined(UNROLLED_X86)
+#if defined(__x86_64__)
 #include <cpuid.h>
 #endif
 
 #include "kernels.hpp"
 #include "lock.hpp"
+
+// Of each compilation of isa.cpp.
+namespace portable {
+extern const unrolled::InstructionSet kernels;
+}
+namespace avx2 {
+extern const unrolled::InstructionSet kernels;
+}
+namespace avx512 {
+extern const unrolled::InstructionSet kernels;
+}
+namespace avx512_bf16 {
+extern const unrolled::InstructionSet kernels;
+}
+namespace avx512_vnni {
+extern const unrolled::InstructionSet kernels;
+}
 
 namespace {
 
@@ -15,50 +32,76 @@ unrolled_parallel_fn openmp_parallel = nullptr;
 int (*openmp_thread_num)(void) = nullptr;
 int (*openmp_num_threads)(void) = nullptr;
 
-bool machine_has(const char *isa) {
+bool machine_has([[maybe_unused]] const char *isa) {
     if (!strcmp(isa, "portable")) return true;
-#if defined(UNROLLED_X86)
+#if defined(__x86_64__)
     __builtin_cpu_init();
     if (!strcmp(isa, "avx2")) return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-    if (!strcmp(isa, "avx512"))
-        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-               __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-    if (!strcmp(isa, "avx512_bf16")) return machine_has("avx512") && __builtin_cpu_supports("avx512bf16");
-#endif
+    if (strncmp(isa, "avx512", 6) || !__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512bw") ||
+        !__builtin_cpu_supports("avx512dq") || !__builtin_cpu_supports("avx512vl"))
+        return false;
+    if (!strcmp(isa, "avx512_bf16")) return __builtin_cpu_supports("avx512bf16");
+    if (!strcmp(isa, "avx512_vnni")) return __builtin_cpu_supports("avx512vnni");
+    return !strcmp(isa, "avx512");
+#else
     return false;
+#endif
 }
 
-const unrolled::Kernels *f32_kernels(const char *isa) {
-    if (!machine_has(isa)) return nullptr;
-    if (!strcmp(isa, "portable")) return unrolled::portable_f32();
-#if defined(UNROLLED_X86)
-    if (!strcmp(isa, "avx2")) return unrolled::avx2_f32();
-    if (!strcmp(isa, "avx512")) return unrolled::avx512_f32();
+// The whole sets that can be chosen, best first; then those that only add to avx512.
+const unrolled::InstructionSet *const compiled[] = {
+#if defined(UNROLLED_HAS_avx512)
+    &avx512::kernels,
+#endif
+#if defined(UNROLLED_HAS_avx2)
+    &avx2::kernels,
+#endif
+#if defined(UNROLLED_HAS_portable)
+    &portable::kernels,
+#endif
+#if defined(UNROLLED_HAS_avx512_bf16)
+    &avx512_bf16::kernels,
+#endif
+#if defined(UNROLLED_HAS_avx512_vnni)
+    &avx512_vnni::kernels,
+#endif
+};
+
+const unrolled::InstructionSet *whole_set(const char *name) {
+    const unrolled::InstructionSet *set = name ? unrolled::isa_named(name) : nullptr;
+    return set && set->sequences[UNROLLED_F32].forward ? set : nullptr;
+}
+
+const unrolled::InstructionSet *choose() {
+    if (const unrolled::InstructionSet *wanted = whole_set(getenv("UNROLLED_ISA"))) return wanted;
+    for (const unrolled::InstructionSet *set : compiled)
+        if (machine_has(set->name)) return set;
+    return compiled[0];
+}
+
+const unrolled::InstructionSet *chosen = choose();
+
+// Double is portable's. bf16 is avx512_bf16's, beside avx512: but Intel's vdpbf16ps does half the work of its fp32 products
+// (Emerald Rapids: 96 and 218 GFLOP/s a core), AMD's twice (Zen 4: 218 and 108). Without these kernels the caller widens bf16.
+const unrolled::InstructionSet *const doubles = unrolled::isa_named("portable"), *const pairs = unrolled::isa_named("avx512_bf16");
+
+const unrolled::InstructionSet *set_for(int dtype) {
+    if (dtype == UNROLLED_F32) return &unrolled::chosen_isa();
+    if (dtype == UNROLLED_F64) return doubles;
+#if defined(__x86_64__)
+    if (dtype == UNROLLED_BF16 && !strcmp(unrolled::chosen_isa().name, "avx512") && __builtin_cpu_is("amd")) return pairs;
 #endif
     return nullptr;
 }
 
-const unrolled::Kernels *choose() {
-    const char *wanted = getenv("UNROLLED_ISA");
-    if (wanted && f32_kernels(wanted)) return f32_kernels(wanted);
-    const char *const best_first[] = {"avx512", "avx2"};
-    for (const char *isa : best_first)
-        if (f32_kernels(isa)) return f32_kernels(isa);
-    return unrolled::portable_f32();
+const unrolled::SequenceKernels *kernels_for(int dtype) {
+    const unrolled::InstructionSet *set = set_for(dtype);
+    return set && set->sequences[dtype].forward ? &set->sequences[dtype] : nullptr;
 }
 
-const unrolled::Kernels *chosen = choose();
-
-const unrolled::Kernels *kernels_for(int dtype) {
-    if (dtype == UNROLLED_F32) return chosen;
-    if (dtype == UNROLLED_F64) return unrolled::portable_f64();
-#if defined(UNROLLED_X86)
-    // Intel's vdpbf16ps does half the work of its fp32 products (Emerald Rapids: 96 and 218 GFLOP/s a core), AMD's twice
-    // (Zen 4: 218 and 108). Without these kernels the caller widens bf16 to fp32.
-    if (dtype == UNROLLED_BF16 && !strcmp(chosen->name, "avx512") && machine_has("avx512_bf16") && __builtin_cpu_is("amd"))
-        return unrolled::avx512_bf16();
-#endif
-    return nullptr;
+const unrolled::StepKernels *steps_for(int dtype) {
+    const unrolled::InstructionSet *set = set_for(dtype);
+    return set && set->steps[dtype].forward ? &set->steps[dtype] : nullptr;
 }
 
 struct Region {
@@ -71,6 +114,14 @@ struct Region {
 }  // namespace
 
 namespace unrolled {
+
+const InstructionSet &chosen_isa() { return *__atomic_load_n(&chosen, __ATOMIC_RELAXED); }
+
+const InstructionSet *isa_named(const char *name) {
+    for (const InstructionSet *set : compiled)
+        if (!strcmp(set->name, name)) return machine_has(name) ? set : nullptr;
+    return nullptr;
+}
 
 bool run_parallel(int threads, void (*body)(void *, int, int), void *data) {
     // An OpenMP runtime's threads are not there in a forked child, and GCC's would wait for them for ever.
@@ -93,24 +144,39 @@ bool run_parallel(int threads, void (*body)(void *, int, int), void *data) {
 extern "C" {
 
 int unrolled_forward(const unrolled_args *args) {
-    const unrolled::Kernels *k = kernels_for(args->dtype);
+    const unrolled::SequenceKernels *k = kernels_for(args->dtype);
     return k ? k->forward(*args) : -2;
 }
 
 int unrolled_backward(const unrolled_args *args) {
-    const unrolled::Kernels *k = kernels_for(args->dtype);
+    const unrolled::SequenceKernels *k = kernels_for(args->dtype);
     return k ? k->backward(*args) : -2;
 }
 
 int64_t unrolled_gates_size(int32_t mode, int32_t dtype, int64_t T, int64_t B, int64_t H) {
-    const unrolled::Kernels *k = kernels_for(dtype);
+    const unrolled::SequenceKernels *k = kernels_for(dtype);
     return k ? k->gates_size(mode, T, B, H) : 0;
 }
 
-const char *unrolled_isa(void) { return chosen->name; }
+int unrolled_regularised_forward(const unrolled_regularised_args *args) {
+    const unrolled::StepKernels *k = steps_for(args->dtype);
+    return k ? k->forward(*args) : -2;
+}
+
+int unrolled_regularised_backward(const unrolled_regularised_args *args) {
+    const unrolled::StepKernels *k = steps_for(args->dtype);
+    return k ? k->backward(*args) : -2;
+}
+
+int unrolled_linear(const unrolled_linear_args *args) {
+    const unrolled::StepKernels *k = steps_for(args->dtype);
+    return k ? k->linear(*args) : -2;
+}
+
+const char *unrolled_isa(void) { return unrolled::chosen_isa().name; }
 
 int unrolled_has_amx_bf16(void) {
-#if defined(UNROLLED_X86)
+#if defined(__x86_64__)
     unsigned eax, ebx, ecx, edx;
     return __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) && (edx >> 22 & 1);
 #else
@@ -118,12 +184,12 @@ int unrolled_has_amx_bf16(void) {
 #endif
 }
 
-int unrolled_isa_available(const char *name) { return f32_kernels(name) != nullptr; }
+int unrolled_isa_available(const char *name) { return whole_set(name) != nullptr; }
 
 int unrolled_use_isa(const char *name) {
-    const unrolled::Kernels *k = f32_kernels(name);
-    if (!k) return -1;
-    chosen = k;
+    const unrolled::InstructionSet *set = whole_set(name);
+    if (!set) return -1;
+    __atomic_store_n(&chosen, set, __ATOMIC_RELAXED);
     return 0;
 }
 
@@ -136,10 +202,10 @@ void unrolled_use_openmp(unrolled_parallel_fn parallel, int (*thread_num)(void),
 }
 
 double unrolled_fma_peak(int32_t dtype, int32_t threads, double seconds) {
-    const unrolled::Kernels *k = kernels_for(dtype);
+    const unrolled::SequenceKernels *k = kernels_for(dtype);
     if (!k) return 0;
     struct Peak {
-        const unrolled::Kernels *kernels;
+        const unrolled::SequenceKernels *kernels;
         double seconds, each[256];
     } p{k, seconds, {}};
     threads = threads < 1 ? 1 : threads > 256 ? 256 : threads;

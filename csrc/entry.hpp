@@ -88,10 +88,9 @@ double peak(double seconds) {
     return sum == 0 ? best : 0;
 }
 
-// In an object of static storage: no guard, nothing of the C++ library.
 template <class A>
-constexpr unrolled::Kernels table(const char *name) {
-    return {name, run_mode<A, Forward>, run_mode<A, Backward>, gates_size<A>, peak<A>};
+constexpr unrolled::SequenceKernels sequences() {
+    return {run_mode<A, Forward>, run_mode<A, Backward>, gates_size<A>, peak<A>};
 }
 
 }  // namespace UNROLLED_ISA

@@ -1,9 +1,11 @@
-// The table of entry points that each instruction set's translation unit exports to dispatch.cpp.
+// What is shared by all instruction sets, and the table of entry points that each one (isa.cpp) exports.
 #pragma once
 #include <stddef.h>
 #include <stdint.h>
 
+#include "streaming_model.hpp"
 #include "unrolled_kernels.h"
+#include "unrolled_regularised.h"
 
 namespace unrolled {
 
@@ -33,19 +35,31 @@ struct KeptWeights {
 KeptWeights *take_kept_weights(const PackedFrom &from, size_t packed_bytes, size_t fingerprint_bytes);
 void give_kept_weights_back(KeptWeights *kept);
 
-struct Kernels {
-    const char *name;
+// Whole sequences of one storage type.
+struct SequenceKernels {
     int (*forward)(const unrolled_args &);
     int (*backward)(const unrolled_args &);
     int64_t (*gates_size)(int mode, int64_t T, int64_t B, int64_t H);
     double (*peak)(double seconds);
 };
 
-// One per storage type; null where the build has none.
-const Kernels *portable_f32();
-const Kernels *portable_f64();
-const Kernels *avx2_f32();
-const Kernels *avx512_f32();
-const Kernels *avx512_bf16();
+// Regularised sequences, and the linear map of their input, of one type.
+struct StepKernels {
+    int (*forward)(const unrolled_regularised_args &);
+    int (*backward)(const unrolled_regularised_args &);
+    int (*linear)(const unrolled_linear_args &);
+};
+
+// Entries of null functions where there are no kernels.
+struct InstructionSet {
+    const char *name;
+    SequenceKernels sequences[3];  // by dtype
+    StepKernels steps[3];          // by dtype
+    StreamKernels streams[3];      // by precision
+};
+
+// The one in use, and one by its name: null where the build has none or the machine cannot run it.
+const InstructionSet &chosen_isa();
+const InstructionSet *isa_named(const char *name);
 
 }  // namespace unrolled

@@ -394,4 +394,9 @@ int all_steps(const unrolled_regularised_args &a) {
     }
 }
 
+template <class Simd>
+constexpr unrolled::StepKernels steps() {
+    return {all_steps<Simd, false>, all_steps<Simd, true>, run_linear<Simd>};
+}
+
 }  // namespace UNROLLED_ISA

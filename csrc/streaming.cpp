@@ -8,8 +8,8 @@
 
 #include <algorithm>
 
+#include "kernels.hpp"
 #include "lock.hpp"
-#include "streaming_model.hpp"
 
 using unrolled::CallLock;
 using unrolled::StreamCall;
@@ -40,36 +40,18 @@ struct unrolled_stream {
 
 namespace {
 
-bool machine_has(const char *isa) {
-    const bool vnni = !strcmp(isa, "avx512_vnni"), bf16 = !strcmp(isa, "avx512_bf16");
-    if (!vnni && !bf16) return unrolled_isa_available(isa);
-#if defined(UNROLLED_X86)
-    if (!unrolled_isa_available("avx512")) return false;
-    return vnni ? __builtin_cpu_supports("avx512vnni") : __builtin_cpu_supports("avx512bf16");
-#else
-    return false;
-#endif
-}
-
 const StreamKernels *kernels_named(const char *isa, int precision) {
-    if (precision < UNROLLED_STREAM_FP32 || precision > UNROLLED_STREAM_INT8 || !machine_has(isa)) return nullptr;
-    if (!strcmp(isa, "portable")) return unrolled::stream_portable(precision);
-#if defined(UNROLLED_X86)
-    if (!strcmp(isa, "avx2")) return unrolled::stream_avx2(precision);
-    if (!strcmp(isa, "avx512")) return unrolled::stream_avx512(precision);
-    if (!strcmp(isa, "avx512_vnni") && precision == UNROLLED_STREAM_INT8) return unrolled::stream_avx512_vnni();
-    if (!strcmp(isa, "avx512_bf16") && precision == UNROLLED_STREAM_BF16) return unrolled::stream_avx512_bf16();
-#endif
-    return nullptr;
+    if (precision < UNROLLED_STREAM_FP32 || precision > UNROLLED_STREAM_INT8) return nullptr;
+    const unrolled::InstructionSet *set = unrolled::isa_named(isa);
+    return set && set->streams[precision].pack ? &set->streams[precision] : nullptr;
 }
 
 const StreamKernels *best_kernels(int precision) {
-    const char *isa = unrolled_isa();
-    if (!strcmp(isa, "avx512")) {
-        const char *refined = precision == UNROLLED_STREAM_INT8 ? "avx512_vnni" : "avx512_bf16";
-        if (const StreamKernels *k = kernels_named(refined, precision)) return k;
-    }
-    return kernels_named(isa, precision);
+    const unrolled::InstructionSet &chosen = unrolled::chosen_isa();
+    if (!strcmp(chosen.name, "avx512") && precision != UNROLLED_STREAM_FP32)
+        if (const StreamKernels *k = kernels_named(precision == UNROLLED_STREAM_INT8 ? "avx512_vnni" : "avx512_bf16", precision))
+            return k;
+    return &chosen.streams[precision];
 }
 
 // Large arenas on pages of 2 MB where the system gives them, because a step walks through all of it: 1.2 times faster
@@ -298,6 +280,7 @@ unrolled_stream *unrolled_stream_create(const unrolled_stream_spec *spec, int32_
     if (spec->mode < UNROLLED_LSTM || spec->mode > UNROLLED_RNN_RELU || spec->L < 1 || spec->H < 1 || spec->V < 0 ||
         spec->V_out < 0)
         return nullptr;
+    if (spec->precision < UNROLLED_STREAM_FP32 || spec->precision > UNROLLED_STREAM_INT8) return nullptr;
     const StreamKernels *kernels = spec->isa ? kernels_named(spec->isa, spec->precision) : best_kernels(spec->precision);
     if (!kernels) return nullptr;
     const bool table = spec->V > 0 && spec->table, embedding = spec->V > 0 && !table;

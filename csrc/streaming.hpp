@@ -993,9 +993,8 @@ inline void fingerprint(const unrolled_stream_watched &watched, char *sums) {
     memcpy(sums, now.sums, sizeof now.sums);
 }
 
-// In an object of static storage: no guard, nothing of the C++ library.
 template <class P>
-constexpr unrolled::StreamKernels stream_table(const char *name) {
+constexpr unrolled::StreamKernels stream(const char *name) {
     return {name, pack_any<P>, act_bytes<P>, step_any<P>, decode<P>, walk_bytes<P>, walk_on<P>, fingerprint};
 }
 

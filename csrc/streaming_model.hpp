@@ -1,4 +1,4 @@
-// What the streaming engine keeps, and the table of entry points that each of its variants exports to streaming.cpp.
+// What the streaming engine keeps, and the table of its entry points.
 #pragma once
 #include <stddef.h>
 #include <stdint.h>
@@ -54,12 +54,5 @@ struct StreamKernels {
     int (*walk)(const StreamModel &, StreamWalk &, int threads);
     void (*fingerprint)(const unrolled_stream_watched &, char *sums);  // of UNROLLED_STREAM_FINGERPRINT bytes
 };
-
-// By precision; null where the build has none.
-const StreamKernels *stream_portable(int precision);
-const StreamKernels *stream_avx2(int precision);
-const StreamKernels *stream_avx512(int precision);
-const StreamKernels *stream_avx512_vnni();
-const StreamKernels *stream_avx512_bf16();
 
 }  // namespace unrolled

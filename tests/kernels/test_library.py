@@ -17,33 +17,41 @@ from unrolled.kernels import library, linear, regularised
 from unrolled.streaming import streamer
 
 SOURCES = Path(__file__).parents[2] / "csrc"
-AVX512 = ["-mavx2", "-mfma", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"]
+COMMON = ("streaming", "dispatch", "memory", "kept", "layout")
 AVX2 = ["-mavx2", "-mfma"]
-UNITS = {
-    "dispatch": [],
-    "memory": ["-DUNROLLED_CHECK_MEMORY"],
-    "kept": [],
-    "layout": [],
-    "isa_portable": [],
-    "isa_avx2": AVX2,
-    "isa_avx512": AVX512,
-    "isa_avx512_bf16": [*AVX512, "-mavx512bf16"],
-    "streaming": [],
-    "streaming_isa_portable": [],
-    "streaming_isa_avx2": AVX2,
-    "streaming_isa_avx512": AVX512,
-    "streaming_isa_avx512_vnni": [*AVX512, "-mavx512vnni"],
-    "streaming_isa_avx512_bf16": [*AVX512, "-mavx512bf16"],
-    "regularised": [],
-    "regularised_isa_portable": [],
-    "regularised_isa_avx2": AVX2,
-    "regularised_isa_avx512": AVX512,
+AVX512 = [*AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"]
+ISAS = {
+    "portable": [],
+    "avx2": AVX2,
+    "avx512": AVX512,
+    "avx512_bf16": [*AVX512, "-mavx512bf16"],
+    "avx512_vnni": [*AVX512, "-mavx512vnni"],
 }
 
 
-def optimised(unit):
-    """The largest units take g++ three times as long with -O1 under a sanitizer, which their checks do not make up for."""
-    return "-O0" if unit.startswith("isa_") else "-O1"
+def built(compiler, flags, isas, folder, optimised="-O1"):
+    """The library as CMake builds it, for these instruction sets, with other flags: its object files."""
+    units = [("isa", [optimised, f"-DUNROLLED_ISA={isa}", *ISAS[isa]], f"isa_{isa}") for isa in isas]
+    units += [(name, ["-O1", *(f"-DUNROLLED_HAS_{isa}" for isa in isas)], name) for name in COMMON]
+    folder.mkdir(exist_ok=True)
+
+    def compile_unit(unit):
+        source, more, name = unit
+        command = [compiler, "-std=gnu++17", "-w", *flags, *more, "-c", SOURCES / f"{source}.cpp"]
+        subprocess.run([*command, "-o", folder / f"{name}.o"], check=True)
+        return folder / f"{name}.o"
+
+    with ThreadPoolExecutor(2) as pool:
+        return list(pool.map(compile_unit, units))
+
+
+def checked(program, flags, objects, folder):
+    """One of the programs of csrc/check, linked with these and run."""
+    source = SOURCES / "check" / f"{program}.cpp"
+    subprocess.run(
+        ["g++", "-std=gnu++17", "-O1", "-w", *flags, source, *objects, "-o", folder / program, "-lpthread"], check=True
+    )
+    return subprocess.run([folder / program], capture_output=True, text=True)
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs /proc")
@@ -60,20 +68,11 @@ def test_there_is_one_openmp_runtime_in_the_process(threads):
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="written for x86-64")
 @pytest.mark.slow
 def test_sanitizers_find_nothing_in_any_kernel(tmp_path):
-    flags = ["-std=gnu++17", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-w", "-DUNROLLED_X86"]
-
-    def compile_unit(unit):
-        how = [*flags, optimised(unit), *UNITS[unit]]
-        subprocess.run(["g++", *how, "-c", SOURCES / f"{unit}.cpp", "-o", tmp_path / f"{unit}.o"], check=True)
-
-    def check(program):
-        source, objects = SOURCES / "check" / f"{program}.cpp", [tmp_path / f"{unit}.o" for unit in UNITS]
-        subprocess.run(["g++", *flags, "-O1", source, *objects, "-o", tmp_path / program, "-lpthread"], check=True)
-        return subprocess.run([tmp_path / program], capture_output=True, text=True)
-
+    # g++ takes three times as long for the kernels with -O1 under a sanitizer, which their checks do not make up for.
+    flags = ["-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-DUNROLLED_CHECK_MEMORY"]
+    objects = built("g++", flags, ISAS, tmp_path, optimised="-O0")
     with ThreadPoolExecutor(2) as pool:
-        list(pool.map(compile_unit, UNITS))
-        for ran in pool.map(check, ("all_kernels", "all_steps")):
+        for ran in pool.map(lambda program: checked(program, flags, objects, tmp_path), ("all_kernels", "all_steps")):
             assert ran.returncode == 0, ran.stdout + ran.stderr
             assert "calls" in ran.stdout
 
@@ -82,34 +81,18 @@ def test_sanitizers_find_nothing_in_any_kernel(tmp_path):
 @pytest.mark.slow
 def test_threads_at_once_do_not_race(tmp_path):
     """For one instruction set: what is kept between calls, and the meetings of threads in one, are the same for all."""
-    flags = ["-std=gnu++17", "-g1", "-fsanitize=thread", "-w"]
-
-    def compile_unit(unit):
-        how = [*flags, optimised(unit)]
-        subprocess.run(["g++", *how, "-c", SOURCES / f"{unit}.cpp", "-o", tmp_path / f"{Path(unit).name}.o"], check=True)
-
-    units = ["isa_portable", "streaming_isa_portable", "streaming", "dispatch", "memory", "kept", "check/several_threads"]
-    with ThreadPoolExecutor(2) as pool:
-        list(pool.map(compile_unit, units))
-    objects = [tmp_path / f"{Path(unit).name}.o" for unit in units]
-    subprocess.run(["g++", *flags, *objects, "-o", tmp_path / "several_threads", "-lpthread"], check=True)
-    ran = subprocess.run([tmp_path / "several_threads"], capture_output=True, text=True)
+    flags = ["-g1", "-fsanitize=thread"]
+    ran = checked("several_threads", flags, built("g++", flags, ["portable"], tmp_path, optimised="-O0"), tmp_path)
     assert (ran.returncode, ran.stdout) == (0, "done\n"), ran.stderr
 
 
 ARM64 = shutil.which("aarch64-linux-gnu-g++")
 EMULATOR = shutil.which("qemu-aarch64-static") or shutil.which("qemu-aarch64")
-PORTABLE = ("dispatch", "memory", "kept", "isa_portable")
 
 
 @pytest.mark.skipif(ARM64 is None, reason="no arm64 cross compiler (apt: g++-aarch64-linux-gnu)")
 def test_the_kernels_compile_for_arm64(tmp_path):
-    def compile_unit(unit):
-        flags = ["-std=gnu++17", "-O1", "-w", "-fPIC", "-fno-exceptions", "-fno-rtti"]
-        subprocess.run([ARM64, *flags, "-c", SOURCES / f"{unit}.cpp", "-o", tmp_path / f"{unit}.o"], check=True)
-
-    with ThreadPoolExecutor(2) as pool:
-        list(pool.map(compile_unit, (*PORTABLE, "streaming", "streaming_isa_portable")))
+    built(ARM64, ["-fPIC", "-fno-exceptions", "-fno-rtti"], ["portable"], tmp_path)
 
 
 @pytest.mark.skipif(ARM64 is None, reason="no arm64 cross compiler (apt: g++-aarch64-linux-gnu)")
@@ -120,9 +103,10 @@ def test_arm64_computes_what_this_machine_computes(tmp_path):
     """Every portable kernel over odd sizes, emulated, and the sum of its float64 results beside this machine's."""
 
     def ran(compiler, emulator):
-        program = tmp_path / Path(compiler).name
-        sources = [*(SOURCES / f"{unit}.cpp" for unit in PORTABLE), SOURCES / "check" / "all_kernels.cpp"]
-        command = [compiler, "-std=gnu++17", "-O1", "-w", "-static", *sources, "-o", program, "-lpthread"]
+        folder, program = tmp_path / Path(compiler).name, tmp_path / Path(compiler).name / "all_kernels"
+        objects = built(compiler, [], ["portable"], folder)
+        source = SOURCES / "check" / "all_kernels.cpp"
+        command = [compiler, "-std=gnu++17", "-O1", "-w", "-static", source, *objects, "-o", program, "-lpthread"]
         subprocess.run(command, check=True)
         printed = subprocess.run([*emulator, program, "portable"], capture_output=True, text=True, check=True).stdout
         calls, total = re.fullmatch(r"(\d+) calls, sum (\S+)\n", printed).groups()
