@@ -17,7 +17,7 @@ from unrolled import checkpoint, tasks
 from unrolled.config import TrainingConfig
 from unrolled.errors import DivergenceError, RunError
 from unrolled.optimizer import learning_rate
-from unrolled.task import Counters, Metric, Run, Step, Task, require
+from unrolled.task import Counters, Metric, Processes, Run, Step, Task, require
 from unrolled.training import train
 
 
@@ -62,7 +62,7 @@ class Toy:
         loss = (model(batch["x"]) - 3 * batch["x"] - 1).square().mean()
         return Step(loss, 8, {"seen": carry.get("seen", torch.zeros(())) + 1})
 
-    def evaluate(self, model: nn.Module) -> dict[str, float]:
+    def evaluate(self, model: nn.Module, processes: Processes) -> dict[str, float]:
         torch.rand(3)  # an evaluation may draw numbers without moving training's
         return {"loss": self.validation.pop(0)} if self.validation else {}
 
@@ -106,8 +106,8 @@ def test_the_best_weights_are_those_of_the_metric_that_the_task_selects_by(tmp_p
     class Scored(Toy):
         selection = Metric("score", "points", lower_is_better=False)
 
-        def evaluate(self, model: nn.Module) -> dict[str, float]:
-            return {"score": loss["loss"], "loss": 0.0} if (loss := super().evaluate(model)) else {}
+        def evaluate(self, model: nn.Module, processes: Processes) -> dict[str, float]:
+            return {"score": loss["loss"], "loss": 0.0} if (loss := super().evaluate(model, processes)) else {}
 
     outcome = train(Scored(validation=[0.1, 0.5, 0.4, 0.3, 0.9], patience=2, max_steps=25), tmp_path)
     assert (outcome.counters.best_step, outcome.counters.best, outcome.reason) == (10, 0.5, "early stopping")

@@ -10,7 +10,7 @@ from torch import nn
 from unrolled import checkpoint
 from unrolled.config import TrainingConfig
 from unrolled.optimizer import learning_rate
-from unrolled.task import Counters, Metric, Step
+from unrolled.task import Counters, Metric, Processes, Step
 from unrolled.training import train
 
 STEPS = 6
@@ -53,7 +53,7 @@ class Task:
         self.dtypes.append((batch["factor"].view(1, 1) @ batch["factor"].view(1, 1)).dtype)
         return Step(model(batch["factor"]).sum(), 1)
 
-    def evaluate(self, model: nn.Module) -> dict[str, float]:
+    def evaluate(self, model: nn.Module, processes: Processes) -> dict[str, float]:
         return {}
 
     def show(self, model: nn.Module, seed: int) -> str:

@@ -173,6 +173,8 @@ def main() -> None:
     except click.ClickException as error:
         _fail(error.format_message(), error.exit_code)
     except UnrolledError as error:
+        if error.everywhere and os.environ.get("RANK", "0") != "0":  # the first of the processes says it
+            sys.exit(1 if isinstance(error, DivergenceError) else 2)
         _fail(str(error), 1 if isinstance(error, DivergenceError) else 2)
     except (KeyboardInterrupt, click.Abort):
         _fail("interrupted", 130)
@@ -263,7 +265,7 @@ def _train(
             f"  unrolled train {task} --resume {outcome.folder}"
         )
         sys.exit(130)
-    if not quiet:
+    if not progress.console.quiet:
         preview = tasks.load(outcome.folder).preview()
         progress.panel(preview.text, preview.title)
         progress.table(

@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Self
 
 
 class UnrolledError(Exception):
     """Something the user gave cannot be used. The text says what, what was expected, what was received, what to do."""
+
+    everywhere = False
+    """Whether every process of a run raises it, so that one of them need say it."""
+
+    def in_every_process(self) -> Self:
+        """The same error, marked as one that every process raises."""
+        self.everywhere = True
+        return self
 
 
 class DataError(UnrolledError):

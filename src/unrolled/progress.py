@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -19,9 +20,13 @@ from unrolled.task import Counters, Task
 
 
 class Progress:
-    """Draws one run. On a terminal a live bar; in a log file a line every so often; nothing when quiet."""
+    """Draws one run. On a terminal a live bar; in a log file a line every so often; nothing when quiet.
+
+    Of several processes that train together the first one draws; a launcher tells each its number as RANK.
+    """
 
     def __init__(self, quiet: bool = False) -> None:
+        quiet = quiet or os.environ.get("RANK", "0") != "0"
         self.console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
         self._bar: Bar | None = None
         self._recent: deque[tuple[float, int, int]] = deque(maxlen=50)  # (when, step, units so far)

@@ -10,13 +10,14 @@ import dataclasses
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from torch import Tensor, nn
 
 from unrolled.config import TrainingConfig
 from unrolled.errors import RunError
 
+Value = TypeVar("Value")
 Carry = dict[str, Tensor]
 """What one step hands to the next besides the weights: a recurrent state, by name. Empty where nothing is carried."""
 
@@ -54,6 +55,20 @@ class Step:
     """What the next step gets, detached."""
     report: dict[str, float] = dataclasses.field(default_factory=dict)
     """More to show beside the loss, means over the same units."""
+
+
+class Processes:
+    """The processes that train together, as one of them sees them; one alone unless the loop says otherwise.
+
+    To share work out, each takes `items[processes.index :: processes.count]`, and `gather` brings the results together.
+    """
+
+    def __init__(self, index: int = 0, count: int = 1) -> None:
+        self.index, self.count = index, count
+
+    def gather(self, value: Value) -> list[Value]:
+        """The value of every process, by index. All of them have to call it."""
+        return [value]
 
 
 class Task(Protocol):
@@ -99,8 +114,11 @@ class Task(Protocol):
         """
         ...
 
-    def evaluate(self, model: nn.Module) -> dict[str, float]:
-        """Metrics on the validation part, by standard name; `selection.name` among them. Empty when there is no such part."""
+    def evaluate(self, model: nn.Module, processes: Processes) -> dict[str, float]:
+        """Metrics on the validation part, by standard name; `selection.name` among them. Empty when there is no such part.
+
+        Every process calls it, and has to get the same figures; `processes` lets them share the work.
+        """
         ...
 
     def show(self, model: nn.Module, seed: int) -> str:

@@ -11,7 +11,7 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
 
@@ -55,44 +55,45 @@ def train(
     engine = engine or Engine(config.device, config.precision)
     torch.manual_seed(config.seed)
     model = task.build()
-    model, adamw = engine.prepare(model, optimizer.build(model, config))
+    step_of, adamw = engine.prepare(task.loss, model, optimizer.build(model, config))
+    engine.seed(config.seed)
     state = TrainingState(folder, engine, model, adamw)
     counters, carry = state.restore() if resume else (Counters(), {})
     metrics: dict[str, float] = {}
     started = time.perf_counter() - counters.seconds
     reason = _finished(counters, config)
-    with _interrupts_deferred() as interrupted, progress.training(task, counters), open_log(folder, counters.step) as log:
+    log_of = open_log(folder, counters.step) if engine.is_main else nullcontext(_no_log)
+    with _interrupts_deferred() as interrupted, progress.training(task, counters), log_of as log:
         while not reason:
             batch = engine.shard(task.batch(counters.step))
             with engine.autocast():
-                step = task.loss(model, batch, carry)
-            loss = step.loss.item()
-            engine.backward(step.loss)
+                step = step_of(batch, carry)
+            total = engine.backward(step)
             norm = engine.clip(model, config.clip_norm)
-            if not math.isfinite(loss + norm):
-                raise DivergenceError(_diverged(counters, folder, loss, norm))
+            if not math.isfinite(total.loss + norm):
+                raise DivergenceError(_diverged(counters, folder, total.loss, norm)).in_every_process()
             rate = learning_rate(config, counters)
             optimizer.set_learning_rate(adamw, rate)
             adamw.step()
             adamw.zero_grad()
             carry = step.carry
             counters.step += 1
-            counters.seconds = time.perf_counter() - started
+            counters.seconds, stop = engine.agree(time.perf_counter() - started, interrupted())
 
-            reason = _finished(counters, config) or ("interrupted" if interrupted() else "")
-            report = {"loss": loss, "gradient_norm": norm, "learning_rate": rate, **step.report}
-            progress.step(counters, config, step.count, report)
+            reason = _finished(counters, config) or ("interrupted" if stop else "")
+            report = {"loss": total.loss, "gradient_norm": norm, "learning_rate": rate, **total.report}
+            progress.step(counters, config, total.count, report)
             if counters.step % 10 == 0 or reason:
                 log(counters, "train", report)
             if counters.step % config.evaluate_every == 0 or reason == "finished":
-                metrics = _evaluate(task, engine.unwrap(model), state, counters)
+                metrics = _evaluate(task, model, engine, state, counters)
                 log(counters, "validation", metrics)
                 progress.evaluated(counters, metrics)
                 if config.patience and counters.evaluations_without_gain >= config.patience:
                     reason = reason or "early stopping"
-            if config.sample_every and counters.step % config.sample_every == 0 and not reason:
+            if config.sample_every and counters.step % config.sample_every == 0 and not reason and engine.is_main:
                 with torch.random.fork_rng():  # training's random numbers stay where they are
-                    progress.sample(counters.step, task.show(engine.unwrap(model), counters.step))
+                    progress.sample(counters.step, task.show(model, counters.step))
                 model.train()
             if counters.step % config.save_every == 0 or reason:
                 state.save(counters, carry)
@@ -104,10 +105,14 @@ def _finished(counters: Counters, config: TrainingConfig) -> str:
     return "finished" if counters.step >= config.max_steps or out_of_time else ""
 
 
-def _evaluate(task: Task, model: nn.Module, state: TrainingState, counters: Counters) -> dict[str, float]:
+def _no_log(counters: Counters, part: str, values: dict[str, float]) -> None:
+    """The main process writes the reports."""
+
+
+def _evaluate(task: Task, model: nn.Module, engine: Engine, state: TrainingState, counters: Counters) -> dict[str, float]:
     """Measure, remember whether it is the best so far, and keep those weights."""
     with torch.random.fork_rng():
-        metrics = task.evaluate(model)
+        metrics = task.evaluate(model, engine)
     model.train()
     if not metrics:
         return {}
@@ -132,13 +137,16 @@ def _diverged(counters: Counters, folder: Path, loss: float, norm: float) -> str
 
 @contextmanager
 def _interrupts_deferred() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C (or SIGTERM) lets the step in hand finish, so that it can be saved; a second Ctrl-C does not wait."""
-    received: list[int] = []
+    """Ctrl-C (or SIGTERM) lets the step in hand finish, so that it can be saved; a second Ctrl-C does not wait.
+
+    What comes within a second is one Ctrl-C: a launcher passes on to its processes what they have had from the terminal.
+    """
+    received: list[float] = []
 
     def note(number: int, frame: FrameType | None) -> None:
-        if received:
+        received.append(time.monotonic())
+        if received[-1] - received[0] > 1:
             raise KeyboardInterrupt
-        received.append(number)
 
     try:
         previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -64,15 +64,20 @@ def train(
     paths = [str(path) for path in ([data] if isinstance(data, (str, Path)) else data)]
     given = {**settings, **({"data": paths} if paths else {})}
     config = settings_of.load(config_class(task), Path(recipe) if recipe else None, given)
-    folder = Path(run) if run else _default_folder(task)
     module = _module(task)
     engine = Engine(config.device, config.precision)  # before anything is written: the device may not be there
+    engine.check_batch_size(config.batch_size)
     progress = progress or Progress(quiet=True)
-    with files.new_folder(folder) as unfinished:
-        with progress.preparing("preparing the data"):
-            module.Task.prepare(config, unfinished, progress.say)
-        checkpoint.write_config(unfinished, task, config)
-    return _run(module, config, folder, engine, progress, resume=False)
+
+    def prepare() -> Path:
+        folder = Path(run) if run else _default_folder(task)
+        with files.new_folder(folder) as unfinished:
+            with progress.preparing("preparing the data"):
+                module.Task.prepare(config, unfinished, progress.say)
+            checkpoint.write_config(unfinished, task, config)
+        return folder
+
+    return _run(module, config, engine.on_main(prepare), engine, progress, resume=False)
 
 
 def resume(run: str | Path, *, task: str | None = None, progress: Progress | None = None, **settings: Any) -> Outcome:
@@ -98,7 +103,7 @@ def resume(run: str | Path, *, task: str | None = None, progress: Progress | Non
     module = _module(saved.task)
     engine, progress = Engine(config.device, config.precision), progress or Progress(quiet=True)
     if not (folder / checkpoint.TRAINING).exists():  # stopped before its first checkpoint: begin again
-        checkpoint.truncate_metrics(folder, 0)
+        engine.on_main(lambda: checkpoint.truncate_metrics(folder, 0))
         return _run(module, config, folder, engine, progress, resume=False)
     return _run(module, config, folder, engine, progress, resume=True)
 
@@ -137,9 +142,10 @@ def _run(module: Any, config: Any, folder: Path, engine: Engine, progress: Progr
 
     task = module.Task(config, folder)
     require(task, Task, module.__name__)
-    progress.say(task.summary)
+    progress.say(task.summary + (f", {engine.count} processes" if engine.count > 1 else ""))
     outcome = training.train(task, folder, resume=resume, engine=engine, progress=progress)
-    loss_curve.draw(folder, task.loss_name, task.selection)
+    if engine.is_main:
+        loss_curve.draw(folder, task.loss_name, task.selection)
     return outcome
 
 

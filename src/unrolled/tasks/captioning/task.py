@@ -20,7 +20,7 @@ from unrolled.data.sentences import END, SentenceTokenizer
 from unrolled.ensemble import Ensemble
 from unrolled.errors import DataError, ExportError
 from unrolled.metrics import CiderReward, caption_scores
-from unrolled.task import Carry, Metric, Preview, Step
+from unrolled.task import Carry, Metric, Preview, Processes, Step
 from unrolled.tasks.captioning import data
 from unrolled.tasks.captioning.config import Config
 from unrolled.tasks.captioning.data import Batches, Example
@@ -85,11 +85,12 @@ class Task:
             return self_critical_loss(model, batch, self.config, self.reward)  # type: ignore[arg-type]
         return likelihood_loss(model, batch, self.config)  # type: ignore[arg-type]
 
-    def evaluate(self, model: nn.Module) -> dict[str, float]:
+    def evaluate(self, model: nn.Module, processes: Processes) -> dict[str, float]:
         """`measure`'s metrics, of greedy captions."""
         if not self.validation:
             return {}
-        return measure(model, self.tokenizer, self.validation, self.cache, longest=self.config.longest, beam=1)  # type: ignore[arg-type]
+        settings = {"longest": self.config.longest, "beam": 1, "processes": processes}
+        return measure(model, self.tokenizer, self.validation, self.cache, **settings)  # type: ignore[arg-type]
 
     def show(self, model: nn.Module, seed: int) -> str:
         several = self.validation or self.batches.examples
@@ -239,23 +240,30 @@ def measure(
     several: Sequence[Example],
     cache: FeatureCache | None,
     report: Callable[[int, int], None] | None = None,
+    processes: Processes | None = None,
     **settings: Any,
 ) -> dict[str, float]:
     """`loss` in nats per token over every caption that people wrote, and the scores of the captions that the model writes.
 
-    `report` is told how many photos are done, and of how many.
+    `report` is told how many photos are done, and of how many. Several `processes` take some of the photos each.
     """
-    total, count, candidates = 0.0, 0, {}
-    for begin, encoded in _encode(model, several, cache):
-        chosen = several[begin : begin + PHOTOS_AT_ONCE]
+    processes = processes or Processes()
+    own = several[processes.index :: processes.count]
+    total, count, written = 0.0, 0, []
+    for begin, encoded in _encode(model, own, cache):
+        chosen = own[begin : begin + PHOTOS_AT_ONCE]
         ids = [[tokenizer.encode(caption) for caption in one.captions] for one in chosen]
         one, tokens = nats(model, encoded, data.pad_captions(ids, settings["longest"]).to(_device(model)))
         total, count = total + one, count + tokens
-        for n, captions in enumerate(generate(model, tokenizer, encoded, **settings), begin):
-            candidates[str(n)] = captions[0].text
+        written += [captions[0].text for captions in generate(model, tokenizer, encoded, **settings)]
         if report:
-            report(len(candidates), len(several))
-    return {"loss": total / count, **caption_scores(candidates, {str(n): one.captions for n, one in enumerate(several)})}
+            report(len(written), len(own))
+    totals, counts, texts = zip(*processes.gather((total, count, written)), strict=True)
+    scores: dict[str, float] = {}
+    if processes.index == 0:  # the scores are of all captions together, and not worth sharing out
+        candidates = {str(n): texts[n % processes.count][n // processes.count] for n in range(len(several))}
+        scores = caption_scores(candidates, {str(n): one.captions for n, one in enumerate(several)})
+    return {"loss": sum(totals) / sum(counts), **processes.gather(scores)[0]}
 
 
 def _captions(

@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy
 from unrolled import bptt
 from unrolled.data.tokenizers import Tokenizer
 from unrolled.losses import token_loss
-from unrolled.task import Carry, Step
+from unrolled.task import Carry, Processes, Step
 
 WARM_UP = 512  # tokens read before the first one counted, where a text is measured in parallel streams
 
@@ -46,34 +46,41 @@ def measure(
     tokenizer: Tokenizer,
     *,
     streams: int = 32,
+    processes: Processes | None = None,
     report: Callable[[int, int], None] | None = None,
 ) -> dict[str, float]:
     """Nats per token, perplexity and bits per character over a text: every token after the first is predicted once.
 
     The text is read in up to `streams` parallel pieces. Each piece but the first starts `WARM_UP` tokens early, uncounted,
     so that its state knows what came before. tokens (N,), N at least 2. `report` is told how far each piece is, and its
-    length. Keys: `loss`, `perplexity`, and, where tokens can be turned back into text, `bits_per_character`.
+    length. Several `processes` take some of the pieces each. Keys: `loss`, `perplexity`, and, where tokens can be turned
+    back into text, `bits_per_character`.
     """
     model.eval()
     device = next(model.parameters()).device
     total = len(tokens) - 1
     streams = max(1, min(streams, total // (4 * WARM_UP)))
     length = math.ceil(total / streams)
-    starts = np.minimum(np.arange(streams) * length, total)  # the first input of each piece
+    processes = processes or Processes()
+    numbers = np.arange(streams)[processes.index :: processes.count]
+    starts = np.minimum(numbers * length, total)  # the first input of each piece
     state, nats = None, 0.0
-    for begin, end in [*([(-WARM_UP, 0)] if streams > 1 else []), *pairwise([*range(0, length, 256), length])]:
+    pieces = [*([(-WARM_UP, 0)] if streams > 1 else []), *pairwise([*range(0, length, 256), length])]
+    for begin, end in pieces if len(numbers) else []:
         steps = np.arange(begin, end)
         positions = starts[:, None] + steps
         counted = (positions < np.minimum(starts + length, total)[:, None]) & (steps >= 0)
         inputs = torch.from_numpy(tokens[positions.clip(0, total - 1)].astype(np.int64)).to(device)
         targets = torch.from_numpy(tokens[positions.clip(0, total - 1) + 1].astype(np.int64)).to(device)
-        if begin == 0 and state is not None:  # the first piece has nothing before it: what it warmed up on was made up
+        if begin == 0 and state is not None and numbers[0] == 0:
+            # The first piece has nothing before it: what it warmed up on was made up.
             state = _without_first(state)
         logits, state = model(inputs, state)
         losses = cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="none")
         nats += float(losses.double()[torch.from_numpy(counted.ravel()).to(device)].sum())
         if report:
             report(max(0, end), length)
+    nats = sum(processes.gather(nats))
     loss = nats / total
     metrics = {"loss": loss, "perplexity": math.exp(min(loss, 700.0))}
     characters = tokenizer.characters_per_token()

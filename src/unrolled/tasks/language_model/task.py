@@ -14,7 +14,7 @@ from unrolled import checkpoint, export
 from unrolled.data import tokenizers
 from unrolled.data.token_streams import open_tokens
 from unrolled.errors import ExportError
-from unrolled.task import Carry, Metric, Preview, Step
+from unrolled.task import Carry, Metric, Preview, Processes, Step
 from unrolled.tasks.language_model import data
 from unrolled.tasks.language_model.config import Config
 from unrolled.tasks.language_model.generate import generate
@@ -59,8 +59,10 @@ class Task:
     def loss(self, model: nn.Module, batch: dict[str, Any], carry: Carry) -> Step:
         return training_loss(model, batch, carry, self.characters)
 
-    def evaluate(self, model: nn.Module) -> dict[str, float]:
-        return measure(model, self.validation, self.tokenizer) if len(self.validation) > 1 else {}
+    def evaluate(self, model: nn.Module, processes: Processes) -> dict[str, float]:
+        if len(self.validation) < 2:
+            return {}
+        return measure(model, self.validation, self.tokenizer, processes=processes)
 
     def show(self, model: nn.Module, seed: int) -> str:
         return "".join(generate(model, self.tokenizer, length=200, temperature=0.7, seed=seed)).strip("\n")
