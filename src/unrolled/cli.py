@@ -163,6 +163,8 @@ def main() -> None:
     # Threads that wait by spinning starve each other as soon as anything else wants a core: training beside one busy
     # process made 32 steps in the time of 150 without. Must be said before torch loads its OpenMP runtime.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    if "RANK" in os.environ:  # one of several processes: torch warns of what is meant so, once in each
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     _keep_freed_memory()
     try:
         cli.main(standalone_mode=False)

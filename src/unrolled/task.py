@@ -104,7 +104,10 @@ class Task(Protocol):
         ...
 
     def batch(self, step: int) -> dict[str, Any]:
-        """The batch of this step, a function of the number alone; tensors have the batch in dimension 0."""
+        """The batch of this step, a function of the number alone; tensors have the batch in dimension 0.
+
+        Batches are made ahead, by several threads at once.
+        """
         ...
 
     def loss(self, model: nn.Module, batch: dict[str, Any], carry: Carry) -> Step:

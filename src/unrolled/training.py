@@ -20,6 +20,7 @@ from torch import nn
 
 from unrolled import checkpoint, optimizer
 from unrolled.config import TrainingConfig
+from unrolled.data.prefetch import prefetch
 from unrolled.engine import Engine
 from unrolled.errors import DivergenceError
 from unrolled.optimizer import learning_rate
@@ -63,9 +64,11 @@ def train(
     started = time.perf_counter() - counters.seconds
     reason = _finished(counters, config)
     log_of = open_log(folder, counters.step) if engine.is_main else nullcontext(_no_log)
-    with _interrupts_deferred() as interrupted, progress.training(task, counters), log_of as log:
+    steps = range(counters.step, config.max_steps)
+    batches_of = prefetch(lambda step: engine.shard(task.batch(step)), steps, config.workers)
+    with _interrupts_deferred() as interrupted, progress.training(task, counters), log_of as log, batches_of as batches:
         while not reason:
-            batch = engine.shard(task.batch(counters.step))
+            batch = next(batches)
             with engine.autocast():
                 step = step_of(batch, carry)
             total = engine.backward(step)

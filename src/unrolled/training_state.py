@@ -61,8 +61,9 @@ class TrainingState:
         processes = facts.pop("processes", 1)
         if processes != self.engine.count:
             raise RunError(
-                f"{self.folder}: expected {processes} processes, with which it was begun, got {self.engine.count}. Start as "
-                "many; what each of them carries on is saved, and another number would not give the same result."
+                f"{self.folder}: expected {processes} process{'es' if processes > 1 else ''}, with which it was begun, got "
+                f"{self.engine.count}. Start as many: each carries on a state of its own, and another number would not give "
+                "the same result."
             ).in_every_process()
         parts: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}, "random": {}, "carry": {}}
         for name, tensor in tensors.items():

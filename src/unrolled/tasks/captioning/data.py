@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -252,16 +253,14 @@ class Batches:
         self.config, self.examples, self.encoder, self.cache = config, several, encoder, cache
         self.ids = [[tokenizer.encode(caption) for caption in one.captions] for one in several]
         self.per_epoch = math.ceil(len(several) / config.batch_size)
-        self._order: tuple[int, np.ndarray] = (-1, np.empty(0))
+        self._order = lru_cache(2)(self._draw_order)  # threads make batches of an epoch and of the next one side by side
 
     def batch(self, step: int) -> dict[str, Any]:
         """`photos` (N,), positions; `features` (N, P, F), or with fine-tuning pixels as bytes (N, 3, side, side); `tokens`; and
         `learns`, whether the CNN learns from this batch.
         """
         epoch, index = divmod(step, self.per_epoch)
-        if self._order[0] != epoch:
-            self._order = epoch, np.random.default_rng([self.config.seed, epoch]).permutation(len(self.examples))
-        photos = self._order[1][index * self.config.batch_size : (index + 1) * self.config.batch_size]
+        photos = self._order(epoch)[index * self.config.batch_size : (index + 1) * self.config.batch_size]
         rng = np.random.default_rng([self.config.seed, epoch, index])
         mirror = rng.random(len(photos)) < 0.5 * self.config.flips
         chosen = [self.examples[i] for i in photos]
@@ -273,6 +272,9 @@ class Batches:
         tokens = pad_captions([self.ids[i] for i in photos], self.config.longest)
         learns = bool(self.config.fine_tune_from) and epoch + 1 >= (self.config.fine_tune_from or 0)
         return {"photos": torch.from_numpy(photos), "features": features, "tokens": tokens, "learns": learns}
+
+    def _draw_order(self, epoch: int) -> np.ndarray:
+        return np.random.default_rng([self.config.seed, epoch]).permutation(len(self.examples))
 
 
 def pad_captions(ids: Sequence[Sequence[Sequence[int]]], longest: int) -> Tensor:
