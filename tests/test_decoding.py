@@ -237,7 +237,9 @@ def by_overlap(candidates: list[list[int]], others: list[list[int]]) -> Tensor:
     return torch.tensor([sum(len(set(one) & set(other)) for other in others) for one in candidates]) / len(others)
 
 
-@pytest.mark.parametrize("how", [{"temperature": 1.5}, {"samples": 9, "agreement": by_overlap}, {}], ids=("drawn", "agreement", "searched"))
+@pytest.mark.parametrize(
+    "how", [{"temperature": 1.5}, {"samples": 9, "agreement": by_overlap}, {}], ids=("drawn", "agreement", "searched")
+)
 def test_what_a_beginning_gets_does_not_depend_on_its_batch(how: dict) -> None:
     speaker = Speaker(1)
     state = speaker.beginnings(5)
