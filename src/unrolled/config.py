@@ -52,6 +52,8 @@ class TrainingConfig(BaseModel):
     """Steps between checkpoints: what a crash can cost."""
     sample_every: NonNegativeInt = 250
     """Steps between short samples on the screen; 0 shows none."""
+    workers: NonNegativeInt = 1
+    """Threads that make batches ahead of the steps that take them, in each process; 0 makes each when it is needed."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Arithmetic of the matrix products; bf16 is faster where the processor has it, weights stay fp32."""
     device: str = "auto"

@@ -12,7 +12,7 @@ import dataclasses
 import datetime
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwar
 from torch import Tensor, nn
 
 from unrolled.errors import ConfigError, RunError, UnrolledError
-from unrolled.task import Carry, Processes, Step
+from unrolled.task import Carry, Processes, Rows, Step
 
 Value = TypeVar("Value")
 StepOf = Callable[[dict[str, Any], Carry], Step]
@@ -30,7 +30,8 @@ _TIMEOUT = datetime.timedelta(minutes=10)  # of a step, an evaluation, a checkpo
 _PREPARATION_TIMEOUT = datetime.timedelta(days=30)
 
 
-class Totals(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Totals:
     """What a step came to over all processes together."""
 
     loss: float
@@ -68,7 +69,7 @@ class Engine(Processes):
                 kwargs_handlers=[InitProcessGroupKwargs(timeout=_TIMEOUT), wrapping],
             )
             super().__init__(self._accelerator.process_index, self._accelerator.num_processes)
-            self._patient_group = None
+            self._patient_group: Any = None
             if self.count > 1:
                 self._patient_group = torch.distributed.new_group(backend="gloo", timeout=_PREPARATION_TIMEOUT)
         self._bf16 = precision == "bf16"
@@ -142,18 +143,16 @@ class Engine(Processes):
         return step, optimizer
 
     def shard(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """This process's rows (dimension 0) of every tensor of a batch, on its device.
+        """This process's rows (dimension 0) of every tensor and of all `Rows` of a batch, on its device.
 
         Rows are dealt out as evenly as may be. With fewer rows than processes every process takes all of them, which has
         the same mean.
         """
 
         def part(value: Any) -> Any:
-            if not isinstance(value, Tensor):
-                return value
-            if 1 < self.count <= value.shape[0]:
-                value = value.tensor_split(self.count)[self.index]
-            return value.to(self.device)
+            if isinstance(value, Tensor):
+                return value[self._rows(len(value))].to(self.device) if value.dim() else value.to(self.device)
+            return value.rows(self._rows(len(value))).to(self.device) if isinstance(value, Rows) else value
 
         return {name: part(value) for name, value in batch.items()}
 
@@ -189,6 +188,12 @@ class Engine(Processes):
         torch.set_rng_state(state["cpu"])
         if "cuda" in state and self.device.type == "cuda":
             torch.cuda.set_rng_state(state["cuda"], self.device)
+
+    def _rows(self, total: int) -> slice:
+        """This process's, of so many."""
+        if total < self.count:
+            return slice(total)
+        return slice(total * self.index // self.count, total * (self.index + 1) // self.count)
 
     def _totals(self, step: Step) -> tuple[Totals, float]:
         """Of all processes, and by what this one's loss has to be multiplied: DDP gives the plain mean over processes."""

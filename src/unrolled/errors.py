@@ -1,4 +1,4 @@
-"""The errors that are the user's to mend. The command line prints their one line and exits with code 2, no traceback."""
+"""Errors that the user can correct. The command line prints their one line and exits with code 2, no traceback."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -71,6 +72,18 @@ class Processes:
         return [value]
 
 
+class Rows(ABC):
+    """A tensor of a batch that is not made yet; of several processes each makes only its rows."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """How many rows there are."""
+
+    @abstractmethod
+    def rows(self, part: slice) -> Tensor:
+        """Some of them, in dimension 0: a function of which they are, however they are asked for."""
+
+
 class Task(Protocol):
     """What the training loop needs of a task, opened on its run folder."""
 
@@ -106,7 +119,8 @@ class Task(Protocol):
     def batch(self, step: int) -> dict[str, Any]:
         """The batch of this step, a function of the number alone; tensors have the batch in dimension 0.
 
-        Batches are made ahead, by several threads at once.
+        Batches are made ahead, by several threads at once. What takes long to make may be `Rows`: it is then made in the
+        same thread, by each process its share.
         """
         ...
 

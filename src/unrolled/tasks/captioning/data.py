@@ -24,6 +24,7 @@ from unrolled.data.images import read_image
 from unrolled.data.sentences import PAD, SentenceTokenizer, pad_sentences
 from unrolled.encoders import Encoder
 from unrolled.errors import ConfigError, DataError
+from unrolled.task import Rows
 from unrolled.tasks.captioning.config import Config
 
 FILE, STARTING_WEIGHTS = "captions.json", "start.safetensors"
@@ -236,6 +237,32 @@ def pixels(encoder: Encoder, one: Example, smallest: float = 1.0, rng: np.random
     return encoder.pixels(photo, side)
 
 
+class Photos(Rows):
+    """The photos of a batch, decoded where they are asked for: by the process that learns from them."""
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        examples: list[Example],
+        mirrored: np.ndarray,
+        smallest: float,
+        rngs: list[np.random.Generator],
+    ) -> None:
+        self.encoder, self.examples, self.mirrored, self.smallest, self.rngs = encoder, examples, mirrored, smallest, rngs
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def rows(self, part: slice) -> Tensor:
+        """Some of them, as bytes (N, 3, side, side); each is cropped by random numbers of its own."""
+        each = zip(self.examples[part], self.mirrored[part], self.rngs[part], strict=True)
+        return torch.stack([_mirror(pixels(self.encoder, one, self.smallest, rng), flip) for one, flip, rng in each])
+
+
+def _mirror(photo: Tensor, mirrored: bool) -> Tensor:
+    return photo.flip(-1) if mirrored else photo
+
+
 class Batches:
     """The training photos with all their captions, `config.batch_size` at a time, in another order in every epoch.
 
@@ -256,8 +283,8 @@ class Batches:
         self._order = lru_cache(2)(self._draw_order)  # threads make batches of an epoch and of the next one side by side
 
     def batch(self, step: int) -> dict[str, Any]:
-        """`photos` (N,), positions; `features` (N, P, F), or with fine-tuning pixels as bytes (N, 3, side, side); `tokens`; and
-        `learns`, whether the CNN learns from this batch.
+        """`photos` (N,), positions; `features` (N, P, F), or with fine-tuning `Photos`; `tokens`; and `learns`, whether the CNN
+        learns from this batch.
         """
         epoch, index = divmod(step, self.per_epoch)
         photos = self._order(epoch)[index * self.config.batch_size : (index + 1) * self.config.batch_size]
@@ -267,8 +294,7 @@ class Batches:
         if self.cache:
             features = self.cache.read([one.mirrored if flip else one.key for one, flip in zip(chosen, mirror, strict=True)])
         else:
-            features = torch.stack([pixels(self.encoder, one, self.config.crops, rng) for one in chosen])
-            features = torch.where(torch.from_numpy(mirror).view(-1, 1, 1, 1), features.flip(-1), features)
+            features = Photos(self.encoder, chosen, mirror, self.config.crops, rng.spawn(len(chosen)))
         tokens = pad_captions([self.ids[i] for i in photos], self.config.longest)
         learns = bool(self.config.fine_tune_from) and epoch + 1 >= (self.config.fine_tune_from or 0)
         return {"photos": torch.from_numpy(photos), "features": features, "tokens": tokens, "learns": learns}
