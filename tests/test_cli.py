@@ -134,7 +134,7 @@ MISTAKES = {
     "unknown cell": (["train", "language-model", "short.txt", "--cell", "ltsm"], "Did you mean 'lstm'?"),
     "unknown key": (["train", "language-model", "short.txt", "--recipe", "bad.toml"], "Did you mean 'learning_rate'?"),
     "zero size": (["train", "language-model", "short.txt", "--hidden-size", "0"], "--hidden-size: expected greater than 0"),
-    "no device": (["train", "language-model", "long.txt", "--device", "warp"], "--device warp: not to be had here"),
+    "no device": (["train", "language-model", "long.txt", "--device", "warp"], "--device warp: not available on this machine"),
     "missing run": (["sample", "nosuch"], "nosuch: no such run folder"),
     "not a run": (["info", "binaries"], "not a run folder"),
     "zero length": (["sample", "nosuch", "--length", "0"], "--length"),
