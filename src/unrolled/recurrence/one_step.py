@@ -17,9 +17,8 @@ from unrolled.recurrence.arguments import Call, check_input
 from unrolled.recurrence.run import Result
 from unrolled.streaming import Streamer, supported
 
-MOST_ROWS = (
-    64  # up to this batch `step` is faster here than by the sequence kernels: 3 to 12 times at B = 4, alike at 64, H = 512
-)
+# Up to this batch `step` is faster here than by the sequence kernels: 3 to 12 times at B = 4, alike at 64, H = 512.
+MOST_ROWS = 64
 # Whole calls up to these sizes are 1.2 to 4.4 times faster here; beyond, the kernels' second thread makes up for what the
 # engine saves. With one thread that begins at four times the weights.
 MOST_WEIGHTS, MOST_PRODUCTS = 2**20, 2**21
@@ -61,7 +60,9 @@ class StepEngine:
             return f"input of {x.dtype} on {x.device}, computed in {call.dtype}: it reads vectors of float32 on the CPU"
         if call.lengths is not None or call.resets is not None or call.every_step or call.gradient_norms is not None:
             return "it knows no lengths, resets or looks inside"
-        if reason := supported(layer):
+        if call.option:
+            return f"{call.option}={getattr(layer, call.option)} changes what a step does"
+        if self._streamer is None and (reason := supported(layer)):
             return reason
         if layer.dropout and layer.training:
             return f"dropout={layer.dropout} in training: it drops nothing"
@@ -75,8 +76,9 @@ class StepEngine:
         given = [w for one in call.weights for w in one.cell if w is not None]
         if len(given) != len(layer._parameters) or any(map(Tensor.is_inference, given)):
             return "the weights are computed at every use, or have no version counter: they cannot be kept packed"
-        if not all(w.is_cpu and w.dtype is _STEP_DTYPE and w.is_contiguous() for w in given):
-            return "the weights are not contiguous float32 in the CPU's memory"
+        state = [part for part in (call.h0, call.c0) if part is not None]
+        if not all(t.is_cpu and t.dtype is _STEP_DTYPE for t in (*given, *state)) or not all(w.is_contiguous() for w in given):
+            return "weights and state have to be float32 in the CPU's memory, the weights contiguous"
         return None
 
     def run(self, call: Call) -> Result:

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
 
 from unrolled import kernels
 from unrolled.kernels import context, library
@@ -136,7 +137,7 @@ def compute(call: Call) -> Result:
     raise AssertionError("the definition computes every call")
 
 
-def explain(layer: Any, input: Tensor, hx: Any = None, **how: Any) -> None:
+def explain(layer: Any, input: Tensor | PackedSequence, hx: Any = None, **how: Any) -> None:
     """Print who would compute a call of an `unrolled` layer, and why each faster backend would not.
 
     Takes what calling the layer takes, and raises what that raises; computes nothing.
@@ -153,7 +154,10 @@ def explain(layer: Any, input: Tensor, hx: Any = None, **how: Any) -> None:
     """
     if not hasattr(layer, "layer_weights"):
         raise TypeError(f"explain expected a layer of unrolled, got {type(layer).__name__}. unrolled.convert swaps torch.nn's.")
-    call, _ = arguments.checked(layer, input, hx, **how)
+    if isinstance(input, PackedSequence):
+        call = arguments.unpacked(layer, input, hx)
+    else:
+        call, _ = arguments.checked(layer, input, hx, **how)
     found = False
     for backend in BACKENDS:
         reason = backend.refuses(call)
