@@ -246,16 +246,16 @@ class Photos(Rows):
         examples: list[Example],
         mirrored: np.ndarray,
         smallest: float,
-        rngs: list[np.random.Generator],
+        seeds: list[np.random.SeedSequence],
     ) -> None:
-        self.encoder, self.examples, self.mirrored, self.smallest, self.rngs = encoder, examples, mirrored, smallest, rngs
+        self.encoder, self.examples, self.mirrored, self.smallest, self.seeds = encoder, examples, mirrored, smallest, seeds
 
     def __len__(self) -> int:
         return len(self.examples)
 
     def rows(self, part: slice) -> Tensor:
         """Some of them, as bytes (N, 3, side, side); each is cropped by random numbers of its own."""
-        each = zip(self.examples[part], self.mirrored[part], self.rngs[part], strict=True)
+        each = zip(self.examples[part], self.mirrored[part], map(np.random.default_rng, self.seeds[part]), strict=True)
         return torch.stack([_mirror(pixels(self.encoder, one, self.smallest, rng), flip) for one, flip, rng in each])
 
 
@@ -294,7 +294,7 @@ class Batches:
         if self.cache:
             features = self.cache.read([one.mirrored if flip else one.key for one, flip in zip(chosen, mirror, strict=True)])
         else:
-            features = Photos(self.encoder, chosen, mirror, self.config.crops, rng.spawn(len(chosen)))
+            features = Photos(self.encoder, chosen, mirror, self.config.crops, rng.bit_generator.seed_seq.spawn(len(chosen)))  # type: ignore[attr-defined]
         tokens = pad_captions([self.ids[i] for i in photos], self.config.longest)
         learns = bool(self.config.fine_tune_from) and epoch + 1 >= (self.config.fine_tune_from or 0)
         return {"photos": torch.from_numpy(photos), "features": features, "tokens": tokens, "learns": learns}
