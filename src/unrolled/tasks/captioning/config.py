@@ -99,6 +99,8 @@ class Config(TrainingConfig):
             raise ValueError(
                 f"doubly_stochastic: expected image = attention, got {self.image}: there are no weights to even out."
             )
+        if self.encoder == "small" and not (self.fine_tune_from or self.start):
+            raise ValueError("encoder: small has fresh weights, which have to learn: expected fine_tune_from = 1, got none.")
         if self.objective == "self-critical" and not self.start:
             raise ValueError("objective: self-critical expected a trained run to begin from. Name it with start (--start RUN).")
         return self
