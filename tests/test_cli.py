@@ -13,6 +13,7 @@ import torch
 from tests.tolerance import assert_same
 
 from unrolled import kernels, tasks
+from unrolled.errors import ConfigError
 
 
 def test_help_does_not_wait_for_torch() -> None:
@@ -100,6 +101,35 @@ def test_resume_from_the_command_line(command, real_text: Path, tmp_path: Path, 
     assert "hidden_size: the run has 16, got 99" in err
 
 
+def test_demos_are_listed_with_a_line_each(command) -> None:
+    code, out, _ = command("demo")
+    assert code == 0
+    lines = dict(line.split(maxsplit=1) for line in out.splitlines())
+    assert {"captioning", "language-model"} <= lines.keys()
+    assert all(line.endswith(".") for line in lines.values())
+
+
+def test_a_demo_into_a_folder_that_is_there_is_refused_before_anything_is_made(command, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "mine.txt").write_text("mine")
+    code, out, errors = command("demo", "captioning", "--run", tmp_path / "run")
+    assert (code, out) == (2, "")
+    there = f"error: {tmp_path / 'run'}: already there and not empty. Name another --run, or continue it with "
+    assert errors == f"{there}unrolled train captioning --resume {tmp_path / 'run'}.\n"
+    (tmp_path / "other-data").mkdir()
+    (tmp_path / "other-data" / "mine.txt").write_text("mine")
+    code, out, errors = command("demo", "captioning", "--run", tmp_path / "other")
+    assert (code, out, errors.count("\n")) == (2, "", 1)
+    assert f"{tmp_path / 'other-data'}: already there and not empty." in errors
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["mine.txt", "mine.txt", "other-data", "run"]
+
+
+def test_a_demo_that_cannot_train_leaves_no_data_behind(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError):
+        tasks.demo("captioning", run=tmp_path / "run", batch_size=0)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_doctor_says_what_there_is(command) -> None:
     code, out, _ = command("doctor", "--json")
     facts = json.loads(out)
@@ -138,6 +168,9 @@ MISTAKES = {
     "missing run": (["sample", "nosuch"], "nosuch: no such run folder"),
     "not a run": (["info", "binaries"], "not a run folder"),
     "zero length": (["sample", "nosuch", "--length", "0"], "--length"),
+    "unknown command": (["smaple", "nosuch"], "no command 'smaple'. Did you mean 'sample'?"),
+    "task for a command": (["captioning", "short.txt"], "Did you mean 'unrolled train captioning'?"),
+    "unknown demo": (["demo", "captoning"], "Did you mean 'captioning'?"),
     "run and resume": (["train", "language-model", "--resume", "x", "--run", "y"], "leave out --run"),
 }  # fmt: skip
 

@@ -28,6 +28,19 @@ def test_the_default_gives_what_its_package_gives() -> None:
     assert float((features.mT.unflatten(-1, (7, 7)) - expected).norm() / expected.norm()) < 1e-4  # batch norms are folded
 
 
+def test_the_small_one_is_the_same_every_time_and_sees_the_whole_picture_at_every_place() -> None:
+    torch.manual_seed(1)
+    encoder, state = encoders.load("small"), torch.random.get_rng_state()
+    assert torch.equal(state, torch.manual_seed(1).get_state())
+    pixels = torch.randint(256, (1, 3, 64, 64), dtype=torch.uint8)
+    features = encoder(pixels)
+    assert features.shape == (1, encoder.places, encoder.channels) == (1, 64, 64)
+    torch.manual_seed(2)
+    assert torch.equal(encoders.load("small")(pixels), features)
+    pixels[..., :4, :4] = 255 - pixels[..., :4, :4]  # a corner
+    assert ((encoder(pixels) - features).abs().amax(-1) > 0).all()
+
+
 def test_nothing_of_it_moves_in_training_mode() -> None:
     encoder = encoders.load()
     pixels = torch.randint(256, (2, 3, 224, 224), dtype=torch.uint8)

@@ -1,6 +1,6 @@
 """The command line. Each command parses, calls one function of the library, and prints; torch loads only where it is used.
 
-Data goes to stdout, progress and errors to stderr; the exit code is 2 for something the user can mend.
+Data goes to stdout, progress and errors to stderr; the exit code is 2 for something the user can fix.
 """
 
 from __future__ import annotations
@@ -166,7 +166,7 @@ def info(run: Path, as_json: bool) -> None:
 @cli.command()
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def doctor(as_json: bool) -> None:
-    """Show what this machine has for recurrent layers, and what to mend."""
+    """Show what this machine has for recurrent layers, and what to fix."""
     from unrolled.inspection.doctor import describe
 
     _print(describe(), as_json)

@@ -8,6 +8,7 @@ implementation that gives their numbers.
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import re
 from collections import Counter
@@ -67,6 +68,14 @@ def words(caption: str) -> list[str]:
     return [_BRACKETS[word] if word in _BRACKETS else word.lower() for word in found if not _DROPPED.fullmatch(word)]
 
 
+NOT_INSTALLED = "scores of captions need the package pycocoevalcap: pip install 'unrolled[captioning]'"
+
+
+def scores_installed() -> bool:
+    """Whether `caption_scores` can be computed here."""
+    return importlib.util.find_spec("pycocoevalcap") is not None
+
+
 def caption_scores(candidates: Mapping[str, str], references: Mapping[str, Sequence[str]]) -> dict[str, float]:
     """BLEU-1 to 4, ROUGE-L and CIDEr of one caption per image against what people wrote about it.
 
@@ -87,12 +96,12 @@ def caption_scores(candidates: Mapping[str, str], references: Mapping[str, Seque
     >>> f"{scores['bleu_1']:.3f} {scores['rouge_l']:.3f} {scores['cider']:.3f}"
     '0.875 0.786 3.012'
     """
-    try:
-        from pycocoevalcap.bleu.bleu import Bleu
-        from pycocoevalcap.cider.cider import Cider
-        from pycocoevalcap.rouge.rouge import Rouge
-    except ModuleNotFoundError as error:
-        raise DataError("scores of captions need the package pycocoevalcap: pip install 'unrolled[captioning]'") from error
+    if not scores_installed():
+        raise DataError(NOT_INSTALLED)
+    from pycocoevalcap.bleu.bleu import Bleu
+    from pycocoevalcap.cider.cider import Cider
+    from pycocoevalcap.rouge.rouge import Rouge
+
     if not candidates:
         raise DataError("expected captions to score, got none.")
     if missing := [image for image in candidates if not references.get(image)]:

@@ -55,8 +55,8 @@ BROKEN = {
     "no such package": ({}, "there is no package broken_package"),
     "no config": ({"__init__.py": "", "task.py": ""}, "broken_package has no config.py"),
     "does not parse": (whole(__init__="def"), "looking for broken_package failed (SyntaxError: "),
-    "config fails": (whole(config="import nosuch"), "importing broken_package.config failed (ModuleNotFoundError: No module"),
-    "commands fail": (whole(commands="1 / 0"), "importing broken_package.commands failed (ZeroDivisionError: division by zero)"),
+    "config fails": (whole(config="import nosuch"), "importing broken_package.config failed (ModuleNotFoundError: "),
+    "commands fail": (whole(commands="1 / 0"), "importing broken_package.commands failed (ZeroDivisionError: division"),
     "no commands in it": (whole(commands="COMMANDS = [print]"), "expected COMMANDS in broken_package.commands to be a list of"),
 }  # fmt: skip
 
@@ -122,4 +122,5 @@ def test_a_command_of_theirs_is_a_command(install, command) -> None:
 def test_a_task_without_a_demo_says_which_have_one(install, command) -> None:
     install("whistling", "whistler", whole())
     code, _, errors = command("demo", "whistling")
-    assert (code, errors) == (2, "error: task whistling brings no demo; these do: captioning, language-model.\n")
+    assert (code, errors.count("\n")) == (2, 1)
+    assert errors.startswith("error: task whistling brings no demo; these do: captioning, language-model")

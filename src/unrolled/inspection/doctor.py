@@ -47,7 +47,7 @@ def describe() -> dict[str, Any]:
     for package, use in OPTIONAL.items():
         there = importlib.util.find_spec(package) is not None
         facts[package] = importlib.metadata.version(package) if there else f"not installed (needed for {use})"
-    facts["advice"] = "; ".join(advice) or "nothing to mend"
+    facts["advice"] = "; ".join(advice) or "nothing to fix"
     return facts
 
 

@@ -111,7 +111,7 @@ def resume(run: str | Path, *, task: str | None = None, progress: Progress | Non
     return _run(module, config, folder, engine, progress, resume=True)
 
 
-def load(run: str | Path, *, task: str | None = None, **settings: Any) -> Any:
+def load(run: str | Path, /, *, task: str | None = None, **settings: Any) -> Any:
     """The trained model of a run folder, ready for use; what it can do depends on its task.
 
     Args:

@@ -23,7 +23,8 @@ class Config(TrainingConfig):
     validation_list: str | None = None
     """File of the validation photos' names, one per line; without either list a random tenth of the photos."""
     encoder: str = "efficientnet-lite0"
-    """Pretrained CNN: efficientnet-lite0, or timm:NAME or hf:NAME, from the cache of those libraries or a folder."""
+    """Pretrained CNN: efficientnet-lite0, or timm:NAME or hf:NAME, from the cache of those libraries or a folder. Or
+    small: a few convolutions trained from fresh weights (with fine_tune_from = 1), for drawings."""
     photo_size: PositiveInt | None = None
     """Input resolution of the CNN: side of the square in pixels; by default the one it was trained at."""
     fine_tune_from: PositiveInt | None = None

@@ -24,6 +24,7 @@ from unrolled.data.images import read_image
 from unrolled.data.sentences import PAD, SentenceTokenizer, pad_sentences
 from unrolled.encoders import Encoder
 from unrolled.errors import ConfigError, DataError
+from unrolled.metrics import NOT_INSTALLED, scores_installed
 from unrolled.task import Rows
 from unrolled.tasks.captioning.config import Config
 
@@ -52,6 +53,8 @@ def prepare(config: Config, folder: Path, say: Say) -> None:
         ConfigError: an encoder that is not here, or settings that differ from those of the run to start from.
         RunError: the run to start from is missing or damaged.
     """
+    if config.objective == "self-critical" and not scores_installed():  # its best weights are those of the best scores
+        raise DataError(NOT_INSTALLED)
     training, validation = split(config, say)
     if config.start:
         _check_start(config)

@@ -19,7 +19,7 @@ from unrolled.data.images import find_images, read_image
 from unrolled.data.sentences import END, SentenceTokenizer
 from unrolled.ensemble import Ensemble
 from unrolled.errors import DataError, ExportError
-from unrolled.metrics import CiderReward, caption_scores
+from unrolled.metrics import NOT_INSTALLED, CiderReward, caption_scores, scores_installed
 from unrolled.task import Carry, Metric, Preview, Processes, Step
 from unrolled.tasks.captioning import data
 from unrolled.tasks.captioning.config import Config
@@ -56,6 +56,7 @@ class Task:
                 )
         self.batches = Batches(config, training, self.tokenizer, self.encoder, self.cache)
         self.reward = None
+        self.scored = scores_installed()
         self.loss_name, self.selection = "nats per caption", Metric("loss", "nats per token")
         if config.objective == "self-critical":
             self.loss_name, self.selection = "REINFORCE", Metric("cider", "CIDEr", lower_is_better=False)
@@ -86,10 +87,10 @@ class Task:
         return likelihood_loss(model, batch, self.config)  # type: ignore[arg-type]
 
     def evaluate(self, model: nn.Module, processes: Processes) -> dict[str, float]:
-        """`measure`'s metrics, of greedy captions."""
+        """`measure`'s metrics, of greedy captions; the loss alone where the package for the scores is not installed."""
         if not self.validation:
             return {}
-        settings = {"longest": self.config.longest, "beam": 1, "processes": processes}
+        settings = {"longest": self.config.longest, "beam": 1, "processes": processes, "scored": self.scored}
         return measure(model, self.tokenizer, self.validation, self.cache, **settings)  # type: ignore[arg-type]
 
     def show(self, model: nn.Module, seed: int) -> str:
@@ -223,6 +224,8 @@ class Run:
             report: told what is being done, how many photos are done, and of how many.
             settings: `generate`'s: `beam`, `consensus`, ...; the run's settings when left out.
         """
+        if not scores_installed():
+            raise DataError(NOT_INSTALLED)
         found, report = source.find(paths, images), report or (lambda what, done, of: None)
         examples, problems = [data.example(one) for one in found.photos], []
         several = data.cache_features(self.cache, examples, False, problems.append, partial(report, "features"))
@@ -241,11 +244,13 @@ def measure(
     cache: FeatureCache | None,
     report: Callable[[int, int], None] | None = None,
     processes: Processes | None = None,
+    scored: bool = True,
     **settings: Any,
 ) -> dict[str, float]:
     """`loss` in nats per token over every caption that people wrote, and the scores of the captions that the model writes.
 
-    `report` is told how many photos are done, and of how many. Several `processes` take some of the photos each.
+    Without `scored` there is the loss alone. `report` is told how many photos are done, and of how many. Several `processes`
+    take some of the photos each.
     """
     processes = processes or Processes()
     own = several[processes.index :: processes.count]
@@ -255,12 +260,13 @@ def measure(
         ids = [[tokenizer.encode(caption) for caption in one.captions] for one in chosen]
         one, tokens = nats(model, encoded, data.pad_captions(ids, settings["longest"]).to(_device(model)))
         total, count = total + one, count + tokens
-        written += [captions[0].text for captions in generate(model, tokenizer, encoded, **settings)]
+        if scored:
+            written += [captions[0].text for captions in generate(model, tokenizer, encoded, **settings)]
         if report:
-            report(len(written), len(own))
+            report(begin + len(chosen), len(own))
     totals, counts, texts = zip(*processes.gather((total, count, written)), strict=True)
     scores: dict[str, float] = {}
-    if processes.index == 0:  # the scores are of all captions together, and not worth sharing out
+    if scored and processes.index == 0:  # the scores are of all captions together, and not worth sharing out
         candidates = {str(n): texts[n % processes.count][n // processes.count] for n in range(len(several))}
         scores = caption_scores(candidates, {str(n): one.captions for n, one in enumerate(several)})
     return {"loss": sum(totals) / sum(counts), **processes.gather(scores)[0]}
