@@ -94,7 +94,7 @@ def test_weights_are_never_unpickled(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("name", ["resnet50", "hf:", "timm:", "other:x"])
 def test_a_name_of_no_known_kind_is_refused(name: str) -> None:
-    with pytest.raises(ConfigError, match=r"expected efficientnet-lite0, timm:NAME or hf:NAME"):
+    with pytest.raises(ConfigError, match=r"expected efficientnet-lite0, small, timm:NAME or hf:NAME"):
         encoders.load(name)
 
 

@@ -303,8 +303,8 @@ def _ended(task: str, outcome: Outcome, progress: Progress, preview: Preview | N
         )
         sys.exit(130)
     if not progress.console.quiet:
-        preview = preview or tasks.load(outcome.folder).preview()
-        progress.panel(preview.text, preview.title)
+        shown: Preview = preview or tasks.load(outcome.folder).preview()
+        progress.panel(shown.text, shown.title)
         progress.table(
             {
                 "ended": f"{outcome.reason} after {outcome.counters.step:,} steps, {outcome.counters.seconds:.0f} s",
@@ -313,7 +313,7 @@ def _ended(task: str, outcome: Outcome, progress: Progress, preview: Preview | N
                 "run folder": outcome.folder,
             }
         )
-        progress.say("\n".join(["\nTry next:", *(f"  {command}" for command in preview.commands)]))
+        progress.say("\n".join(["\nTry next:", *(f"  {command}" for command in shown.commands)]))
 
 
 def _metavar(kind: Any) -> str:

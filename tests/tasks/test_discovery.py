@@ -1,5 +1,7 @@
 """Tasks of other packages: found by their entry points; one that is broken is named, and breaks nothing."""
 
+import importlib
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,7 +18,10 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
     """Install a package whose entry point is a task, on this test's path only."""
     monkeypatch.syspath_prepend(tmp_path)
 
+    installed = set()
+
     def install(name: str, package: str, files: dict[str, str]) -> None:
+        installed.add(package)
         facts = tmp_path / f"{package}-1.0.dist-info"
         facts.mkdir()
         (facts / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
@@ -25,9 +30,13 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
             (tmp_path / package).mkdir()
         for file, text in files.items():
             (tmp_path / package / file).write_text(text)
+        importlib.invalidate_caches()
         discovery.find.cache_clear()
 
     yield install
+    for name in list(sys.modules):
+        if name.partition(".")[0] in installed:
+            del sys.modules[name]
     discovery.find.cache_clear()
 
 
@@ -85,7 +94,8 @@ def test_a_broken_task_is_named_in_one_line_and_breaks_no_other(install, command
 def test_a_name_of_ours_cannot_be_taken(install, command) -> None:
     install("captioning", "their_captions", whole())
     assert discovery.get("captioning").package == "unrolled.tasks.captioning"
-    assert "their_captions: unrolled has a task" in " ".join(command("--help")[1].replace("│", " ").split())
+    said = "captioning of their_captions cannot be used: unrolled has a task of that name"
+    assert said in " ".join(command("--help")[1].split())
 
 
 def test_a_name_that_two_packages_register_is_refused_with_both(install) -> None:
