@@ -13,7 +13,7 @@ from unrolled.tasks.captioning import shapes
 if TYPE_CHECKING:
     from unrolled.tasks.captioning.task import Run
 
-DRAWINGS, UNSEEN, SHOWN = 4000, 200, 6
+DRAWINGS, UNSEEN, SHOWN = 6000, 200, 6
 """Drawings to learn from; sentences that none of them shows, each drawn once to measure on; pictures of attention."""
 
 
@@ -38,10 +38,10 @@ def demo(folder: Path) -> Demo:
             "label_smoothing": 0.0,
             "weight_decay": 0.01,
             "learning_rate": 3e-3,
-            "max_steps": 1600,
-            "evaluate_every": 400,
-            "sample_every": 400,
-            "save_every": 400,
+            "max_steps": 2000,
+            "evaluate_every": 500,
+            "sample_every": 500,
+            "save_every": 500,
         },
         unseen=(str(folder / "unseen"),),
         preview=lambda run: describe_unseen(run, folder / "unseen"),
@@ -59,11 +59,14 @@ def describe_unseen(run: Run, folder: Path) -> Preview:
         correct += caption == right[name]
         if number < SHOWN and one.photo:
             attention_maps.draw(run.folder / "pictures" / name, one.photo, one.words, one.weights)
-            lines.append(f"{name}: {caption}" + ("" if caption == right[name] else f"  (right: {right[name]})"))
+            lines.append(f"{name}: {caption}")
+            if caption != right[name]:
+                lines.append(f"{'right is':>{len(name)}}: {right[name]}")
     lines += [
         "",
-        f"{correct} of {len(right)} captions exactly right ({correct / len(right):.0%}), of sentences that were never shown.",
-        f"Where the model looked for each word: {run.folder / 'pictures'}",
+        f"{correct} of {len(right)} captions are exactly right ({correct / len(right):.0%});",
+        "none of these sentences was in the training set.",
+        f"Attention maps: {run.folder / 'pictures'}",
     ]
     return Preview(
         "drawings it has never seen",
