@@ -63,9 +63,19 @@ def _load() -> tuple[ctypes.CDLL | None, str]:
     if path is None:
         return None, "the C++ kernels were not built: no working C++17 compiler was found when unrolled was installed"
     try:
-        library = ctypes.CDLL(str(path))
+        return load(path), ""
     except OSError as error:
         return None, f"{path.name} could not be loaded: {error}"
+
+
+def load(path: Path) -> ctypes.CDLL:
+    """A compiled library, its layout checked, on PyTorch's threads.
+
+    Raises:
+        OSError: it cannot be loaded.
+        ImportError: it was compiled from other headers.
+    """
+    library = ctypes.CDLL(str(path))
     check_layout(library, _Args)
     library.unrolled_forward.argtypes = [ctypes.POINTER(_Args)]
     library.unrolled_backward.argtypes = [ctypes.POINTER(_Args)]
@@ -83,7 +93,7 @@ def _load() -> tuple[ctypes.CDLL | None, str]:
     if pool is not None:
         entry_points = [getattr(pool, name) for name in _OPENMP_NAMES]
         library.unrolled_use_openmp(*[ctypes.cast(f, ctypes.c_void_p) for f in entry_points])
-    return library, ""
+    return library
 
 
 def check_layout(library: ctypes.CDLL, structure: Any) -> None:

@@ -311,8 +311,7 @@ def run(
         return sequence.inference(mode, given, reverse, every_c)
     if watched == context.TRACE:  # traces are checked with gradients and without: backward runs forward again
         wanted = False
-    T, B, *_ = given.sizes
-    segment = recompute.segment_steps(T, B) if wanted and save == "outputs" and MODES[mode].saved else 0
+    segment = recompute.segment_steps(*given.sizes[:2]) if wanted and save == "outputs" and MODES[mode].saved else 0
     call = _Direct.apply if not watched else _Sequence.apply if _transformed() else torch.ops.unrolled.sequence
     output, cs, h_n, c_n, _ = call(*given, grad_norms, mode, reverse, wanted and not segment, every_c, segment)
     if mode != "LSTM":

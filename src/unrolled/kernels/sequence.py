@@ -120,8 +120,8 @@ def check(mode: str, given: Inputs, grad_norms: Tensor | None = None) -> None:
         if ids.dim() != 2 or ids.dtype != torch.int64 or ids.device != device:
             raise ValueError(f"{mode} expected ids of shape (T, B), int64 on {device}, got {_describe(ids)}")
         T, B = ids.shape
-        if table.dim() != 2 or table.shape[1] != rows:
-            raise ValueError(f"{mode} expected table of shape (V, {rows}), got {_describe(table)}")
+        if table.dim() != 2 or table.shape[1] != rows or not table.is_floating_point() or table.device != device:
+            raise ValueError(f"{mode} expected table of shape (V, {rows}) on {device}, got {_describe(table)}")
     _expect(mode, "b_hh", b_hh, (rows,), dtype, device)
     _expect(mode, "h0", h0, (B, H), dtype, device)
     if c0 is not None:
@@ -205,15 +205,13 @@ def _contiguous(t: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     return t if t is None or (t.dtype == dtype and t.is_contiguous()) else t.to(dtype).contiguous()
 
 
-def _readable(given: Inputs) -> dict[str, Tensor | None]:
-    """The inputs as the kernels read them."""
-    dtype = given.w_hh.dtype
-    tensors = {name: _contiguous(t, dtype) for name, t in zip(Inputs._fields, given, strict=True) if t is not None}
-    for name, kind in (("table", sums_dtype(dtype)), ("c0", sums_dtype(dtype)), ("ids", torch.int64), ("lengths", torch.int64)):
+def _readable(given: Inputs) -> dict[str, Tensor]:
+    """The inputs as the kernels read them; `check` has seen that all but these have the dtype they are read in."""
+    tensors = {name: t.contiguous() for name, t in zip(Inputs._fields, given, strict=True) if t is not None}
+    wide = sums_dtype(given.w_hh.dtype)
+    for name, dtype in (("table", wide), ("c0", wide), ("lengths", torch.int64)):
         if name in tensors:
-            tensors[name] = _contiguous(getattr(given, name), kind)
-    if given.resets is not None:
-        tensors["resets"] = given.resets.contiguous()
+            tensors[name] = tensors[name].to(dtype)
     return tensors
 
 
