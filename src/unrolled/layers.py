@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from unrolled.cells import MODES, Weights
-from unrolled.kernels import cudnn_weights
+from unrolled.kernels import context, cudnn_weights
 from unrolled.options import CHANGE_STEPS, DEFAULTS, Options, check
 from unrolled.recurrence import arguments, plan
-from unrolled.recurrence.arguments import LayerWeights, describe
+from unrolled.recurrence.arguments import LayerWeights
 from unrolled.recurrence.one_step import StepEngine
 
 
@@ -280,7 +280,7 @@ class Recurrent(nn.Module):
                 f"{type(self).__name__}.step expected a layer of one direction, got bidirectional=True, whose second direction "
                 "starts at the end of the sequence. Collect the sequence and call the layer on it."
             )
-        tokens = not x_t.is_floating_point()
+        tokens = x_t.dtype in context.INTEGERS
         batched = x_t.dim() == (1 if tokens else 2)
         time = 1 if batched and self.batch_first else 0
         output, state = self(x_t.unsqueeze(time), state, embedding=embedding)
@@ -433,16 +433,21 @@ def _check_sizes(
     name = mode.split("_")[0]
     for label, value in {"bias": bias, "batch_first": batch_first}.items():
         if not isinstance(value, bool):
-            raise TypeError(f"{name} expected {label} of type bool, got {describe(value)}.")
+            raise TypeError(f"{name}: {label} should be of type bool, got: {type(value).__name__}")
     for label, value in {"input_size": input_size, "hidden_size": hidden_size, "num_layers": num_layers}.items():
         if not isinstance(value, int) or isinstance(value, bool):
-            raise TypeError(f"{name} expected {label} of type int, got {describe(value)}.")
+            raise TypeError(f"{name}: {label} should be of type int, got: {type(value).__name__}")
         if value <= 0:
-            raise ValueError(f"{name} expected {label} greater than zero, got {value}.")
+            raise ValueError(f"{name}: {label} must be greater than zero, got {value}.")
     if not isinstance(dropout, numbers.Number) or isinstance(dropout, bool) or not 0 <= dropout <= 1:  # type: ignore[operator]
-        raise ValueError(f"{name} expected dropout to be a probability from 0 to 1, got {dropout!r}.")
-    if not 0 <= proj_size < hidden_size:
-        raise ValueError(f"{name} expected proj_size from 0 (none) to hidden_size - 1 = {hidden_size - 1}, got {proj_size}.")
+        raise ValueError(
+            f"{name}: dropout should be a number in range [0, 1] representing the probability of an element being zeroed, "
+            f"got {dropout!r}."
+        )
+    if proj_size < 0:
+        raise ValueError(f"{name}: proj_size should be a positive integer or zero to disable projections, got {proj_size}.")
+    if proj_size >= hidden_size:
+        raise ValueError(f"{name}: proj_size has to be smaller than hidden_size, got {proj_size} and {hidden_size}.")
     if dropout > 0 and num_layers == 1:
         warnings.warn(
             f"{name}: dropout acts between layers, so dropout={dropout} does nothing with num_layers=1.", stacklevel=4

@@ -1,5 +1,7 @@
 """The compiled products against torch's, over odd sizes, threads and derivatives."""
 
+import re
+
 import pytest
 import torch
 from tests.tolerance import assert_same
@@ -77,3 +79,26 @@ def test_what_is_lazily_negated_is_read_as_it_is() -> None:
     torch.testing.assert_close(layer(torch._neg_view(x)), layer(-x))
     gradients = [torch.autograd.grad(layer(x), layer.weight, incoming)[0] for incoming in (torch._neg_view(d), -d)]
     torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.parametrize(
+    ("x", "w", "bias"),
+    [
+        (torch.randn(64, 512), torch.randn(256, 256), None),
+        (torch.randn(64, 128), torch.randn(256, 256), None),
+        (torch.randn(64, 256), torch.randn(256, 256), torch.randn(3)),
+        (torch.randn(64, 256), torch.randn(256, 256), torch.randn(256, dtype=torch.float64)),
+        (torch.randn(64, 256), torch.randn(2, 256, 256), None),
+        (torch.randn(64, 256), torch.randn(256, 256), torch.empty(256, device="meta")),
+        (torch.randn(64, 256), torch.randn(256, 256).to_sparse(), None),
+    ],
+    ids=["x wider", "x narrower", "bias shorter", "bias float64", "w 3-D", "bias without memory", "w sparse"],
+)
+def test_operands_that_do_not_fit_are_computed_or_refused_as_by_torch(x, w, bias) -> None:
+    try:
+        expected = functional.linear(x, w, bias)
+    except (RuntimeError, NotImplementedError) as error:
+        with pytest.raises(type(error), match=re.escape(str(error).split("\n")[0])):
+            compiled.linear(x, w, bias)
+    else:
+        assert_same(compiled.linear(x, w, bias), expected)

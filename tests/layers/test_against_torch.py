@@ -80,8 +80,6 @@ def test_empty_batch_and_single_step(kind: str) -> None:
     output, state = ours(torch.empty(T, 0, I, dtype=torch.float64))
     assert output.shape == (T, 0, ours.proj_size or H)
     assert flat((output, state))[1].shape == (1, 0, ours.proj_size or H)
-    output, state = ours(torch.empty(0, B, I, dtype=torch.float64))
-    assert output.shape == (0, B, ours.proj_size or H)
 
 
 def test_positional_arguments_follow_torch() -> None:
@@ -104,3 +102,34 @@ def test_sizes_beyond_32_bits_work_or_are_refused(kind: str) -> None:
     assert layer(long)[0].shape == (2**31 + 5, 0, layer.hidden_size)
     with torch.inference_mode(), pytest.raises(RuntimeError, match=r"memory|Storage size calculation overflowed"):
         layer(torch.zeros(1, 1, I).expand(2**42, 2, I))
+
+
+@pytest.mark.parametrize(
+    "dtype", [getattr(torch, name) for name in ("int8", "uint8", "int16", "uint16", "uint32", "uint64")], ids=str
+)
+def test_token_ids_and_lengths_of_every_whole_number(dtype: torch.dtype) -> None:
+    layer, ids, lengths = unrolled.GRU(9, H), torch.tensor([[3, 8], [0, 1], [7, 2]]), torch.tensor([3, 1])
+    expected = flat(layer(ids, lengths=lengths))
+    assert_all_same(flat(layer(ids.to(dtype), lengths=lengths.to(dtype))), expected)
+    assert_all_same(flat(layer(ids.to(dtype), lengths=[3, 1])), expected)
+
+
+@pytest.mark.parametrize("kind", ["rnn", "lstm", "gru"])
+def test_complex_numbers(kind: str) -> None:
+    ours, theirs = twins(kind, torch.complex64)
+    x = torch.randn(T, B, I, dtype=torch.complex64)
+    for got, want in zip(flat(ours(x)), flat(theirs(x)), strict=True):
+        assert_all_same(torch.view_as_real(got), torch.view_as_real(want))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("ascending", [False, True])
+def test_packed_input_draws_torch_nns_masks_of_dropout(kind: str, ascending: bool) -> None:
+    ours, theirs = twins(kind, torch.float32, num_layers=3, dropout=0.4)
+    pieces = [torch.randn(n, I) for n in ((1, 3, 5) if ascending else (5, 3, 1))]
+    found = []
+    for layer in (ours, theirs):
+        torch.manual_seed(5)
+        output, state = layer(nn.utils.rnn.pack_sequence(pieces, enforce_sorted=False))
+        found.append([*flat((output.data, state)), torch.rand(1)])  # and the generator is left where theirs is
+    assert_all_same(*found)

@@ -1,8 +1,10 @@
 """Each wrong call raises what torch.nn raises, and says what, expected, received."""
 
+import re
+
 import pytest
 import torch
-from tests.layers.twins import B, H, I, T, twins
+from tests.layers.twins import KINDS, B, H, I, T, twins
 from torch import nn
 from torch.nn.utils.rnn import pack_sequence
 
@@ -13,8 +15,9 @@ def same_error(kind: str, text: str, *arguments, **variant) -> None:
     ours, theirs = twins(kind, torch.float32, **variant)
     with pytest.raises((RuntimeError, ValueError)) as their_error:
         theirs(*arguments)
-    with pytest.raises(their_error.type, match=text):
+    with pytest.raises(their_error.type, match=text) as our_error:
         ours(*arguments)
+    assert str(their_error.value) in str(our_error.value)  # who matches torch.nn's sentence finds it
 
 
 @pytest.mark.parametrize("value", [torch.randn(3, 2, 4).numpy(), [[1.0]], None], ids=["array", "list", "None"])
@@ -27,11 +30,11 @@ def test_what_is_no_tensor(value) -> None:
 
 
 def test_width() -> None:
-    same_error("lstm", r"LSTM expected input of width 4 \(input_size\), got \(T=5, B=3, I=9\)", torch.zeros(T, B, 9))
+    same_error("lstm", r"LSTM: .*got 9: \(T=5, B=3, I=9\)", torch.zeros(T, B, 9))
 
 
 def test_width_with_a_layout_hint() -> None:
-    same_error("gru", r"got \(B=4, T=5, I=3\)\. Is it laid out", torch.zeros(I, T, B), batch_first=True)
+    same_error("gru", r"got 3: \(B=4, T=5, I=3\)\. Is it laid out", torch.zeros(I, T, B), batch_first=True)
 
 
 def test_axes() -> None:
@@ -39,16 +42,20 @@ def test_axes() -> None:
 
 
 def test_dtype() -> None:
-    same_error("lstm", "dtype torch.float32.*got torch.float64", torch.zeros(T, B, I, dtype=torch.float64))
+    same_error("lstm", "LSTM: RNN input dtype", torch.zeros(T, B, I, dtype=torch.float64))
 
 
 def test_state_shape() -> None:
-    text = r"h_0 of shape \(1, 3, 7\).*got \(1, 2, 7\)"
-    same_error("gru", text, torch.zeros(T, B, I), torch.zeros(1, 2, H))
+    same_error("gru", "GRU: .*h_0 is", torch.zeros(T, B, I), torch.zeros(1, 2, H))
 
 
 def test_state_axes_of_unbatched_input() -> None:
-    same_error("gru", r"shape \(1, 7\)", torch.zeros(T, I), torch.zeros(1, 1, H))
+    same_error("gru", "GRU: ", torch.zeros(T, I), torch.zeros(1, 1, H))
+
+
+def test_no_steps() -> None:
+    for kind in KINDS:
+        same_error(kind, "larger than 0", torch.zeros(0, B, I))
 
 
 def test_lstm_wants_a_pair() -> None:
@@ -77,8 +84,10 @@ def test_resets(resets: torch.Tensor) -> None:
 
 
 def test_lengths_that_are_no_tensor() -> None:
-    with pytest.raises(ValueError, match=r"integers of shape .*got a list of 2"):
+    with pytest.raises(ValueError, match=r"integers of shape .*got a tensor of shape \(2,\)"):
         unrolled.GRU(I, H)(torch.zeros(T, B, I), lengths=[5, 2])
+    with pytest.raises(ValueError, match=r"integers of shape .*got a list of 3"):
+        unrolled.GRU(I, H)(torch.zeros(T, B, I), lengths=[5, 2.5, 2])
 
 
 @pytest.mark.parametrize("name", ["lengths", "resets", "embedding", "gradient_norms"])
@@ -122,8 +131,16 @@ def test_constructor(arguments: dict) -> None:
     given = {"input_size": I, "hidden_size": H, **arguments}
     with pytest.raises((TypeError, ValueError)) as theirs:
         nn.LSTM(**given)
-    with pytest.raises(theirs.type, match=next(iter(arguments))):
+    with pytest.raises(theirs.type, match=re.escape(str(theirs.value))):
         unrolled.LSTM(**given)
+
+
+@pytest.mark.parametrize("kind", ["RNN", "GRU"])
+def test_projections_are_the_lstms(kind: str) -> None:
+    with pytest.raises(ValueError, match="proj_size argument is only supported for LSTM, not RNN or GRU"):
+        getattr(nn, kind)(I, H, proj_size=2)
+    with pytest.raises(ValueError, match="proj_size argument is only supported for LSTM, not RNN or GRU"):
+        getattr(unrolled, kind)(I, H, proj_size=2)
 
 
 @pytest.mark.parametrize(

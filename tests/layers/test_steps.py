@@ -52,7 +52,7 @@ def test_steps_without_gradients_follow_the_weights_as_they_change(kind: str) ->
     assert_all_same(by_steps(), flat(layer(x)))
     layer = copy.deepcopy(pickle.loads(pickle.dumps(layer)))
     assert_all_same(by_steps(), flat(layer(x)))
-    with pytest.raises(RuntimeError, match="width 4"), torch.no_grad():
+    with pytest.raises(RuntimeError, match="Expected 4, got 9"), torch.no_grad():
         layer.step(torch.zeros(B, 9))
 
 

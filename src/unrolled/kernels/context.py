@@ -12,7 +12,9 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 _PLAIN = frozenset((Tensor, torch.nn.Parameter))
-TRACE = "torch.jit.trace"
+INTEGERS = frozenset(getattr(torch, sign + str(8 * size)) for sign in ("int", "uint") for size in (1, 2, 4, 8))
+"""What token ids and lengths may be."""
+TRACE, PROFILER = "torch.jit.trace", "the profiler"
 
 compiling = torch.compiler.is_compiling
 """Whether torch.compile or torch.export is tracing this call."""
@@ -40,7 +42,7 @@ def watched(tensors: Iterable[Tensor | None]) -> str:
     if torch._C._get_tracing_state() is not None:
         return TRACE
     if torch._C._autograd._profiler_enabled():  # pyright: ignore[reportAttributeAccessIssue]
-        return "the profiler"
+        return PROFILER
     given = [t for t in tensors if t is not None]
     if not _PLAIN.issuperset(map(type, given)):
         return "a tensor subclass"

@@ -17,6 +17,8 @@ from unrolled import cells
 from unrolled.cells import MODES, Norms, Weights
 from unrolled.options import NO_OPTIONS, StepOptions
 
+from . import context
+
 
 def run(
     mode: str,
@@ -59,7 +61,7 @@ def input_gates(
             return cells.normalised(product, norms.ih, w.b_ih, cells.norm_widths(gates, len(norms.ih) // gates))
         return product if w.b_ih is None else product + w.b_ih
 
-    if not x.is_floating_point():
+    if x.dtype in context.INTEGERS:
         return rows_of(x, with_bias(w.w_ih.t() if embedding is None else linear(embedding, w.w_ih)))
     if lengths is not None:  # a NaN behind a sequence's end must not reach the weights' gradients as 0 * NaN
         steps = torch.arange(x.shape[0], device=x.device).unsqueeze(1)  # (T, 1)
@@ -69,7 +71,7 @@ def input_gates(
 
 def as_vectors(x: Tensor, w_ih: Tensor, embedding: Tensor | None) -> Tensor:
     """x, or what its token ids stand for: rows of the embedding or one-hot vectors."""
-    if x.is_floating_point():
+    if x.dtype not in context.INTEGERS:
         return x
     return one_hot(x, w_ih.shape[1]).to(w_ih.dtype) if embedding is None else rows_of(x, embedding)
 

@@ -51,11 +51,16 @@ def linear(x: Tensor, w: Tensor, bias: Tensor | None = None) -> Tensor:
     """x (..., inputs), w (outputs, inputs), bias (outputs,) -> (..., outputs).
 
     By torch where that is as fast (a few rows, whose time is that of moving w), under autocast, on other devices and dtypes,
-    and where something wants to look into it (`library.observed`).
+    and where something wants to look into it (`context.watched`). What does not fit is refused as torch refuses it.
     """
     if (
         context.compiling()
-        or not (w.dtype is x.dtype and x.dtype in _DTYPES and x.is_cpu and w.is_cpu)
+        or x.dtype not in _DTYPES
+        or any(t is not None and not (t.dtype is x.dtype and t.is_cpu and t.layout is torch.strided) for t in (x, w, bias))
+        or w.dim() != 2
+        or x.dim() == 0
+        or x.shape[-1] != w.shape[1]
+        or (bias is not None and bias.shape != w.shape[:1])
         or (rows := x.shape[:-1].numel()) < LEAST_ROWS
         or rows * w.numel() < LEAST_PRODUCTS
         or torch.is_autocast_enabled("cpu")

@@ -65,6 +65,7 @@ def _forward_fake(*arguments):
 def _backward(*arguments):
     incoming, given = arguments[:4], Inputs(*arguments[4 : 4 + _COUNT])
     output, cs, gates, mode, reverse, needed, norms, *segment = arguments[4 + _COUNT :]
+    sequence.check_values(mode, given)  # again: what NumPy wrote to them since forward, no version counter has seen
     gradients = sequence.new_gradients(given, needed, norms)
     if segment and segment[0]:
         return recompute.backward(mode, incoming, given, output, gates, gradients, reverse, needed, norms, segment[0])
@@ -97,8 +98,8 @@ def _save_for_backward(ctx, inputs, output):
     ctx.save_for_backward(*given, h, cs, gates)
 
 
-def _differentiate(ctx, d_out, d_cs, d_h_n, d_c_n, _d_gates):
-    tensors, nothing = ctx.saved_tensors, (None,) * (_COUNT + 6)
+def _differentiate(ctx, d_out, d_cs, d_h_n, d_c_n, _d_gates, saved=None):
+    tensors, nothing = ctx.saved_tensors if saved is None else saved, (None,) * (_COUNT + 6)
     if d_out is None and d_cs is None and d_h_n is None and d_c_n is None:
         return nothing
     if ctx.mode != "LSTM":
@@ -235,10 +236,22 @@ class _Direct(torch.autograd.Function):
     @staticmethod
     def forward(ctx, *inputs):  # pyright: ignore[reportIncompatibleMethodOverride]  with setup_context, apply is slower
         results = _forward_of_checked(*inputs)
-        _save_for_backward(ctx, inputs, results)
+        # h is saved under a version counter of its own, as the caller may write to the output (`relu_`): backward looks at
+        # the output's own counter, held by a tensor without memory, and computes h again if it was written to.
+        _save_for_backward(ctx, inputs, results._replace(output=results.output.data))
+        ctx.how, ctx.written = inputs[_COUNT:], results.output.detach()
+        ctx.written.data = torch.empty(0, dtype=results.output.dtype, device="cpu")
+        ctx.version = ctx.written._version
         return results
 
-    backward = staticmethod(_differentiate)  # pyright: ignore[reportAssignmentType]
+    @staticmethod
+    def backward(ctx, *incoming):
+        saved = ctx.saved_tensors
+        if ctx.written._version != ctx.version:
+            _, mode, reverse, save, _, segment = ctx.how
+            again = _forward(*saved[:_COUNT], None, mode, reverse, save, True, segment)
+            saved = (*saved[:_COUNT], again.output, again.cs, again.gates)
+        return _differentiate(ctx, *incoming, saved=saved)
 
 
 # ---------------------------------------------------------------------------------------------------- what layers call

@@ -1,4 +1,4 @@
-"""StepOptions sequences on the CPU: kernels that leave room in each step for what regularises it.
+"""Sequences of regularised steps on the CPU: kernels that leave room in each step for what regularises it.
 
 For layer normalisation, recurrent dropout, zoneout and resets to a learned state, in fp32 and float64. Kept for backward: the
 input's and the state's part of the gates, and the state before each step; the rest of a step is computed again. The
@@ -52,6 +52,9 @@ class _Args(ctypes.Structure):
     ]
 
 
+_INPUTS = 10  # of `_Sequence` that have gradients
+
+
 @functools.cache
 def _function(which: str) -> Any:
     compiled = library.loaded()
@@ -94,14 +97,15 @@ class _Sequence(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x_gates, h0, c0, w_hh, b_hh, gain_hh, gain_c, bias_c, start_h, start_c, how):
-        mask, stay_h, stay_c, lengths, resets, reverse, mode, _, wanted = how
+        given = x_gates, h0, c0, w_hh, b_hh, gain_hh, gain_c, bias_c, start_h, start_c
+        mask, stay_h, stay_c, lengths, resets, reverse, mode, grad_norms, wanted = how
         (steps, batch, width), hidden, lstm = x_gates.shape, w_hh.shape[1], mode == "LSTM"
         order = list(range(steps))[:: -1 if reverse else 1]
         slots = steps if wanted else min(2, steps)
         new = x_gates.new_empty
         x_gates, w_hh = x_gates.contiguous(), w_hh.contiguous()
         p, h = new(slots, batch, width), new(slots, batch, hidden)
-        c, seen = new(slots, batch, hidden) if lstm else None, h if mask is None else torch.empty_like(h)
+        c, seen = new(slots, batch, hidden) if lstm else None, h if mask is None else new(slots, batch, hidden)
         output, h_n = new(steps, batch, hidden), new(batch, hidden)
         cs, c_n = (new(steps, batch, hidden), new(batch, hidden)) if lstm else (new(0), new(0))
         alive, cut = _alive(steps, lengths), None if resets is None else resets.bool()
@@ -117,77 +121,71 @@ class _Sequence(torch.autograd.Function):
             seen[first] = h[first] * mask
         shares = [0.0 if isinstance(stay, Tensor) else float(stay) for stay in (stay_h, stay_c)]
         masks = [stay.contiguous() if isinstance(stay, Tensor) else None for stay in (stay_h, stay_c)]
-        call = _Call(
-            mode,
-            (steps, batch, hidden),
-            wanted,
-            reverse,
-            shares,
-            {
-                "x": x_gates,
-                "w_hh": w_hh,
-                "p": p,
-                "b_hh": b_hh,
-                "gain_hh": gain_hh,
-                "gain_c": gain_c,
-                "bias_c": bias_c,
-                "mask": mask,
-                "stay_h": masks[0],
-                "stay_c": masks[1],
-                "alive": alive,
-                "cut": cut,
-                "start_h": start_h,
-                "start_c": start_c,
-                "h": h,
-                "c": c,
-                "seen": seen,
-                "out": output,
-                "cs": cs if lstm else None,
-                "h_n": h_n,
-                "c_n": c_n if lstm else None,
-            },
-        )
-        call("forward")
+        sizes = mode, (steps, batch, hidden), wanted, reverse, shares
+        tensors = {
+            "x": x_gates,
+            "w_hh": w_hh,
+            "p": p,
+            "b_hh": b_hh,
+            "gain_hh": gain_hh,
+            "gain_c": gain_c,
+            "bias_c": bias_c,
+            "mask": mask,
+            "stay_h": masks[0],
+            "stay_c": masks[1],
+            "alive": alive,
+            "cut": cut,
+            "start_h": start_h,
+            "start_c": start_c,
+            "h": h,
+            "c": c,
+            "seen": seen,
+        }
+        results = {"out": output, "cs": cs if lstm else None, "h_n": h_n, "c_n": c_n if lstm else None}
+        _call("forward", *sizes, tensors | results)
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(x_gates, h0, c0, w_hh, b_hh, gain_hh, gain_c, bias_c, start_h, start_c)
-        ctx.how, ctx.call, ctx.order, ctx.seen = how, call if wanted else None, order, seen
+        if wanted:  # all by autograd, which frees it after backward and sees when `resets` are written to in between
+            ctx.save_for_backward(*given, lengths, resets, *tensors.values())
+        ctx.sizes, ctx.names, ctx.first_step, ctx.grad_norms = sizes, list(tensors), order[0], grad_norms
         return output, cs, h_n, c_n
 
     @staticmethod
     def backward(ctx: Any, d_out, d_cs, d_h_n, d_c_n):  # pyright: ignore[reportIncompatibleMethodOverride]
         if torch.is_grad_enabled():  # create_graph: the definition can be differentiated again
             return _by_definition(ctx, (d_out, d_cs, d_h_n, d_c_n))
-        x_gates, _, _, w_hh, b_hh, gain_hh, gain_c, _, start_h, start_c = ctx.saved_tensors
-        mask, *_, mode, grad_norms, _ = ctx.how
+        tensors, mode, grad_norms = (
+            dict(zip(ctx.names, ctx.saved_tensors[_INPUTS + 2 :], strict=True)),
+            ctx.sizes[0],
+            ctx.grad_norms,
+        )
+        x_gates, w_hh, b_hh, mask, seen, cut = (tensors[name] for name in ("x", "w_hh", "b_hh", "mask", "seen", "cut"))
+        gain_hh, gain_c, start_h, start_c = (tensors[name] for name in ("gain_hh", "gain_c", "start_h", "start_c"))
         (_, batch, width), hidden, lstm = x_gates.shape, w_hh.shape[1], mode == "LSTM"
-        zeros, order, seen = x_gates.new_zeros, ctx.order, ctx.seen
+        zeros, first = x_gates.new_zeros, ctx.first_step
         dx = torch.empty_like(x_gates)
         dp = dx if gain_hh is None and mode != "GRU" else torch.empty_like(dx)
         dh = zeros(batch, hidden) if d_h_n is None else d_h_n.clone(memory_format=torch.contiguous_format)
         dc = None if not lstm else zeros(batch, hidden) if d_c_n is None else d_c_n.clone(memory_format=torch.contiguous_format)
         d_start = [None if part is None else zeros(batch, hidden) for part in (start_h, start_c)]
         sums = zeros(torch.get_num_threads(), 2 * width + 2 * hidden)
-        norms = None if grad_norms is None else torch.zeros(grad_norms.shape)
-        call = ctx.call.with_tensors(
-            {
-                "d_out": None if d_out is None else d_out.contiguous(),
-                "d_cs": None if d_cs is None or not lstm else d_cs.contiguous(),
-                "dh": dh,
-                "dc": dc,
-                "dx": dx,
-                "dp": dp,
-                "sums": sums,
-                "grad_norms": norms,
-                "d_start_h": d_start[0],
-                "d_start_c": d_start[1],
-            }
-        )
-        call("backward")
-        q = dp[order[0]] @ w_hh
+        norms = None if grad_norms is None else zeros(grad_norms.shape, dtype=torch.float32)
+        gradients = {
+            "d_out": d_out,
+            "d_cs": d_cs if lstm else None,
+            "dh": dh,
+            "dc": dc,
+            "dx": dx,
+            "dp": dp,
+            "sums": sums,
+            "grad_norms": norms,
+            "d_start_h": d_start[0],
+            "d_start_c": d_start[1],
+        }
+        _call("backward", *ctx.sizes, tensors | gradients)
+        q = dp[first] @ w_hh
         dh += q if mask is None else q * mask
-        cut = ctx.call.tensors["cut"]
         if cut is not None:
-            begin = cut[order[0]].unsqueeze(-1)
+            begin = cut[first].unsqueeze(-1)
             for gradient, into in ((dh, d_start[0]), (dc, d_start[1])):
                 if gradient is not None and into is not None:
                     into += gradient * begin
@@ -212,10 +210,14 @@ class _Sequence(torch.autograd.Function):
 
 def _by_definition(ctx: Any, incoming: tuple) -> tuple:
     """The gradients through `definition.run_gates`, themselves differentiable."""
-    x_gates, h, c, w_hh, b_hh, gain_hh, gain_c, bias_c, start_h, start_c = saved = ctx.saved_tensors
-    mask, stay_h, stay_c, lengths, resets, reverse, mode, _, _ = ctx.how
+    *saved, lengths, resets = ctx.saved_tensors[: _INPUTS + 2]
+    x_gates, h, c, w_hh, b_hh, gain_hh, gain_c, bias_c, start_h, start_c = saved
+    tensors, (mode, _, _, reverse, shares) = dict(zip(ctx.names, ctx.saved_tensors[_INPUTS + 2 :], strict=True)), ctx.sizes
+    stay_h, stay_c = (
+        share if tensors[name] is None else tensors[name] for name, share in zip(("stay_h", "stay_c"), shares, strict=True)
+    )
     norms = None if gain_hh is None else Norms(gain_hh, gain_hh, None if gain_c is None else Norm(gain_c, bias_c))
-    options = StepOptions(norms, mask, stay_h, stay_c, (start_h, start_c))
+    options = StepOptions(norms, tensors["mask"], stay_h, stay_c, (start_h, start_c))
     masks = {"lengths": lengths, "resets": resets, "reverse": reverse}
     results = definition.run_gates(mode, x_gates, h, c, w_hh, b_hh, **masks, options=options)
     pairs = [(r, d) for r, d in zip(results, incoming, strict=True) if r is not None and d is not None]
@@ -226,38 +228,21 @@ def _by_definition(ctx: Any, incoming: tuple) -> tuple:
 
 
 def _alive(steps: int, lengths: Tensor | None) -> Tensor | None:
-    return None if lengths is None else torch.arange(steps).unsqueeze(1) < lengths  # (T, B)
+    return None if lengths is None else torch.arange(steps, device=lengths.device).unsqueeze(1) < lengths  # (T, B)
 
 
-class _Call:
-    """The arguments of a pass, and what they point at."""
-
-    def __init__(
-        self, mode: str, sizes: tuple, kept: bool, reverse: bool, shares: list[float], tensors: dict[str, Tensor | None]
-    ) -> None:
-        x = tensors["x"]
-        assert x is not None
-        dtype = library.DTYPES.index(x.dtype)
-        self.args = _Args(MODES[mode].number, dtype, torch.get_num_threads(), kept, reverse, 0, *sizes, *shares)
-        # Kept alive here, and contiguous: the library reads what these point at.
-        self.tensors = {name: None if t is None else t.detach().contiguous() for name, t in tensors.items()}
-        for name, tensor in self.tensors.items():
-            setattr(self.args, name, None if tensor is None else tensor.data_ptr())
-        self.pointer = ctypes.byref(self.args)
-
-    def with_tensors(self, more: dict[str, Tensor | None]) -> _Call:
-        """The same call with more arguments, to be used alongside."""
-        call = object.__new__(_Call)
-        call.args, call.tensors = _Args.from_buffer_copy(self.args), self.tensors | more
-        call.args.threads = torch.get_num_threads()
-        for name, tensor in more.items():
-            setattr(call.args, name, None if tensor is None else tensor.data_ptr())
-        call.pointer = ctypes.byref(call.args)
-        return call
-
-    def __call__(self, which: str) -> None:
-        code = _function(which)(self.pointer)
-        if code == -1:
-            raise MemoryError(f"no memory for the {which} pass of a regularised layer")
-        if code:
-            raise RuntimeError(f"the compiled {which} pass refused the call")
+def _call(
+    which: str, mode: str, sizes: tuple, kept: bool, reverse: bool, shares: list[float], tensors: dict[str, Tensor | None]
+) -> None:
+    """Run `forward` or `backward` on CPU tensors of one floating dtype (masks are bytes), contiguous where they are written."""
+    x = tensors["x"]
+    assert x is not None
+    args = _Args(MODES[mode].number, library.DTYPES.index(x.dtype), torch.get_num_threads(), kept, reverse, 0, *sizes, *shares)
+    readable = {name: t.contiguous() for name, t in tensors.items() if t is not None}  # alive until the library is done
+    for name, tensor in readable.items():
+        setattr(args, name, tensor.data_ptr())
+    code = _function(which)(ctypes.byref(args))
+    if code == -1:
+        raise MemoryError(f"no memory for the {which} pass of a regularised layer")
+    if code:
+        raise RuntimeError(f"the compiled {which} pass refused the call")

@@ -56,6 +56,8 @@ class Call(NamedTuple):
     """Whether backward may be called."""
     option: str
     """The first option of the layer that makes this call's steps other than the cell's; empty if none does."""
+    packed: bool
+    """Whether the input came packed, longest sequence first."""
 
     @property
     def steps(self) -> int:
@@ -82,14 +84,14 @@ def checked(
     if not isinstance(input, Tensor):
         raise no_tensor(layer, "input", input)
     compiling = context.compiling()
-    tokens = not (input.is_floating_point() or input.is_complex() or input.dtype is torch.bool)
+    tokens = input.dtype in context.INTEGERS
     weights = layer.layer_weights()
     device = input.device
     autocast = context.autocast_dtype(device)
     dtype = weights[0].cell.w_ih.dtype
     if tokens:
-        _check_tokens(layer, input, embedding, dtype, compiling)
         x = input.long()
+        _check_tokens(layer, x, embedding, dtype, compiling)
         batched = x.dim() == 2
     else:
         check_input(layer, input, dtype, autocast)
@@ -101,6 +103,8 @@ def checked(
         x = x.transpose(0, 1)
         resets = resets.transpose(0, 1) if isinstance(resets, Tensor) and resets.dim() == 2 else resets
     T, B = x.shape[:2]
+    if T == 0:
+        raise RuntimeError(f"{_name(layer)}: Expected sequence length to be larger than 0 in RNN, got no steps.")
     if lengths is not None:
         lengths = _checked_lengths(lengths, T, B, device, compiling)
     if resets is not None:
@@ -125,6 +129,7 @@ def _call(
     *,
     autocast: torch.dtype | None,
     compiling: bool,
+    packed: bool = False,
 ) -> Call:
     """The call, with what is asked once of all its tensors."""
     of_layers = [t for cell, w_hr in weights for t in (*cell, w_hr) if t is not None]
@@ -138,7 +143,7 @@ def _call(
             break
     dtype = autocast or of_layers[1].dtype
     masks = lengths, resets, embedding, gradient_norms, every_step
-    return Call(layer, x, *state, weights, *masks, dtype, compiling, watched, gradients, option)
+    return Call(layer, x, *state, weights, *masks, dtype, compiling, watched, gradients, option, packed)
 
 
 # ------------------------------------------------------------------------------------------------------------- packed
@@ -154,7 +159,7 @@ def unpacked(layer: Any, packed: PackedSequence, hx: Any) -> Call:
     h0, c0 = _initial_state(layer, hx, x.shape[1], True)
     if packed.sorted_indices is not None:
         h0, c0 = (None if part is None else part.index_select(1, packed.sorted_indices) for part in (h0, c0))
-    return _call(layer, x, (h0, c0), weights, lengths, autocast=autocast, compiling=compiling)
+    return _call(layer, x, (h0, c0), weights, lengths, autocast=autocast, compiling=compiling, packed=True)
 
 
 def packed_again(packed: PackedSequence, call: Call, output: Tensor, state: tuple[Tensor, ...]) -> tuple[PackedSequence, tuple]:
@@ -179,14 +184,19 @@ def _initial_state(layer: Any, hx: Any, batch: int, batched: bool) -> tuple[Tens
     if len(parts) != count or not all(isinstance(part, Tensor) for part in parts):
         expected = "a pair (h_0, c_0)" if count == 2 else "one tensor h_0"
         raise RuntimeError(f"{_name(layer)} expected hx to be {expected}, got {describe(hx)}.")
+    dims = 3 if batched else 2
+    if any(part.dim() != dims for part in parts):
+        kind, got = ("batched 3-D", "unbatched 2-D")[not batched], ", ".join(f"{part.dim()}-D" for part in parts)
+        names, got = ("hx and cx", f"({got}) tensors") if count == 2 else ("hx", f"{got} tensor")
+        raise RuntimeError(f"{_name(layer)}: For {kind} input, {names} should also be {dims}-D but got {got}")
     rows = layer.num_layers * layer.num_directions
     given: list[Tensor | None] = [None, None]
     for k, (part, width) in enumerate(zip(parts, (layer.proj_size or layer.hidden_size, layer.hidden_size), strict=False)):
         expected = (rows, batch, width) if batched else (rows, width)
         if part.shape != expected:
             raise RuntimeError(
-                f"{_name(layer)} expected {('h_0', 'c_0')[k]} of shape {expected} "
-                f"(num_layers * num_directions{', batch' if batched else ''}, width), got {tuple(part.shape)}."
+                f"{_name(layer)}: Expected hidden{f'[{k}]' if count == 2 else ''} size {expected}, got {list(part.shape)}: "
+                f"{('h_0', 'c_0')[k]} is (num_layers * num_directions{', batch' if batched else ''}, width)."
             )
         given[k] = part if batched else part.unsqueeze(1)
     return given[0], given[1]
@@ -201,21 +211,26 @@ def check_input(
         if x.dtype is dtype or autocast:
             return
         raise ValueError(
-            f"{_name(layer)} expected input of dtype {dtype}, that of its weights, got {x.dtype}. "
-            f"Convert the input with input.to({dtype}), or the layer with layer.to({x.dtype})."
+            f"{_name(layer)}: RNN input dtype ({x.dtype}) does not match weight dtype ({dtype}). "
+            f"Convert input: input.to({dtype}), or convert model: model.to({x.dtype})"
         )
     if x.layout != torch.strided or x.is_nested:
         got, call = ("a nested tensor", "x.to_padded_tensor(0)") if x.is_nested else (str(x.layout), "x.to_dense()")
         hint = ", with the sequences' lengths as lengths" if x.is_nested else ""
         raise ValueError(f"{_name(layer)} expected a dense input, got {got}. Give it {call}{hint}.")
     if dims not in (2, 3):
-        raise ValueError(f"{_name(layer)}: Expected input to be 2D or 3D, got {dims}D instead")
+        raise ValueError(
+            f"{_name(layer)}: Expected input to be 2D or 3D, got {dims}D {'tensor ' * (layer.mode[:3] == 'RNN')}instead"
+        )
     axes = ("B, T, I" if layer.batch_first and not time_first else "T, B, I") if dims == 3 else "T, I"
     sizes = ", ".join(f"{axis}={size}" for axis, size in zip(axes.split(", "), x.shape, strict=True))
     hint = ""
     if dims == 3 and layer.input_size in x.shape[:2]:
         hint = f" Is it laid out ({axes})? The last axis must be the features."
-    raise RuntimeError(f"{_name(layer)} expected input of width {layer.input_size} (input_size), got ({sizes}).{hint}")
+    raise RuntimeError(
+        f"{_name(layer)}: input.size(-1) must be equal to input_size. Expected {layer.input_size}, got {x.shape[-1]}: "
+        f"({sizes}).{hint}"
+    )
 
 
 def _check_tokens(layer: Any, ids: Tensor, embedding: Tensor | None, dtype: torch.dtype, compiling: bool) -> None:
@@ -238,9 +253,11 @@ def _check_tokens(layer: Any, ids: Tensor, embedding: Tensor | None, dtype: torc
 
 
 def _checked_lengths(lengths: Any, steps: int, batch: int, device: torch.device, compiling: bool) -> Tensor:
-    whole_numbers = isinstance(lengths, Tensor) and not lengths.is_floating_point() and lengths.dtype != torch.bool
-    if not whole_numbers or tuple(lengths.shape) != (batch,):
+    if isinstance(lengths, (list, tuple)) and all(isinstance(length, int) for length in lengths):
+        lengths = torch.tensor(lengths, dtype=torch.int64, device="cpu")
+    if not isinstance(lengths, Tensor) or lengths.dtype not in context.INTEGERS or tuple(lengths.shape) != (batch,):
         raise ValueError(f"lengths expected integers of shape (B={batch},), got {describe(lengths)}.")
+    lengths = lengths.long()
     if lengths.device == device and device.type not in ("cpu", "meta") and not compiling:
         # Packing reads them on the CPU. To wait for them once costs less than a loop over the steps in Python.
         lengths = lengths.cpu()
@@ -248,7 +265,7 @@ def _checked_lengths(lengths: Any, steps: int, batch: int, device: torch.device,
         low, high = int(lengths.min()), int(lengths.max())
         if low < 0 or high > steps:
             raise ValueError(f"lengths expected values from 0 to T={steps}, got values from {low} to {high}.")
-    return lengths.long()
+    return lengths
 
 
 def _check_resets(resets: Any, steps: int, batch: int, device: torch.device) -> None:

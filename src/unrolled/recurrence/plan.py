@@ -62,10 +62,8 @@ def _regularised_refuse(call: Call) -> str | None:
         return f"dtype {call.dtype}: they compute in float32 and float64"
     if 0 in call.x.shape[:2]:
         return "the sequence is empty"
-    if call.compiling:
-        return "torch.compile is tracing: it cannot look into them"
-    if context.transformed():
-        return "a transform of torch.func is active"
+    if call.watched not in ("", context.PROFILER):
+        return f"{call.watched}: they are no operators that it could see"
     return None
 
 

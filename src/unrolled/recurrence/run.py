@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_map
 
 from unrolled import kernels, options
 from unrolled.cells import Norm, Norms
-from unrolled.kernels import definition, regularised, torch_rnn
+from unrolled.kernels import context, definition, regularised, torch_rnn
 from unrolled.kernels.linear import linear
 from unrolled.kernels.operators import token_table
 from unrolled.kernels.packed_segments import PackedSegments, pack_segments
@@ -58,18 +58,27 @@ def layer_by_layer(call: Call, compute: Callable[[Call, Tensor, int, bool], Laye
             outputs.append(done[-1].output)
         x = torch.cat(outputs, -1) if len(outputs) > 1 else outputs[0]  # (T, B, D*H)
         if layer.dropout and number < layer.num_layers - 1:
-            x = dropout(x, layer.dropout, layer.training)
+            x = _between_layers(call, x)
     # Stacked even where there is one: a view could not be detached in place, as loops over chunks like to.
     h_n = torch.stack([one.h_n for one in done])
     state = (h_n,) if done[0].c_n is None else (h_n, torch.stack([one.c_n for one in done]))
     return Result(x, state, done)
 
 
+def _between_layers(call: Call, x: Tensor) -> Tensor:
+    """Dropout between layers. Of packed input masks are drawn for steps of sequences alone, in torch.nn's order."""
+    rate, training = call.layer.dropout, call.layer.training
+    if not (call.packed and training) or call.lengths is None:
+        return dropout(x, rate, training)
+    alive = torch.arange(call.steps, device=x.device).unsqueeze(1) < call.lengths.to(x.device)  # (T, B)
+    return torch.zeros_like(x).index_put((alive,), dropout(x[alive], rate, training))
+
+
 def _kernel_layer(call: Call, x: Tensor, k: int, reverse: bool) -> LayerOutput:
     """The compiled kernels."""
     w, mode = call.weights[k].cell, call.layer.mode
     h0, c0 = (None if part is None else part[k] for part in (call.h0, call.c0))
-    if x.is_floating_point():
+    if x.dtype not in context.INTEGERS:
         given = kernels.Inputs(x, None, None, h0, c0, *w, call.lengths, call.resets)
     else:
         table = token_table(call.embedding, w.w_ih, w.b_ih)
@@ -158,7 +167,7 @@ def _input(call: Call) -> Tensor:
     An exported program must not depend on how many there are.
     """
     x, table = call.x, call.embedding
-    if table is None or x.is_floating_point():
+    if table is None or x.dtype not in context.INTEGERS:
         return x
     exporting = call.compiling and not torch.compiler.is_dynamo_compiling()
     return embedding(x, table) if exporting or table.shape[0] > x.numel() else x
