@@ -210,7 +210,8 @@ def machine() -> str:
         import onnxruntime as ort
 
         versions += f", onnxruntime {ort.__version__}"
-    return f"{processor()}, {platform.machine()}, {library.isa()}; threads {torch.get_num_threads()}; {versions}; {datetime.date.today()}"
+    facts = f"{processor()}, {platform.machine()}, {library.isa()}; threads {torch.get_num_threads()}"
+    return f"{facts}; {versions}; {datetime.date.today()}"
 
 
 def table_of_steps(rounds: int, H: int = 64) -> None:

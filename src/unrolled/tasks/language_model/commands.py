@@ -41,10 +41,10 @@ def sample(run: Path, prompt: str, **settings: Any) -> None:
     """
     from unrolled.tasks import load
 
-    pieces = load(run, task="language-model").sample(prompt, **settings)
+    texts = load(run, task="language-model").sample(prompt, **settings)
     sys.stdout.write(prompt)
-    for piece in pieces:
-        sys.stdout.write(piece)
+    for text in texts:
+        sys.stdout.write(text)
         if sys.stdout.isatty():
             sys.stdout.flush()
     sys.stdout.write("\n")

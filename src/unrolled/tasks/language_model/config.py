@@ -17,9 +17,9 @@ class Config(TrainingConfig):
     unit: Literal["char", "byte", "word", "bpe"] = "char"
     """What a token is: a character, a byte (any file), a word, or a subword (byte-pair encoding)."""
     vocabulary_size: int = Field(8000, ge=260)
-    """With --unit word or bpe: size of the vocabulary; rarer words become smaller pieces (bpe) or unknown (word)."""
+    """With --unit word or bpe: vocabulary size; rarer words are split into smaller subwords (bpe) or become unknown (word)."""
     validation_fraction: float = Field(0.1, ge=0, lt=1)
-    """Fraction of the text, taken from its end, held out for validation; 0 validates on nothing."""
+    """Fraction of the text, taken from its end, held out for validation; 0 for none."""
     documents: bool = False
     """Treat each file as a document of its own: the state is reset where one ends."""
     cell: Literal["rnn", "lstm", "gru"] = "lstm"
@@ -29,7 +29,7 @@ class Config(TrainingConfig):
     num_layers: PositiveInt = 1
     """Number of recurrent layers."""
     input: Literal["embedding", "one-hot"] = "embedding"
-    """How a token enters: a learned embedding, or a one-hot vector."""
+    """Input representation of a token: a learned embedding, or a one-hot vector."""
     embedding_size: PositiveInt | None = None
     """Width of the embedding; by default that of the hidden state."""
     tied: bool = False
@@ -37,9 +37,9 @@ class Config(TrainingConfig):
     dropout: float = Field(0.0, ge=0, lt=1)
     """Dropout rate between layers and before the output."""
     k1: PositiveInt = 64
-    """Truncated BPTT: steps between updates."""
+    """Truncated BPTT: time steps between updates."""
     k2: PositiveInt | None = None
-    """Truncated BPTT: steps that the gradient flows back; by default k1."""
+    """Truncated BPTT: time steps that the gradient flows back; by default k1."""
 
     @model_validator(mode="after")
     def _fit_together(self) -> Self:
