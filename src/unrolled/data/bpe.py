@@ -8,10 +8,19 @@ from typing import Any
 
 
 def from_json(content: Any) -> Any:
-    """A Hugging Face tokenizer from its parsed JSON."""
+    """A Hugging Face tokenizer from its parsed JSON, without what would add to a text's tokens or take from them.
+
+    Special tokens keep their ids, but text that reads like one is text; padding and truncation are not ours to do.
+    """
     from tokenizers import Tokenizer as Library
 
-    return Library.from_str(json.dumps(content))
+    ours = {"added_tokens": [], "padding": None, "truncation": None, "post_processor": None}
+    return Library.from_str(json.dumps({**content, **ours}))
+
+
+def without_special_text(library: Any) -> Any:
+    """The same tokenizer, to which text that reads like a special token is text."""
+    return from_json(json.loads(library.to_str()))
 
 
 def learn(texts: Iterable[str], size: int, specials: Sequence[str], *, add_prefix_space: bool) -> Any:
@@ -27,7 +36,7 @@ def learn(texts: Iterable[str], size: int, specials: Sequence[str], *, add_prefi
         vocab_size=size, special_tokens=list(specials), initial_alphabet=alphabet, show_progress=False
     )
     library.train_from_iterator(texts, trainer)
-    return library
+    return without_special_text(library)
 
 
 def byte_of_letter() -> dict[str, int]:

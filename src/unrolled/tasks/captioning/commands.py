@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -54,12 +55,19 @@ def caption(run: Path, images: tuple[Path, ...], as_json: bool, show: Path | Non
             attention_maps.draw(show / f"{number:04}-{Path(one.image).stem}.png", one.photo, one.words, one.weights)
         if as_json:
             captions = [{"caption": each.text, "score": round(each.score, 4)} for each in one.captions]
-            click.echo(json.dumps({"image": one.image, "captions": captions}, ensure_ascii=False))
+            content = {"image": one.image, "captions": captions}
+            click.echo(json.dumps(content, ensure_ascii=_is_not_utf8(one.image)))
         else:
+            name = os.fsencode(one.image).decode("utf-8", "backslashreplace") if _is_not_utf8(one.image) else one.image
             for each in one.captions:
-                click.echo(f"{one.image}\t{each.text}")
+                click.echo(f"{name}\t{each.text}")
     if skipped:
         click.echo(f"skipped {len(skipped):,} images that cannot be read", err=True)
+
+
+def _is_not_utf8(path: str) -> bool:
+    """Whether a file's name has bytes that are not UTF-8, which Python holds as surrogates."""
+    return any("\udc80" <= character <= "\udcff" for character in path)
 
 
 COMMANDS = [caption]

@@ -15,13 +15,14 @@ class Config(TrainingConfig):
     evaluation_settings: ClassVar = ("beam", "consensus", "longest")
 
     data: tuple[str, ...] = ()
-    """Captions of photos: a CSV or TSV of (image, caption), COCO's JSON, Flickr's token file, or a folder with one of these."""
+    """Captions of photos: a table of (image, caption), COCO's or Karpathy's JSON, JSON lines, Flickr's token file, or a folder
+    with one of these or with a .txt beside each photo."""
     images: str | None = None
     """Folder or .tar of the photos; by default looked for beside the captions."""
     train_list: str | None = None
     """Training split: file of photo names, one per line."""
     validation_list: str | None = None
-    """Validation split: file of photo names, one per line; without either list a random tenth of the photos."""
+    """Validation split: file of photo names, one per line; without either list the captions' own, else a random tenth."""
     encoder: str = "efficientnet-lite0"
     """Pretrained CNN: efficientnet-lite0, or timm:NAME or hf:NAME, from the cache of those libraries or a folder. Or
     small: a few convolutions trained from fresh weights (with fine_tune_from = 1), for drawings."""

@@ -42,7 +42,7 @@ def sample(run: Path, prompt: str, **settings: Any) -> None:
     from unrolled.tasks import load
 
     texts = load(run, task="language-model").sample(prompt, **settings)
-    sys.stdout.write(prompt)
+    sys.stdout.write(prompt.encode("utf-8", "surrogateescape").decode("utf-8", "replace"))  # it may be bytes that are no text
     for text in texts:
         sys.stdout.write(text)
         if sys.stdout.isatty():

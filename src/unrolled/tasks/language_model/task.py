@@ -119,14 +119,16 @@ class Run:
         return graph.save(path)
 
     def evaluate(self, *paths: str, report: Callable[[str, int, int], None] | None = None) -> dict[str, float]:
-        """`loss` (nats per token), `perplexity`, `bits_per_character`, and how many tokens were measured or unknown.
+        """`loss` (nats per token), `perplexity`, `bits_per_character`, and how many tokens were measured or unknown;
+        `files_left_out` where folders have files that are not text.
 
         `report` is called with what is being done, how much of it is done, and the total.
         """
-        tokens = data.encode(list(paths), self.tokenizer)
+        tokens, left_out = data.encode(list(paths), self.tokenizer, self.config.encoding)
         metrics = measure(self.model, tokens, self.tokenizer, report=partial(report, "steps") if report else None)
         return {
             **metrics,
             "tokens": len(tokens) - 1,
             "unknown_tokens": int((tokens[1:] == self.tokenizer.unknown).sum()),
+            **({"files_left_out": len(left_out)} if left_out else {}),
         }
