@@ -256,7 +256,8 @@ def describe(left_out: dict[str, str]) -> str:
     """One line about the files that `find` left out."""
     shown = "; ".join(f"{name} is {problem}" for name, problem in [*left_out.items()][:3])
     more = f"; and {len(left_out) - 3:,} more" if len(left_out) > 3 else ""
-    return f"left out {len(left_out):,} files that are not text: {shown}{more}."
+    files = "file that is" if len(left_out) == 1 else "files that are"
+    return f"left out {len(left_out):,} {files} not text: {shown}{more}."
 
 
 def _read_pipe(path: str) -> bytes:
