@@ -174,3 +174,18 @@ def test_files_of_a_folder_that_are_left_out_are_named_with_the_reason(tmp_path:
 def test_encodings_of_no_text_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match="an encoding that Python knows"):
         sources.check_encoding(name)
+
+
+def test_a_part_of_a_folder_that_cannot_be_read_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "closed").mkdir()
+    (tmp_path / "a.txt").write_text("text")
+    scandir = os.scandir
+
+    def refuse(path: str):
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(DataError, match=r"closed: cannot be read \(Permission denied\)"):
+        sources.find([str(tmp_path)])

@@ -115,6 +115,11 @@ def read(path: str) -> Captions:
         caption = " ".join(re.sub("[\ud800-\udfff]", "\ufffd", caption).split())  # half a surrogate pair is no character
         if name and words(caption):
             captions.setdefault(name, []).append(caption)
+    if not captions and unlisted:
+        raise DataError(
+            f"{path}: none of the {len(unlisted):,} photos that annotations have captions for is in images, "
+            f"the first {[*unlisted][0]}."
+        )
     if not captions:
         raise DataError(f"{path}: no caption with a word in it is left. Expected lines of a photo's name and a caption.")
     return Captions(captions, [*unlisted], {name: split for name, split in splits.items() if name in captions})
@@ -128,6 +133,8 @@ def read_text(path: str) -> str:
     """
     content = sources.read_whole(path)
     encoding = sources.marked_encoding(content) or "utf-8"
+    if b"\0" in content and encoding.startswith("utf-8"):
+        raise DataError(f"{path}: expected UTF-8 text, got zero bytes: a binary file, or UTF-16 without a byte order mark.")
     try:
         return content.decode(encoding)
     except UnicodeError as error:
@@ -274,10 +281,10 @@ def _parse(where: str, text: str) -> Any:
 
 
 def _from_coco(content: Any, unlisted: dict[str, None]) -> Pairs:
-    names = {image["id"]: str(image["file_name"]) for image in content["images"]}
+    names = {str(image["id"]): str(image["file_name"]) for image in content["images"]}
     pairs = []
     for one in content["annotations"]:
-        if (name := names.get(one["image_id"])) is None:
+        if (name := names.get(str(one["image_id"]))) is None:
             unlisted[f"image_id {one['image_id']}"] = None
             continue
         pairs += [(name, caption) for caption in _texts(one["caption"])]

@@ -234,12 +234,14 @@ def _named(pattern: str, path: str, encoding: str) -> list[Source]:
 
 
 def _in_folder(pattern: str, path: str, binary: bool, encoding: str, left_out: dict[str, str]) -> list[Source]:
-    folder = Path(path)
+    folder, inside = Path(path), []
     try:
-        os.scandir(folder).close()
+        for here, folders, names in os.walk(folder, onerror=_raise):
+            folders[:] = [name for name in folders if not _hidden(name)]
+            inside += [one for name in names if not _hidden(name) and (one := Path(here, name)).is_file()]
     except OSError as error:
-        raise DataError(f"{pattern}: cannot be read ({error.strerror}).") from None
-    inside = sorted(one for one in folder.rglob("*") if one.is_file() and not _hidden(one.relative_to(folder)))
+        raise DataError(f"{error.filename or pattern}: cannot be read ({error.strerror}).") from None
+    inside.sort()
     sources = [Source(str(one), encoding=encoding) for one in inside]
     problems = {} if binary else {one.path: problem for one in sources if (problem := one.not_text())}
     texts = [one for one in sources if one.path not in problems]
@@ -286,5 +288,9 @@ def _short(name: str) -> str:
     return name if len(name) < 200 else f"{name[:100]}... ({len(name)} characters)"
 
 
-def _hidden(path: Path) -> bool:
-    return any(part.startswith(".") or part == "__pycache__" for part in path.parts)
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def _hidden(name: str) -> bool:
+    return name.startswith(".") or name == "__pycache__"
