@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from unrolled.data import tokenizers
+from unrolled.data.bpe import LONGEST_RUN
 from unrolled.data.sources import Source
 from unrolled.errors import DataError, RunError
 
@@ -33,6 +34,15 @@ def test_bytes_and_bpe_give_any_text_back(unit: str, text: str) -> None:
 
 
 ANY_TEXT = {unit: learned(unit) for unit in ("byte", "bpe")}
+
+
+def test_bpe_splits_long_runs_without_spaces() -> None:
+    """Its time grows with the square of their length: a megabyte of DNA would take minutes."""
+    text = "ACGT" * 1000 + " and a sentence"
+    tokenizer = learned("bpe", text, 400)
+    ids = tokenizer.encode(text).tolist()
+    assert tokenizer.decode(ids) == text
+    assert max(len(tokenizer.decode([i])) for i in ids) == LONGEST_RUN
 
 
 def test_words_are_words_signs_marks_and_newlines() -> None:

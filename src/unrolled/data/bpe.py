@@ -6,6 +6,9 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+LONGEST_RUN = 100
+"""Longer runs of characters without a space, as in DNA, are split: time grows with the square of their length."""
+
 
 def from_json(content: Any) -> Any:
     """A Hugging Face tokenizer from its parsed JSON, without what would add to a text's tokens or take from them.
@@ -25,11 +28,15 @@ def without_special_text(library: Any) -> Any:
 
 def learn(texts: Iterable[str], size: int, specials: Sequence[str], *, add_prefix_space: bool) -> Any:
     """Byte-level byte-pair encoding (Sennrich, Haddow and Birch 2016; Radford et al. 2019): `size` tokens, `specials` first."""
+    from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
     from tokenizers import Tokenizer as Library
-    from tokenizers import decoders, models, pre_tokenizers, trainers
 
     library = Library(models.BPE())
-    library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=add_prefix_space)  # type: ignore[assignment]
+    by_bytes: Any = pre_tokenizers.ByteLevel(add_prefix_space=add_prefix_space)
+    if not add_prefix_space:  # each part would get one
+        split_long = pre_tokenizers.Split(Regex(rf"\S{{{LONGEST_RUN}}}"), "isolated")
+        by_bytes = pre_tokenizers.Sequence([split_long, by_bytes])
+    library.pre_tokenizer = by_bytes
     library.decoder = decoders.ByteLevel()  # type: ignore[assignment]
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(

@@ -118,7 +118,7 @@ def read(path: str) -> Captions:
     if not captions and unlisted:
         raise DataError(
             f"{path}: none of the {len(unlisted):,} photos that annotations have captions for is in images, "
-            f"the first {[*unlisted][0]}."
+            f"the first {next(iter(unlisted))}."
         )
     if not captions:
         raise DataError(f"{path}: no caption with a word in it is left. Expected lines of a photo's name and a caption.")
