@@ -241,6 +241,8 @@ def test_photos_in_a_folder_and_in_a_tar_are_the_same_bytes(tmp_path: Path) -> N
     assert in_tar.photos[0].photo.path.endswith(".tar")
     assert [one.photo.read() for one in in_tar.photos] == [one.photo.read() for one in in_folder.photos]
     assert [one.captions for one in in_tar.photos] == list(WANTED.values())
+    (tmp_path / "images.tar").rename(tmp_path / "another.tar")
+    assert captions.find([str(tmp_path)]).photos == in_folder.photos  # images/ before an archive of another name
 
 
 def test_a_listed_photo_that_is_not_there_is_told_and_one_that_is_nowhere_is_an_error(tmp_path: Path) -> None:

@@ -21,6 +21,8 @@ def test_folders_globs_and_files_are_found_in_order(tmp_path: Path) -> None:
     assert names(tmp_path) == ["a.txt", "b.txt"]
     assert names(tmp_path / "**" / "*.txt") == ["a.txt", "b.txt"]
     assert names(tmp_path / "sub" / "b.txt", tmp_path / "a.txt") == ["b.txt", "a.txt"]
+    everything = [Path(one.path).name for one in sources.find([str(tmp_path)], binary=True)]
+    assert everything == ["a.txt", "picture.bin", "b.txt"]
 
 
 def test_standard_input_is_a_source(monkeypatch: pytest.MonkeyPatch) -> None:
