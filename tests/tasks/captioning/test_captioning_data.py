@@ -40,7 +40,7 @@ def test_captions_too_few_for_minimum_count_are_refused_before_training(shapes: 
     assert not (tmp_path / "run").exists()
 
 
-def test_photos_whose_names_are_not_utf8_are_learned_from_and_captioned(shapes: Path, tmp_path: Path, command, capsys) -> None:
+def test_photos_whose_names_are_not_utf8_are_learned_from_and_captioned(shapes: Path, tmp_path: Path, command) -> None:
     folder = tmp_path / os.fsdecode(b"d\xe9")
     shutil.copytree(shapes, folder)
     tasks.train("captioning", folder, run=tmp_path / "run", **{**TINY, "max_steps": 2})
@@ -54,8 +54,15 @@ def test_photos_whose_names_are_not_utf8_are_learned_from_and_captioned(shapes: 
     assert json.loads(out)["image"] == str(photo)
 
 
-def test_captions_without_a_name_for_them_are_refused(command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_captions_without_a_name_for_them_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "captions.tsv").write_text("a.jpg\ta dog\n")
     with pytest.raises(DataError, match="got an empty one"):
         data.split(Config(data=("",)), print)
+
+
+def test_a_photo_without_a_name_is_not_the_current_folder(captioner: Path, shapes: Path, command, monkeypatch) -> None:
+    monkeypatch.chdir(shapes)
+    code, out, errors = command("caption", captioner, "")
+    assert (code, out) == (2, "")
+    assert "got an empty one" in errors

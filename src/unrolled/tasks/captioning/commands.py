@@ -12,7 +12,7 @@ import rich_click as click
 
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path))
-@click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("images", nargs=-1, required=True, type=click.Path(allow_dash=True))
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per photo.")
 @click.option(
     "--show",
@@ -34,8 +34,8 @@ import rich_click as click
     help="Sample captions instead of searching for the likeliest, logits divided by this.",
 )
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Random seed of the samples.")
-def caption(run: Path, images: tuple[Path, ...], as_json: bool, show: Path | None, **settings: Any) -> None:
-    """Describe photos; IMAGES are files and folders.
+def caption(run: Path, images: tuple[str, ...], as_json: bool, show: Path | None, **settings: Any) -> None:
+    """Describe photos; IMAGES are files and folders, or - for standard input.
 
     unrolled caption runs/my-run photo.jpg holiday/ --show pictures
     """
