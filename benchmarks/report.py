@@ -1,4 +1,4 @@
-"""docs/performance.md's table and chart: `python -m benchmarks.layers --json > layers.json`, then
+"""The table of layers in docs/performance.md, and its chart: `python -m benchmarks.layers --json > layers.json`, then
 `python -m benchmarks.report layers.json`.
 
 What a person wrote on the page stays; what lies between the two marks is replaced.
@@ -22,77 +22,61 @@ DOCS = Path(__file__).parents[1] / "docs"
 BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"
 
 
-# What was aimed at: mean over torch.nn, bf16 over torch's fp32, share of peak at H >= 128 and B >= 16.
-AIMS = {
-    "LSTM inference": (1.25, None, 95),
-    "LSTM training": (1.4, 2.4, 90),
-    "GRU inference": (2.2, None, 95),
-    "GRU training": (2.5, 2.4, 90),
-    "RNN_TANH inference": (2.2, None, None),
-    "RNN_TANH training": (2.3, 2.4, None),
-}
+NAMES = {f"RNN_TANH {what}": f"RNN {what}" for what in ("inference", "training")}
 
 
-def against(value: float, aim: float | None, form: str) -> str:
-    """A figure beside what it was to be; bold where it falls short."""
-    text = form.format(value)
-    if aim is None:
-        return text
-    return f"{text} ({form.format(aim)})" if value >= aim else f"**{text}** ({form.format(aim)})"
-
-
-def summary(report: dict[str, Any], peers: list[str]) -> Iterator[str]:
-    yield f"| | torch.nn / ours | least | bf16: torch.nn in fp32 / ours | of peak, H ≥ 128, B ≥ 16 |{'|'.join(peers)}|"
-    yield "|" + "---|" * (5 + len(peers))
+def means(report: dict[str, Any], peers: list[str]) -> Iterator[str]:
+    """The headline: geometric means over shapes and threads."""
+    yield f"| | torch.nn | least | bf16, beside torch.nn in fp32 | {' | '.join(peers)} |".replace(" |  |", " |")
+    yield "|" + "---|" * (4 + len(peers))
     for name, m in report["means"].items():
-        mean, bf16, peak = AIMS.get(name, (None, None, None))
-        row = [
-            name,
-            against(m["over_torch"], mean, "{:.2f}"),
-            against(m["least_over_torch"], 0.97, "{:.2f}"),
-            against(m["bf16_over_torch"], bf16, "{:.2f}"),
-        ]
-        if m["large_percent_of_peak"]:
-            least, middle, most = m["large_percent_of_peak"]
-            row.append(f"{against(least, peak, '{:.0f}%')} to {most:.0f}%, median {middle:.0f}%")
-        else:
-            row.append("-")
-        for peer in peers:
-            one = m["others"].get(peer)
-            row.append(f"{one['over_ours']:.2f} (least {one['least']:.2f})" if one else "-")
+        row = [NAMES.get(name, name), *(f"{m[key]:.2f}" for key in ("over_torch", "least_over_torch", "bf16_over_torch"))]
+        row += [f"{m['others'][peer]['over_ours']:.2f}" if m["others"].get(peer) else "-" for peer in peers]
         yield "| " + " | ".join(row) + " |"
 
 
+def by_shape(results: list[dict[str, Any]]) -> Iterator[str]:
+    """torch.nn / ours for each shape, with the most threads that were measured."""
+    threads = max(r["threads"] for r in results)
+    kinds = list(dict.fromkeys((r["mode"], r["what"]) for r in results))
+    yield f"torch.nn's time / ours by shape, {threads} threads:"
+    yield ""
+    yield "| T, B, I, H | " + " | ".join(NAMES.get(f"{mode} {what}", f"{mode} {what}") for mode, what in kinds) + " |"
+    yield "|" + "---|" * (1 + len(kinds))
+    for shape in dict.fromkeys((r["T"], r["B"], r["I"], r["H"]) for r in results):
+        found = {
+            (r["mode"], r["what"]): r["over_torch"]
+            for r in results
+            if r["threads"] == threads and (r["T"], r["B"], r["I"], r["H"]) == shape
+        }
+        row = [f"{found[kind]:.2f}" if kind in found else "-" for kind in kinds]
+        yield f"| {', '.join(map(str, shape))} | {' | '.join(row)} |"
+
+
+def slower(results: list[dict[str, Any]]) -> str:
+    """Where a peer is the faster one, in words."""
+    found: dict[str, list[str]] = {}
+    for r in results:
+        for peer, ratio in {"torch.nn": r["over_torch"], **r["others_over_ours"]}.items():
+            if ratio < 1:
+                name = f"{r['mode']} {r['what']}"
+                where = (
+                    f"{NAMES.get(name, name)} of {r['T']}, {r['B']}, {r['I']}, {r['H']}, threads {r['threads']} ({ratio:.2f})"
+                )
+                found.setdefault(peer, []).append(where)
+    each = [f"{peer}: {'; '.join(places)}." for peer, places in found.items()]
+    nowhere = "" if "torch.nn" in found else "torch.nn is faster at none of these shapes. "
+    return nowhere + (f"Where a peer is faster: {' '.join(each)}" if each else "No peer is faster at any of them.")
+
+
 def table(report: dict[str, Any]) -> str:
+    results = report["results"]
     facts = ", ".join(f"{name} {value}" for name, value in report["machine"].items())
-    noise = sorted(r["noise"] for r in report["results"])[len(report["results"]) // 2]
-    peers = list(dict.fromkeys(name for r in report["results"] for name in r["others_over_ours"]))
-    lines = [
-        f"Machine: {facts}. Two timings of the same thing differ by {100 * noise:.1f}% (median over the table).",
-        "",
-        "Geometric means over the table, the peer's time / ours; in brackets what was aimed at, bold where that is missed.",
-        "",
-        *summary(report, peers),
-        "",
-        "![Ratios by shape](performance.png)",
-        "",
-    ]
-    others = "".join(f" {peer} / ours |" for peer in peers)
-    lines += [
-        "| cell | T, B, I, H | threads | pass | ours, ms | torch.nn, ms | torch.nn / ours | of peak | bf16, ms | its bf16, ms |"
-        + others,
-        "|" + "---|" * (10 + len(peers)),
-    ]
-    for r in report["results"]:
-        s = r["seconds"]
-        bf16 = f"{1e3 * s['ours bf16']:.2f}"
-        ratios = [r["others_over_ours"].get(peer) for peer in peers]
-        lines.append(
-            f"| {r['mode']} | {r['T']}, {r['B']}, {r['I']}, {r['H']} | {r['threads']} | {r['what']} | {1e3 * s['ours']:.2f} | "
-            f"{1e3 * s['torch']:.2f} | {r['over_torch']:.2f} | {r['percent_of_peak']:.0f}% | {bf16} | "
-            f"{1e3 * s['torch bf16']:.2f} |" + "".join(f" {ratio:.2f} |" if ratio else " - |" for ratio in ratios)
-        )
-    return "\n".join(lines)
+    noise = sorted(r["noise"] for r in results)[len(results) // 2]
+    peers = list(dict.fromkeys(name for r in results for name in r["others_over_ours"]))
+    caption = f"*{facts}. Two timings of the same thing differ by {100 * noise:.1f}% (median).*"
+    lines = [*means(report, peers), "", *by_shape(results), "", caption, "", slower(results), ""]
+    return "\n".join([*lines, "![Ratios by shape](performance.png)"])
 
 
 def chart(report: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ difference of the scores after 32 given tokens from the same model in float64.
 from __future__ import annotations
 
 import argparse
+import datetime
 import importlib.util
 import platform
 import statistics
@@ -209,7 +210,8 @@ def machine() -> str:
         import onnxruntime as ort
 
         versions += f", onnxruntime {ort.__version__}"
-    return f"{processor()}, {platform.machine()}, {library.isa()}; threads {torch.get_num_threads()}; {versions}"
+    facts = f"{processor()}, {platform.machine()}, {library.isa()}; threads {torch.get_num_threads()}"
+    return f"{facts}; {versions}; {datetime.date.today()}"
 
 
 def table_of_steps(rounds: int, H: int = 64) -> None:

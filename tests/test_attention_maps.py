@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from unrolled.inspection.attention_maps import _lit, draw
+from unrolled.inspection.attention_maps import _overlaid, draw
 
 
 def photo(width: int = 60, height: int = 40) -> Image.Image:
@@ -45,7 +45,7 @@ def test_a_caption_without_words_is_drawn(tmp_path: Path) -> None:
 def test_the_photo_is_clear_where_the_model_looked() -> None:
     weights = np.zeros((2, 3))
     weights[1, 2] = 0.4
-    seen, original = np.asarray(_lit(photo(), weights)).astype(int), np.asarray(photo()).astype(int)
+    seen, original = np.asarray(_overlaid(photo(), weights)).astype(int), np.asarray(photo()).astype(int)
     different = np.abs(seen - original).mean(-1)
     assert different[30, 55] < 2  # the middle of the place at row 1, column 2
     assert different[:20, :40].mean() > 20

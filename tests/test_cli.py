@@ -1,18 +1,23 @@
 """Every command, and every mistake: one line, exit code 2, nothing half-written."""
 
+import io
 import json
+import multiprocessing
 import os
 import re
 import resource
 import subprocess
 import sys
+import traceback
+from collections.abc import Callable
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
 import torch
 from tests.tolerance import assert_same
 
-from unrolled import kernels, tasks
+from unrolled import cli, kernels, tasks
 from unrolled.errors import ConfigError
 
 
@@ -212,47 +217,71 @@ def test_an_unseen_prompt_is_one_line(command, trained: Path) -> None:
     assert err.startswith("error: the prompt '☃'")
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="no write limit there")
-def test_a_full_disk_during_a_save_keeps_the_last_good_checkpoint(real_text: Path, tmp_path: Path, tiny_flags) -> None:
-    """A write limit on the process stands in for a full disk: small files still fit, the training state does not."""
+@pytest.fixture(scope="module")
+def full_disk() -> Callable[..., tuple[int, str]]:
+    """Run `unrolled ...` in a process whose files may not grow beyond so many bytes, as on a full disk: (exit code, stderr).
+
+    The processes start with torch imported already.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["unrolled.tasks.language_model.task", "unrolled.inspection.loss_curve"])
+
+    def run(most: int, *arguments: str | Path) -> tuple[int, str]:
+        ours, theirs = context.Pipe(duplex=False)
+        process = context.Process(target=_limited, args=(theirs, most, [*map(str, arguments)]))
+        process.start()
+        theirs.close()
+        answer = ours.recv()
+        process.join()
+        return answer
+
+    return run
+
+
+def _limited(answer: Connection, most: int, arguments: list[str]) -> None:
+    torch.set_num_threads(1)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+    sys.argv, sys.stderr = ["unrolled", *arguments], io.StringIO()
+    code = 0
+    try:
+        cli.main()
+    except SystemExit as stop:
+        code = int(stop.code or 0)
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    answer.send((code, sys.stderr.getvalue()))
+
+
+def test_a_full_disk_during_a_save_keeps_the_last_good_checkpoint(
+    full_disk, real_text: Path, tmp_path: Path, tiny_flags: list[str]
+) -> None:
+    """The best weights still fit, the training state does not."""
     run = tmp_path / "run"
-    arguments = ["train", "language-model", str(real_text), "--run", str(run), *tiny_flags, "--hidden-size", "128"]
-    done = subprocess.run(
-        [sys.executable, "-m", "unrolled", *arguments],
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (900_000, 900_000)),
-        capture_output=True,
-        text=True,
+    code, errors = full_disk(
+        900_000, "train", "language-model", real_text, "--run", run, *tiny_flags, "--hidden-size", "128", "--max-steps", "10"
     )
-    assert done.returncode == 2, done.stderr
-    assert "training.safetensors: could not write" in done.stderr
-    assert "the disk is full" in done.stderr
-    assert "Traceback" not in done.stderr
+    assert code == 2, errors
+    assert "training.safetensors: could not write" in errors
+    assert "the disk is full" in errors
+    assert "Traceback" not in errors
     assert not list(run.glob(".*"))
     assert tasks.load(run)  # the best weights, written before, are whole
 
 
-def test_a_full_disk_during_a_report_is_one_line_too(real_text: Path, tmp_path: Path, tiny_flags) -> None:
+def test_a_full_disk_during_a_report_is_one_line_too(full_disk, tmp_path: Path, tiny_flags: list[str]) -> None:
+    (tmp_path / "short.txt").write_text("a short text, whose file of tokens still fits; " * 40)
     long = [*tiny_flags, "--hidden-size", "2", "--max-steps", "3000", "--save-every", "3000", "--evaluate-every", "3000"]
-    done = subprocess.run(
-        [sys.executable, "-m", "unrolled", "train", "language-model", real_text, "--run", tmp_path / "run", *long],
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (22_000, 22_000)),
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 2, done.stderr
-    assert "could not write a report, the disk is full" in done.stderr
-    assert "Traceback" not in done.stderr
+    code, errors = full_disk(6000, "train", "language-model", tmp_path / "short.txt", "--run", tmp_path / "run", *long)
+    assert code == 2, errors
+    assert "could not write a report, the disk is full" in errors
+    assert "Traceback" not in errors
 
 
-def test_a_full_disk_before_training_leaves_nothing(real_text: Path, tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "unrolled", "train", "language-model", str(real_text), "--run", str(tmp_path / "run")],
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000)),
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 2, done.stderr
-    assert "the disk is full. Nothing was left behind." in done.stderr
+def test_a_full_disk_before_training_leaves_nothing(full_disk, real_text: Path, tmp_path: Path) -> None:
+    code, errors = full_disk(1000, "train", "language-model", real_text, "--run", tmp_path / "run")
+    assert code == 2, errors
+    assert "the disk is full. Nothing was left behind." in errors
     assert list(tmp_path.iterdir()) == []
 
 

@@ -256,6 +256,16 @@ def test_consensus_ranks_by_agreement_and_a_share_of_the_score() -> None:
     assert [one.score for one in ranked] == pytest.approx([1 - 0.05, 1 / 3 - 0.01, 2 / 3 - 0.9])
 
 
+def test_consensus_counts_agreement_alone_unless_told_otherwise() -> None:
+    speaker, how = Speaker(1), {**SENTENCES, "number": 3, "samples": 9, "agreement": by_overlap}
+    found, told, weighted = (
+        decode_sentences(speaker, speaker.beginnings(4), **how, **more)
+        for more in ({}, {"likelihood_weight": 0.0}, {"likelihood_weight": 1.0})
+    )
+    assert found == told
+    assert found != weighted
+
+
 def test_sampled_sentences_are_ranked_by_log_p_over_their_length() -> None:
     speaker = Speaker(2)
     (found,) = decode_sentences(speaker, speaker.beginnings(1), **{**SENTENCES, "number": 6}, temperature=1.0)

@@ -46,8 +46,7 @@ def test_images_without_references_are_named() -> None:
 
 
 def test_without_the_package_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    for part in ("bleu.bleu", "cider.cider", "rouge.rouge"):
-        monkeypatch.setitem(sys.modules, f"pycocoevalcap.{part}", None)
+    monkeypatch.setitem(sys.modules, "pycocoevalcap", None)
     with pytest.raises(DataError, match=r"pip install 'unrolled\[captioning\]'"):
         caption_scores({"a": "a dog"}, {"a": ["a dog"]})
 
@@ -80,3 +79,15 @@ def test_the_reward_takes_many_samples_of_an_image_in_any_order() -> None:
 def test_the_reward_wants_captions_for_every_image() -> None:
     with pytest.raises(ValueError, match="got 2 images, one without"):
         CiderReward([[[1]], []])
+
+
+@pytest.mark.parametrize(
+    ("caption", "wanted"),
+    [
+        ("किताब पढ़ता लड़का।", ["किताब", "पढ़ता", "लड़का"]),
+        ("Cafe\u0301 noir", ["cafe\u0301", "noir"]),
+        ("一只狗，在跑。", ["一", "只", "狗", "在", "跑"]),
+    ],
+)
+def test_words_of_other_scripts_are_whole(caption: str, wanted: list[str]) -> None:
+    assert words(caption) == wanted

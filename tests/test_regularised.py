@@ -333,3 +333,23 @@ class TestErrors:
         layer = unrolled.GRU(I, H, learned_state=True)
         with pytest.raises(ValueError, match=r"resets expected booleans .*\(T=5, B=3\), got a tensor of shape \(5, 2\)"):
             layer(torch.zeros(T, B, I), resets=torch.zeros(T, 2, dtype=torch.bool))
+
+
+@pytest.mark.parametrize("option", [{"zoneout": 0.3}, {"layer_norm": True}, {"recurrent_dropout": 0.4}], ids=str)
+@pytest.mark.parametrize("kind", ["RNN", "LSTM", "GRU"])
+def test_without_biases_it_learns_as_with_biases_of_zero(kind: str, option: dict) -> None:
+    without = getattr(unrolled, kind)(3, 5, num_layers=2, bias=False, **option)
+    zeros = getattr(unrolled, kind)(3, 5, num_layers=2, **option)
+    with torch.no_grad():
+        for name, parameter in zeros.named_parameters():
+            if name in dict(without.named_parameters()):
+                parameter.copy_(dict(without.named_parameters())[name])
+            elif name.startswith(("bias_ih", "bias_hh")):
+                parameter.zero_()
+    x, gradients = torch.randn(4, 2, 3), []
+    for layer in (without, zeros):
+        torch.manual_seed(1)
+        layer(x)[0].square().sum().backward()
+        gradients.append({name: parameter.grad for name, parameter in layer.named_parameters()})
+    for name, gradient in gradients[0].items():
+        assert_same(gradient, gradients[1][name])

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import random
 import signal
+import threading
 import time
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from unrolled.errors import DivergenceError, RunError
 from unrolled.optimizer import learning_rate
 from unrolled.task import Counters, Metric, Processes, Run, Step, Task, require
 from unrolled.training import train
+from unrolled.training_log import open_log
 
 
 def contents(folder: Path) -> dict[str, torch.Tensor]:
@@ -94,6 +96,25 @@ def test_reports_go_to_metrics_and_tensorboard(tmp_path: Path) -> None:
     assert [event.value for event in board.Scalars("validation/loss")] == [3.0, 2.0, 2.5, pytest.approx(2.2)]
 
 
+def test_of_the_errors_of_threads_only_those_of_the_disk_wait_for_the_next_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[type] = []
+    hook = lambda details: shown.append(details.exc_type)  # noqa: E731
+    monkeypatch.setattr(threading, "excepthook", hook)
+
+    def fail(error: Exception) -> None:
+        raise error
+
+    with open_log(tmp_path, 0):
+        for error in (OSError("full"), ValueError("a fault")):
+            thread = threading.Thread(target=fail, args=(error,))
+            thread.start()
+            thread.join()
+    assert shown == [ValueError]
+    assert threading.excepthook is hook
+
+
 def test_the_best_weights_are_kept_beside_the_last(tmp_path: Path) -> None:
     outcome = train(Toy(validation=[3.0, 2.0, 2.5, 2.2]), tmp_path)
     assert (outcome.counters.best_step, outcome.counters.best) == (10, 2.0)
@@ -135,6 +156,14 @@ def test_it_stops_early_when_evaluations_do_not_get_better(tmp_path: Path) -> No
     assert (outcome.reason, outcome.counters.step) == ("early stopping", 15)
     outcome = train(Toy(validation=[3.0, 3.1, 3.2, 3.3], patience=0), tmp_path)
     assert outcome.reason == "finished"
+
+
+@pytest.mark.parametrize("lower_is_better", [True, False])
+def test_what_is_as_good_as_the_best_is_not_better(lower_is_better: bool) -> None:
+    metric = Metric("score", "points", lower_is_better)
+    assert not metric.improves(0.5, best=0.5)
+    assert metric.improves(0.5, best=0.6) == lower_is_better
+    assert metric.improves(0.7, best=0.6) != lower_is_better
 
 
 def test_it_stops_when_the_seconds_are_used_up(tmp_path: Path) -> None:

@@ -98,6 +98,17 @@ def test_a_parameter_learns_and_decays_at_its_share_of_the_rate(tmp_path: Path) 
     assert_same(after["idle_slowly"], (before["idle_slowly"] * (1 - 0.25 * 3.0 * rate).prod()).float())
 
 
+def test_steps_are_adamws_of_each_steps_gradient_alone(tmp_path: Path) -> None:
+    factors = [1.0, -2.0, 0.5, 3.0, 0.1, -1.0]
+    after, task = trained(tmp_path, factors, weight_decay=0.3, learning_rate=0.1, clip_norm=1e6)
+    learned, mean, square = weights_before()["learned"].double(), 0.0, 0.0
+    for step, (gradient, rate) in enumerate(zip(factors, rates(task.config), strict=True), start=1):
+        mean, square = 0.9 * mean + 0.1 * gradient, 0.99 * square + 0.01 * gradient**2
+        unbiased, scale = mean / (1 - 0.9**step), (square / (1 - 0.99**step)) ** 0.5
+        learned = learned * (1 - 0.3 * rate) - rate * unbiased / (scale + 1e-8)
+    assert_same(after["learned"], learned)
+
+
 def test_gradients_beyond_the_norm_are_scaled_down_to_it(tmp_path: Path) -> None:
     """The two that learn have a gradient of `factor` each: the norm is that times the root of 2."""
     root, how = 2**0.5, {"weight_decay": 0.0, "learning_rate": 0.1}

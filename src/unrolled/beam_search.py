@@ -35,11 +35,11 @@ def beam_search(
     length_power: float = 0.0,
     forbidden: Sequence[int] = (),
 ) -> list[list[Hypothesis]]:
-    """The likeliest sentences for each of B beginnings: beam search with length normalisation.
+    """The likeliest sentences for each of B inputs: beam search with length normalisation.
 
     Sutskever, Vinyals and Le 2014, section 3.2: every unfinished sentence is continued by every token, and of all continuations
-    the likeliest `beam` count. Those that say END are done; the likeliest `beam` that do not are continued. The search of a
-    sentence stops when `beam` are done, or when none can become better than the `best` that are. Done sentences are ranked by
+    the likeliest `beam` count. Those that end in END are finished; the likeliest `beam` that do not are continued. The search
+    stops when `beam` are finished, or when none can become better than the `best` that are. Finished sentences are ranked by
     log P / length ** length_power (Wu et al. 2016, eq. 14, without its constant). A sentence truncated at `max_length` comes
     after those that ended. A batch gives what its rows give one at a time, as long as `step` treats rows independently.
 
@@ -49,13 +49,13 @@ def beam_search(
             hidden state, such as the features of its image, belongs in here too.
         start, end: START is the first token that `step` sees, and is never predicted; END ends a sentence.
         max_length: how many tokens at most, END among them.
-        beam: how many unfinished sentences are carried for each beginning; 1 is greedy.
-        best: how many sentences to return for each beginning, at most `beam`.
+        beam: how many unfinished sentences are carried for each input; 1 is greedy.
+        best: how many sentences to return for each input, at most `beam`.
         length_power: 0 ranks by probability, which favours short sentences; 1 by mean log probability per token.
         forbidden: ids that are never predicted, such as PAD and UNKNOWN.
 
     Returns:
-        For each beginning its `best` sentences, best first; fewer if there are not so many.
+        For each input its `best` sentences, best first; fewer if there are not so many.
 
     Raises:
         ValueError: beam, best or max_length below 1, best above beam, length_power below 0, or logits that are NaN.

@@ -1,9 +1,9 @@
-"""Training through time: how far back a gradient goes, and what is carried between pieces of a long sequence.
+"""Training through time: how far back a gradient goes, and what is carried between segments of a long sequence.
 
 Backpropagation through time (BPTT; Werbos 1990) unrolls the recurrence and differentiates it. *Full* BPTT goes back to
 the first step. *Truncated* BPTT(k1, k2) (Williams and Peng 1990, there BPTT(h; h')) updates every k1 steps and goes
-back k2: the state, carried on, brings the whole past forward, while its gradient is cut. *Exact* BPTT is full BPTT
-within a stated memory: it keeps few states and computes the rest again.
+back k2: the state, carried on, brings the whole past forward, while its gradient is truncated. *Exact* BPTT is full BPTT
+within a stated memory: it keeps few states and recomputes the rest.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Forward = Callable[[Tensor, Any], tuple[Tensor, Any]]
 
 
 def detach(state: Carry) -> Carry:
-    """The same state, tensor or nest of tuples, lists and None, cut from the graph it was computed in.
+    """The same state, tensor or nest of tuples, lists and None, detached from the graph it was computed in.
 
     >>> h = torch.ones(2, requires_grad=True) * 3
     >>> detach((h, None))[0].requires_grad
@@ -46,7 +46,7 @@ def _each(state: Carry, change: Callable[[Tensor], Tensor]) -> Carry:
 
 
 def window(forward: Forward, inputs: Tensor, state: Any, *, advance: int, dim: int = 0) -> tuple[Tensor, Any]:
-    """Run all of `inputs` from `state`; return the outputs of every step and the state, cut, after the first `advance`.
+    """Run all of `inputs` from `state`; return the outputs of every step and the state, detached, after the first `advance`.
 
     The gradient of the outputs reaches back to the window's first step and no further. The state returned is where the next
     window begins, which overlaps this one when k2 > k1. Time is axis `dim` of inputs and outputs.
@@ -67,12 +67,12 @@ def window(forward: Forward, inputs: Tensor, state: Any, *, advance: int, dim: i
     if advance == steps:
         outputs, state = forward(inputs, state)
         return outputs, detach(state)
-    pieces = []
+    outputs = []
     if advance > 0:
         output, state = forward(inputs.narrow(dim, 0, advance), state)
-        pieces, begin = [output], detach(state)
+        outputs, begin = [output], detach(state)
     output, _ = forward(inputs.narrow(dim, advance, steps - advance), state)
-    return torch.cat([*pieces, output], dim=dim), begin
+    return torch.cat([*outputs, output], dim=dim), begin
 
 
 def truncated(
@@ -81,7 +81,7 @@ def truncated(
     """Truncated BPTT(k1, k2) over a sequence: yields `(steps, outputs, state)` for every k1 new steps.
 
     `outputs` are those of the slice `steps`; their gradient reaches k2 steps back from the end of the slice. Take the loss,
-    call `backward()` and step the optimizer before asking for the next. With k2 = k1 (the default) the sequence is cut into
+    call `backward()` and step the optimizer before asking for the next. With k2 = k1 (the default) the sequence is split into
     chunks; k2 > k1 looks further back and computes each step about k2 / k1 times; k2 < k1 trains only the last k2 of
     every k1 steps. `state` is where the next window starts, to be saved when training is to go on later.
 
@@ -115,7 +115,7 @@ def truncated(
 
 
 class Plan(NamedTuple):
-    """How `exact` cuts a sequence, and what that costs.
+    """How `exact` splits a sequence, and what that costs.
 
     segment: steps that are differentiated at a time.
     kept: the most states kept at once, besides the first one and the one at work.
@@ -130,7 +130,7 @@ class Plan(NamedTuple):
 
 
 class Exact(NamedTuple):
-    """What `exact` returns, all of it cut from any graph: the summed loss, the state after the last step, the plan."""
+    """What `exact` returns, all of it detached: the summed loss, the state after the last step, the plan."""
 
     loss: Tensor
     state: Any
@@ -159,11 +159,11 @@ def exact(
     state (or what it was computed from), and `inputs` when it is a tensor.
 
     Args:
-        forward: `(piece of inputs, state) -> (outputs, state)`, a layer or a model around one. It runs more than once
-            on each piece, so its answer may depend on nothing but its two arguments and random numbers. The state is a
+        forward: `(inputs of a segment, state) -> (outputs, state)`, a layer or a model around one. It runs more than once
+            on each segment, so its answer may depend on nothing but its two arguments and random numbers. The state is a
             tensor or a nest of tuples and lists of tensors and None.
-        inputs: the sequence, cut along `dim`; or a function from a slice of steps to that piece, for data on disk or
-            pieces of several tensors. Then `steps` says how many steps there are.
+        inputs: the sequence, split along `dim`; or a function from a slice of steps to their inputs, for data on disk or
+            inputs of several tensors. Then `steps` says how many steps there are.
         state: before the first step.
         loss: `(outputs, steps) -> scalar`, the loss of a slice of steps given their outputs. These are summed; for a
             mean, divide by the number of steps. Besides once for each segment it is called on the first few steps, to
@@ -230,24 +230,24 @@ def _count_steps(inputs: Any, steps: int | None, dim: int) -> int:
 
 
 class _Sequence:
-    """The sequence and the function over it: a piece can be run, differentiated, or measured."""
+    """The sequence and the function over it: a segment can be run, differentiated, or measured."""
 
     def __init__(self, forward: Any, inputs: Any, state: Any, loss: Any, dim: int) -> None:
         self.forward, self.inputs, self.state, self.loss, self.dim = forward, inputs, state, loss, dim
         self.input_gradient: Tensor | None = None
         self.weights: list[Tensor] | None = None  # what a step's gradient goes to, besides its inputs and state
-        self.devices = _tensors((self._piece(slice(0, 1)), state))  # random numbers are drawn where these are
+        self.devices = _tensors((self._inputs(slice(0, 1)), state))  # random numbers are drawn where these are
 
-    def _piece(self, steps: slice) -> Any:
+    def _inputs(self, steps: slice) -> Any:
         if not isinstance(self.inputs, Tensor):
             return self.inputs(steps)
-        piece = self.inputs.detach().narrow(self.dim, steps.start, steps.stop - steps.start)
-        return piece.requires_grad_(self.inputs.requires_grad)
+        inputs = self.inputs.detach().narrow(self.dim, steps.start, steps.stop - steps.start)
+        return inputs.requires_grad_(self.inputs.requires_grad)
 
     @torch.no_grad()
     def advance(self, steps: slice, state: Any) -> Any:
         """The state after these steps, in memory of its own: a view would keep all the outputs it is part of."""
-        return _each(self.forward(self._piece(steps), state)[1], torch.clone)
+        return _each(self.forward(self._inputs(steps), state)[1], torch.clone)
 
     def differentiate(
         self, steps: slice, state: Any, gradients: list[Tensor | None] | None
@@ -256,24 +256,24 @@ class _Sequence:
 
         `gradients` are those that later steps have for the state in between; None at the sequence's end.
         """
-        piece, state, value, final = self._graph(steps, state)
+        inputs, state, value, final = self._graph(steps, state)
         ends, seeds = _ends(value, final, gradients)
         if ends:
             torch.autograd.backward(ends, seeds)
-        if isinstance(self.inputs, Tensor) and piece.grad is not None:
+        if isinstance(self.inputs, Tensor) and inputs.grad is not None:
             if self.input_gradient is None:
                 self.input_gradient = torch.zeros_like(self.inputs)
-            self.input_gradient.narrow(self.dim, steps.start, steps.stop - steps.start).copy_(piece.grad)
+            self.input_gradient.narrow(self.dim, steps.start, steps.stop - steps.start).copy_(inputs.grad)
         return value.detach(), detach(final), [leaf.grad for leaf in _tensors(state)]
 
     def _graph(self, steps: slice, state: Any) -> tuple[Any, Any, Tensor, Any]:
-        piece = self._piece(steps)
+        inputs = self._inputs(steps)
         state = _each(state, lambda part: part.detach().requires_grad_(part.is_floating_point()))
         torch.clear_autocast_cache()  # a cast of weights cached while `advance` ran would have no graph
         with torch.enable_grad():
-            outputs, final = self.forward(piece, state)
+            outputs, final = self.forward(inputs, state)
             value = torch.as_tensor(self.loss(outputs, steps))
-        return piece, state, value, final
+        return inputs, state, value, final
 
     def hand_back(self, gradients: list[Tensor | None] | None) -> None:
         """Give the gradients of the initial state and the inputs to those that require them."""
@@ -288,14 +288,14 @@ class _Sequence:
         random, steps = self.random_state(), slice(0, count)
         with LiveBytes() as bytes:
             state = self.advance(steps, self.state)
-            piece, begin, value, final = self._graph(steps, state)
+            inputs, begin, value, final = self._graph(steps, state)
             ends, seeds = _ends(value, final, [torch.zeros_like(part) for part in _tensors(final)])
-            own = [part for part in _tensors((piece, begin)) if part.requires_grad]
+            own = [part for part in _tensors((inputs, begin)) if part.requires_grad]
             if self.weights is None:
                 self.weights = [leaf for leaf in _leaves_of(ends) if all(leaf is not part for part in own)]
             if ends and (own or self.weights):  # into new tensors, so that no .grad changes
                 torch.autograd.grad(ends, [*self.weights, *own], seeds, allow_unused=True)
-        del piece, begin, value, final, ends, seeds, own
+        del inputs, begin, value, final, ends, seeds, own
         self.set_random_state(random)
         kept = sum(part.nbytes for part in _tensors((state, random)))
         return bytes.peak + kept, kept  # the sequence's last state is there all the time
@@ -344,12 +344,12 @@ _FEW = 32  # steps; with fewer, gradients of the weights and not activations may
 
 
 def _plan(sequence: _Sequence, total: int, memory: int) -> Plan:
-    """The fastest plan, by what pieces of growing length were measured to need, as far as the budget lets them grow."""
+    """The fastest plan, by what segments of growing length were measured to need, as far as the budget lets them grow."""
     most, kept_bytes = sequence.measure(1)
     if most > memory:
         raise ConfigError(
             f"exact BPTT expected memory of at least {most:,} bytes, what one step needs here, got {memory:,}. "
-            f"The least is slow: with {kept_bytes:,} bytes more for each state kept, fewer steps are computed again."
+            f"The least is slow: with {kept_bytes:,} bytes more for each state kept, fewer steps are recomputed."
         )
     measured = {1: most}
     while True:
@@ -365,12 +365,12 @@ def _fastest(total: int, memory: int, kept_bytes: int, measured: dict[int, int])
     plans, wanted = [], 1
     while wanted <= total:
         segment = -(-total // wanted)
-        pieces = -(-total // segment)
+        segments = -(-total // segment)
         room = memory - _need(segment, measured)
         if room >= 0:
-            kept = min(pieces - 1, room // kept_bytes)
-            advanced = _advances(pieces, kept)
-            time = (advanced + 3 * pieces) * (segment + _CALL)  # with a graph and back takes about three times as long
+            kept = min(segments - 1, room // kept_bytes)
+            advanced = _advances(segments, kept)
+            time = (advanced + 3 * segments) * (segment + _CALL)  # with a graph and back takes about three times as long
             plans.append((time, Plan(segment, kept, advanced * segment / total, memory - room + kept * kept_bytes)))
         more = max(wanted + 1, wanted * 21 // 20)
         wanted = total if wanted < total < more else more
@@ -381,46 +381,46 @@ def _fastest(total: int, memory: int, kept_bytes: int, measured: dict[int, int])
 def _need(segment: int, measured: dict[int, int]) -> int:
     """Bytes for a segment, at most: where it is longer than what was measured, by the lower of two bounds.
 
-    It needs no more than the pieces it can be cut into need together. And once there are more than a few steps, bytes
-    grow in proportion to them; a quarter is added because they may not quite do so yet.
+    It needs no more than the shorter segments it can be split into need together. And once there are more than a few steps,
+    bytes grow in proportion to them; a quarter is added because they may not quite do so yet.
     """
     longest = max(measured)
     if segment <= longest:
         return min((bytes for steps, bytes in measured.items() if steps >= segment > 0), default=0)
-    in_pieces = segment // longest * measured[longest] + _need(segment % longest, measured)
+    in_parts = segment // longest * measured[longest] + _need(segment % longest, measured)
     if longest < _FEW:
-        return in_pieces
+        return in_parts
     before = max(steps for steps in measured if steps < longest)
     per_step = max(0.0, (measured[longest] - measured[before]) / (longest - before))
-    return min(in_pieces, math.ceil(measured[longest] + 1.25 * per_step * (segment - longest)))
+    return min(in_parts, math.ceil(measured[longest] + 1.25 * per_step * (segment - longest)))
 
 
-def _advances(pieces: int, free: int) -> int:
-    """How many pieces are run without a graph, at the least, to differentiate `pieces` with room for `free` states.
+def _advances(segments: int, free: int) -> int:
+    """How many segments are run without a graph, at the least, to differentiate `segments` with room for `free` states.
 
-    With c = free + 1, counting the first state, and r the smallest number with pieces <= C(c + r, c), it is
-    r * pieces - C(c + r, c + 1) (Griewank and Walther 2000).
+    With c = free + 1, counting the first state, and r the smallest number with segments <= C(c + r, c), it is
+    r * segments - C(c + r, c + 1) (Griewank and Walther 2000).
 
     >>> [_advances(10, free) for free in (0, 1, 2, 9)]
     [45, 20, 15, 9]
     """
     if free == 0:
-        return pieces * (pieces - 1) // 2
-    repeats = _repeats(pieces, free)
-    return repeats * pieces - math.comb(free + 1 + repeats, free + 2)
+        return segments * (segments - 1) // 2
+    repeats = _repeats(segments, free)
+    return repeats * segments - math.comb(free + 1 + repeats, free + 2)
 
 
-def _stride(pieces: int, free: int) -> int:
-    """How many pieces to run before the next state is kept, so that `_advances` holds."""
+def _stride(segments: int, free: int) -> int:
+    """How many segments to run before the next state is kept, so that `_advances` holds."""
     if free == 0:
-        return pieces - 1
-    repeats = _repeats(pieces, free)
+        return segments - 1
+    repeats = _repeats(segments, free)
     least = math.comb(free + repeats - 1, free + 1)  # what one repetition fewer can do with all states
-    return max(1, least, pieces - math.comb(free + repeats, free))  # what as many can do with one state fewer
+    return max(1, least, segments - math.comb(free + repeats, free))  # what as many can do with one state fewer
 
 
-def _repeats(pieces: int, free: int) -> int:
+def _repeats(segments: int, free: int) -> int:
     repeats = 0
-    while math.comb(free + 1 + repeats, free + 1) < pieces:
+    while math.comb(free + 1 + repeats, free + 1) < segments:
         repeats += 1
     return repeats

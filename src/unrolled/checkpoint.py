@@ -40,7 +40,7 @@ def write_config(folder: Path, task: str, config: TrainingConfig) -> None:
         RunError: the disk is full or refuses.
     """
     saved = Saved.of(task, config, unrolled.__version__, FORMAT_VERSION)
-    write_atomically(folder / CONFIG, saved.model_dump_json(indent=2).encode())
+    write_atomically(folder / CONFIG, json.dumps(saved.model_dump(), indent=2).encode())  # ASCII: paths may be no UTF-8
 
 
 def read_config(folder: Path) -> Saved:

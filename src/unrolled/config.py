@@ -37,25 +37,25 @@ class TrainingConfig(BaseModel):
     batch_size: PositiveInt = 32
     """Sequences per step, over all processes together."""
     learning_rate: float = Field(2e-3, gt=0)
-    """Peak learning rate of AdamW, after warm-up; it then falls to zero along a cosine."""
+    """Peak learning rate of AdamW: linear warm-up, then cosine decay to zero."""
     warmup_steps: NonNegativeInt = 100
-    """Steps over which the learning rate rises from zero to its peak."""
+    """Steps of linear learning-rate warm-up."""
     weight_decay: NonNegativeFloat = 0.01
-    """AdamW's decoupled weight decay, for matrices only."""
+    """Decoupled weight decay of AdamW, of matrices only (no biases, no norms)."""
     clip_norm: float = Field(1.0, gt=0)
-    """Scale gradients down to this norm when they exceed it, so that one explosion does not undo the training."""
+    """Gradient clipping: maximum norm of all gradients together."""
     evaluate_every: PositiveInt = 250
-    """Steps between evaluations on the validation part; the best weights are kept."""
+    """Steps between evaluations on the validation set; the best weights are kept."""
     patience: NonNegativeInt = 10
-    """Stop early after this many evaluations in a row without a better one; 0 never does."""
+    """Early stopping: after this many evaluations without improvement; 0 turns it off."""
     save_every: PositiveInt = 250
-    """Steps between checkpoints: what a crash can cost."""
+    """Steps between checkpoints; a crash loses at most these."""
     sample_every: NonNegativeInt = 250
     """Steps between short samples on the screen; 0 shows none."""
     workers: NonNegativeInt = 1
-    """Threads that make batches ahead of the steps that take them, in each process; 0 makes each when it is needed."""
+    """Threads that prefetch batches, in each process; 0 prepares each batch when it is needed."""
     precision: Literal["fp32", "bf16"] = "fp32"
-    """Arithmetic of the matrix products; bf16 is faster where the processor has it, weights stay fp32."""
+    """bf16: mixed precision, matrix products in bfloat16 and weights in fp32; faster where the processor has it."""
     device: str = "auto"
     """Where to train: auto (an accelerator if there is one), cpu, cuda, ..."""
     seed: NonNegativeInt = 0

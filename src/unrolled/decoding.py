@@ -1,4 +1,4 @@
-"""From scores to text: one token, greedy or drawn; whole sentences, by beam search, by sampling or by consensus.
+"""From scores to text: one token, greedy or sampled; whole sentences, by beam search, by sampling or by consensus.
 
 Functions that write sentences see a model as a step: (tokens (N,), state) -> (logits (N, V), next state), where a state is
 tensors with N rows in axis 0, alone or in tuples, lists and dicts.
@@ -32,8 +32,8 @@ def choose(
 
     Args:
         temperature: divides the logits; 0 is greedy, the likeliest token always.
-        top_k: draw among the k likeliest only (Fan, Lewis and Dauphin 2018).
-        top_p: draw among the fewest likeliest whose probabilities reach p (Holtzman et al. 2020).
+        top_k: sample among the k likeliest only (Fan, Lewis and Dauphin 2018).
+        top_p: nucleus sampling, among the fewest likeliest whose probabilities reach p (Holtzman et al. 2020).
         generator: where randomness comes from.
         uniform: the random numbers themselves, (B,) in [0, 1), instead of a generator.
 
@@ -85,14 +85,14 @@ def sample(
     forbidden: Sequence[int] = (),
     temperature: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
-    """Draw sentences token by token: ids (B, n, T) with PAD behind END, and log P of each sentence at temperature 1, (B, n).
+    """Sample sentences token by token: ids (B, n, T) with PAD behind END, and log P of each sentence at temperature 1, (B, n).
 
-    The rows that `step` gets stand together by beginning, as many for each.
+    The rows that `step` gets stand together by input, as many for each.
 
     Args:
         step: (tokens (N,), state) -> (logits (N, V), next state).
         state: before START, B rows.
-        uniform: (max_length, B, n), random numbers in [0, 1): n sentences for each of B beginnings.
+        uniform: (max_length, B, n), random numbers in [0, 1): n sentences for each of B inputs.
         start, end, pad: START is the first token that `step` sees; END ends a sentence; neither START nor PAD is predicted.
         forbidden: further ids that are never predicted.
         temperature: divides the logits.
@@ -111,8 +111,8 @@ def sample(
     rows = torch.arange(batch * number, device=device)  # the sentences that are being written
     tokens, log_p = torch.full((len(rows), steps), pad, device=device), torch.zeros(len(rows), device=device)
     logits, state = step(torch.full((batch,), start, device=device), state)
-    beginning = rows // number
-    logits, state = logits[beginning], take_rows(state, beginning)
+    of_input = rows // number
+    logits, state = logits[of_input], take_rows(state, of_input)
     done, length = torch.zeros_like(rows, dtype=torch.bool), 0
     for t, numbers in enumerate(uniform.flatten(1).to(device)):
         scores = logits.float().index_fill(-1, never, -torch.inf)
@@ -124,7 +124,7 @@ def sample(
         width = int((~done).view(batch, -1).sum(1).max())
         if not width or length == steps:
             break
-        if width * batch < len(rows):  # go on with the unfinished, and where a beginning has fewer, with finished ones
+        if width * batch < len(rows):  # go on with the unfinished, and where an input has fewer, with finished ones
             first = done.view(batch, -1).byte().argsort(dim=1, stable=True)[:, :width]
             kept = (first + len(rows) // batch * torch.arange(batch, device=device).unsqueeze(1)).flatten()
             rows, token, done, state = rows[kept], token[kept], done[kept], take_rows(state, kept)
@@ -169,17 +169,17 @@ def decode_sentences(
     temperature: float | None = None,
     seed: int = 0,
 ) -> list[list[Hypothesis]]:
-    """`number` sentences for each of B beginnings, best first: by beam search, by consensus, or drawn.
+    """`number` sentences for each of B inputs, best first: by beam search, by consensus, or sampled.
 
-    What a beginning gets does not depend on the others of its batch: each is given the same random numbers.
+    What an input gets does not depend on the others of its batch: each is given the same random numbers.
 
     Args:
         step, state, start, end, pad, max_length, forbidden, length_power: as in `beam_search` and `sample`.
         beam: width of the search, at least `number`.
         number: how many sentences to return.
-        samples: how many to draw for `consensus` among what the search found; 0 ranks by likelihood.
+        samples: how many to sample for `consensus` among what the search found; 0 ranks by likelihood.
         agreement, likelihood_weight: of `consensus`.
-        temperature: draw the sentences at this temperature instead of searching.
+        temperature: sample the sentences at this temperature instead of searching.
         seed: of all that is drawn.
 
     Raises:

@@ -80,7 +80,7 @@ class Encoder(nn.Module):
         return x.flatten(2).transpose(1, 2) if x.dim() == 4 else x
 
     def pixels(self, photo: Image.Image, side: int | None = None) -> Tensor:
-        """A photo as what `forward` takes, (3, side, side) bytes, `size` if not told: all of it, squeezed to a square."""
+        """A photo as what `forward` takes, (3, side, side) bytes (`side`: `size` by default): resized, not cropped."""
         side = side or self.size
         small = photo.convert("RGB").resize((side, side), Image.Resampling.BICUBIC, reducing_gap=3.0)
         return torch.from_numpy(np.array(small)).permute(2, 0, 1)

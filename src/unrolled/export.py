@@ -39,7 +39,7 @@ def export_onnx(layer: Layer, path: str | os.PathLike[str], *, lengths: bool = F
 
     Inputs are `input`, laid out as the layer takes it, `h_0` (L*D, B, H), for the LSTM `c_0`, and with `lengths=True`
     `lengths` (B,), int32, from 0 to T. Outputs are `output`, `h_n` and `c_n`. All inputs must be given: zeros for the
-    first state, and the last state back in to go on, so that pieces or single steps give what the whole gives. Dropout
+    first state, and the last state back in to go on, so that segments or single steps give what the whole gives. Dropout
     acts in training only and is not written. The file appears whole or not at all.
 
     onnxruntime on the CPU runs float32; a layer of another dtype is written in it, for other programs.

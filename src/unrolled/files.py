@@ -66,11 +66,15 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 def require_new(path: Path, advice: str) -> None:
-    """Refuse a path at which there is a file or a folder with something in it.
+    """Refuse a path at which there is a file or a folder with something in it, and one that is not UTF-8.
 
     Raises:
         RunError: there is; `advice` says what to do.
     """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:  # TensorBoard takes no other
+        raise RunError(f"{str(path)!r}: expected the name of a new folder in UTF-8, got other bytes. Name another.") from None
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise RunError(f"{path}: already there and not empty. {advice}")
 

@@ -10,20 +10,21 @@ from __future__ import annotations
 
 import importlib.util
 import math
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
+import regex
 import torch
 from torch import Tensor
 
+from unrolled.data.words import apart
 from unrolled.errors import DataError
 
 _ABBREVIATIONS = (
     "Mr Mrs Ms Messrs Dr Drs Prof St Ave Jr Sr Inc Co Corp Ltd vs etc Mt Ft Gen Sgt Lt Col Capt Maj Rev Gov Sen Rep Hon Pres "
     "Dept Blvd Rd Bros Jan Feb Apr Jun Jul Aug Sep Sept Oct Nov Dec Mon Tue Wed Thu Fri Calif Fla Tex Mass Pa Ph.D"
 ).replace(".", r"\.")
-_WORD = re.compile(
+_WORD = regex.compile(
     "|".join(
         [
             r"</?[a-z][^<>\s]*>",  # a tag such as <unk>
@@ -41,14 +42,14 @@ _WORD = re.compile(
             r"--+|\.\.+|[!?]+|'+|`+|\S",
         ]
     ),
-    re.IGNORECASE,
+    regex.IGNORECASE,
 )
 _PLAIN = str.maketrans(
     {"’": "'", "‘": "`", "“": '"', "”": '"', "£": "#", "€": "$", "–": " - ", "—": " - ", "…": " ", "½": "1/2", "\xa0": " "}
 )
 _ENTITIES = {"&amp;": "&", "&lt;": "<", "&gt;": ">", "&quot;": '"', "&apos;": "'"}
 _BRACKETS = {"(": "-lrb-", ")": "-rrb-", "[": "-lsb-", "]": "-rsb-", "{": "-lcb-", "}": "-rcb-"}
-_DROPPED = re.compile(r"[.,:;'`\"\-―]+|[?!]")
+_DROPPED = regex.compile(r"[.,:;'`\"\-―]+|[?!]|[。，、；：！？「」『』（）《》。।॥؟،؛]")
 
 
 def words(caption: str) -> list[str]:
@@ -56,15 +57,16 @@ def words(caption: str) -> list[str]:
 
     The rules of the Penn Treebank as Stanford's PTBTokenizer has them, oddities included: brackets stay, as -lrb- and -rrb-,
     and so does ``!!``. Equal to what the evaluation's own tokenizer (Java) says of each of the 59,842 English captions of
-    Flickr8k, Multi30k and 128 photos of COCO; outside captions (rare abbreviations, smileys, scripts without spaces) it can
-    differ.
+    Flickr8k, Multi30k and 128 photos of COCO; outside captions (rare abbreviations, smileys) it can
+    differ. In scripts that are written without spaces every character counts as a word.
 
     >>> words("The dog can't find Mr. Smith's T-shirt, so it waits.")
     ['the', 'dog', 'ca', "n't", 'find', 'mr.', 'smith', "'s", 't-shirt', 'so', 'it', 'waits']
     """
     for entity, character in _ENTITIES.items():
         caption = caption.replace(entity, character)
-    found = _WORD.findall(caption.translate(_PLAIN))
+    caption = caption.translate(_PLAIN)
+    found = _WORD.findall(caption if caption.isascii() else apart(caption))
     return [_BRACKETS[word] if word in _BRACKETS else word.lower() for word in found if not _DROPPED.fullmatch(word)]
 
 

@@ -44,7 +44,7 @@ class Progress:
 
     @contextmanager
     def counting(self) -> Iterator[Callable[[str, int, int], None]]:
-        """On a terminal, bars of what is counted; what is yielded is told what that is, how many are done, of how many."""
+        """Progress bars on a terminal; yields a function to call with what is counted, how many are done, and the total."""
         columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeRemainingColumn())
         with Bar(*columns, console=self.console, transient=True, disable=not self.console.is_terminal) as bar:
             tasks: dict[str, Any] = {}

@@ -157,7 +157,7 @@ class Run(Protocol):
 
         Args:
             paths: the data, in any form that training takes.
-            report: told what is being done, how much of it is done, and of how much.
+            report: called with what is being done, how much of it is done, and the total.
 
         Raises:
             DataError: the data cannot be read or is too little.

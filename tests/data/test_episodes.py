@@ -50,6 +50,13 @@ def test_streams_go_on_from_batch_to_batch_and_repeat_nothing() -> None:
     assert len(seen) > sum(LENGTHS) - max(LENGTHS) - 2 * 3
 
 
+@pytest.mark.parametrize("steps", [1, 4, 5, 6, 12])
+def test_streams_are_read_as_far_as_whole_batches_go(steps: int) -> None:
+    batches = list(lay_end_to_end([(torch.zeros(n),) for n in (7, 5)], batch_size=1, steps=steps))
+    assert len(batches) == 12 // steps
+    assert {resets.shape for _, resets in batches} == {(steps, 1)}
+
+
 def test_the_order_is_the_generators() -> None:
     order = lambda seed: [  # noqa: E731
         where.tolist() for (_, where), _ in lay_end_to_end(numbered(), 2, 3, generator=torch.Generator().manual_seed(seed))

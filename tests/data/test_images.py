@@ -1,6 +1,7 @@
 """Images of every kind come out as RGB, upright; what is no image is named in one line."""
 
 import io
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -211,3 +212,22 @@ def test_images_are_found_in_files_and_folders(tmp_path: Path) -> None:
         find_images([tmp_path / "none"])
     with pytest.raises(DataError, match=r"nosuch: no such file or folder"):
         find_images([tmp_path / "nosuch"])
+
+
+def test_an_image_comes_through_a_pipe(tmp_path: Path) -> None:
+    Image.new("RGB", (3, 2), "teal").save(tmp_path / "a.png")
+    reading, writing = os.pipe()
+    with open(writing, "wb") as file:
+        file.write((tmp_path / "a.png").read_bytes())
+    (path,) = find_images([f"/dev/fd/{reading}"])
+    assert read_image(path).size == (3, 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"), [("", "got an empty one"), ("/dev/zero", "got a device"), ("a" * 300, "File name too long")]
+)
+def test_what_cannot_be_an_image_is_refused(name: str, said: str) -> None:
+    with pytest.raises(DataError, match=said):
+        find_images([name])
+    with pytest.raises(DataError, match=said):
+        read_image(name)

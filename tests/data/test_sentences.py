@@ -7,7 +7,7 @@ import pytest
 
 from unrolled.data import sentences
 from unrolled.data.sentences import END, START, UNKNOWN, SentenceTokenizer, pad_sentences
-from unrolled.errors import RunError
+from unrolled.errors import DataError, RunError
 
 
 @pytest.mark.parametrize("unit", ["word", "bpe"])
@@ -24,6 +24,39 @@ def test_words_that_are_rare_are_unknown_and_never_written() -> None:
     tokenizer = SentenceTokenizer.learn("word", ["a dog", "a cat"], minimum_count=2)
     assert tokenizer.encode("A dog") == [4, UNKNOWN]
     assert tokenizer.decode([4, UNKNOWN]) == "a"
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("किताब पढ़ता लड़का", 3),
+        ("বাচ্চা ছেলে", 2),
+        ("قِطَّةٌ سَوْداء", 2),
+        ("שָׁלוֹם", 1),
+        ("cafe\u0301 re\u0301sume\u0301", 2),
+        ("நாய் ஓடுகிறது", 2),
+        ("一只狗在跑", 5),
+        ("コーヒーを飲む", 7),
+        ("หมาวิ่ง", 5),
+        ("개가 달린다", 2),
+        ("2只 dogs", 3),
+    ],
+)
+@pytest.mark.parametrize("unit", ["word", "bpe"])
+def test_words_of_every_script_come_back(unit: str, text: str, count: int) -> None:
+    tokenizer = SentenceTokenizer.learn(unit, [text], vocabulary_size=300)
+    ids = tokenizer.encode(text)
+    assert UNKNOWN not in ids
+    assert tokenizer.decode(ids).replace(" ", "") == text.replace(" ", "")
+    if unit == "word":
+        assert len(ids) == count
+    if text[0] != "2":  # where scripts meet a space is put
+        assert tokenizer.decode(ids) == text
+
+
+def test_too_few_sentences_for_a_vocabulary_are_refused_naming_the_setting() -> None:
+    with pytest.raises(DataError, match=r"no word occurs 5 times \(--minimum-count\).* 'dog', occurs 2 times"):
+        SentenceTokenizer.learn("word", ["one dog", "The dog"], minimum_count=5)
 
 
 def test_the_vocabulary_of_a_run_of_0_1_still_opens(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Text becomes ids and ids become the same text."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from unrolled.data import tokenizers
+from unrolled.data.bpe import LONGEST_RUN
 from unrolled.data.sources import Source
 from unrolled.errors import DataError, RunError
 
@@ -34,6 +36,15 @@ def test_bytes_and_bpe_give_any_text_back(unit: str, text: str) -> None:
 ANY_TEXT = {unit: learned(unit) for unit in ("byte", "bpe")}
 
 
+def test_bpe_splits_long_runs_without_spaces() -> None:
+    """Its time grows with the square of their length: a megabyte of DNA would take minutes."""
+    text = "ACGT" * 1000 + " and a sentence"
+    tokenizer = learned("bpe", text, 400)
+    ids = tokenizer.encode(text).tolist()
+    assert tokenizer.decode(ids) == text
+    assert max(len(tokenizer.decode([i])) for i in ids) == LONGEST_RUN
+
+
 def test_words_are_words_signs_marks_and_newlines() -> None:
     tokenizer = learned("word")
     ids = tokenizer.encode("It's a well-known <unk> fox.\n").tolist()
@@ -41,6 +52,61 @@ def test_words_are_words_signs_marks_and_newlines() -> None:
     assert tokenizer.unknown not in ids
     assert tokenizer.decode(ids).startswith("It's a well-known <unk> fox.")
     assert tokenizer.encode("zebra").tolist() == [tokenizer.unknown]
+
+
+CHAT = "<|user|>\nhi there<|end|>\n<|assistant|>\nhello <|unknown|> to you <|end|>\n <|end|>" * 50
+
+
+@pytest.mark.parametrize("unit", ["char", "byte", "word", "bpe"])
+@pytest.mark.parametrize("saved", [False, True])
+def test_text_that_reads_like_a_special_token_is_text(unit: str, saved: bool, tmp_path: Path) -> None:
+    tokenizer = learned(unit, CHAT)
+    if saved:
+        tokenizer.save(tmp_path)
+        tokenizer = tokenizers.load(tmp_path)
+    ids = tokenizer.encode(CHAT)
+    assert not {tokenizer.unknown, tokenizer.end} & set(ids.tolist())
+    assert ids.max() < tokenizer.size
+    decoded = tokenizer.decode(ids.tolist())
+    if unit == "word":  # spaces are not kept
+        assert decoded.split() == CHAT.replace("<|", " <|").replace("|>", "|> ").split()
+    else:
+        assert decoded == CHAT
+        counts = tokenizer.characters_per_token()
+        assert counts is not None
+        assert counts[ids].sum() == len(CHAT)
+
+
+def test_line_ends_of_every_system_are_one_token_among_words() -> None:
+    tokenizer = learned("word", "one two\nthree\n")
+    wanted = tokenizer.encode("one two\nthree\n").tolist()
+    assert len(wanted) == 5
+    for end in ("\r\n", "\r"):
+        assert tokenizer.encode(f"one two{end}three{end}").tolist() == wanted
+
+
+@pytest.mark.parametrize(
+    "text", ["किताब पढ़ता लड़का", "قِطَّةٌ سَوْداء", "cafe\u0301 re\u0301sume\u0301", "می\u200cشود", "நாய் ஓடுகிறது"]
+)
+def test_words_keep_their_combining_marks(text: str) -> None:
+    tokenizer = learned("word", text)
+    ids = tokenizer.encode(text).tolist()
+    assert len(ids) == len(text.split())
+    assert tokenizer.decode(ids) == text
+
+
+def test_scripts_without_spaces_have_a_word_for_each_character() -> None:
+    tokenizer = learned("word", "一只狗。コーヒー a dog")
+    assert len(tokenizer.encode("一只狗。")) == 4
+    assert tokenizer.decode(tokenizer.encode("一只狗。a dog一只").tolist()) == "一只狗。 a dog 一只"
+
+
+@pytest.mark.parametrize("unit", ["char", "word", "bpe"])
+def test_a_prompt_that_is_not_utf8_is_refused_but_by_bytes(unit: str) -> None:
+    prompt = os.fsdecode(b"caf\xe9")
+    with pytest.raises(DataError, match=r"the prompt 'caf\\udce9' has bytes that are not UTF-8"):
+        learned(unit).encode_prompt(prompt)
+    assert learned("byte").encode_prompt(prompt).tolist() == [byte + 2 for byte in b"caf\xe9"]
 
 
 @pytest.mark.parametrize("unit", ["char", "byte", "word", "bpe"])

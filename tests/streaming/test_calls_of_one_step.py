@@ -6,9 +6,11 @@ import time
 
 import pytest
 import torch
+from tests.tolerance import assert_same
 
 import unrolled
 from unrolled import streaming
+from unrolled.recurrence import plan
 
 
 @pytest.fixture
@@ -37,6 +39,21 @@ def test_they_give_the_sequence(kind, layers, batch_first, packed):
     for one, other in zip(*(s if isinstance(s, tuple) else (s,) for s in (state, last)), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
         one.detach_()
+
+
+@pytest.mark.parametrize("kind", [unrolled.RNN, unrolled.LSTM, unrolled.GRU])
+def test_only_steps_with_gradients_or_autocast_go_through_the_table_of_backends(kind, monkeypatch):
+    layer, x_t, calls, compute = kind(4, 7), torch.randn(3, 4), [], plan.compute
+    monkeypatch.setattr(plan, "compute", lambda call: calls.append(1) or compute(call))
+    h_t, _ = layer.step(x_t)
+    assert (h_t.requires_grad, len(calls)) == (True, 1)
+    with torch.no_grad():
+        for _ in range(2):
+            assert_same(layer.step(x_t)[0], h_t.detach())
+        assert len(calls) == 1
+        with torch.autocast("cpu", torch.bfloat16):
+            assert layer.step(x_t)[0].dtype is torch.bfloat16
+    assert len(calls) == 2
 
 
 @pytest.mark.parametrize("how", ["data", "numpy", "in place", "replaced", "loaded", "functional"])

@@ -14,6 +14,7 @@ from unrolled import kernels, tasks
 from unrolled.data import tokenizers
 from unrolled.data.token_streams import TokenStreams
 from unrolled.errors import ConfigError, DataError
+from unrolled.task import Processes
 from unrolled.tasks.language_model import data, loss
 from unrolled.tasks.language_model.config import Config
 from unrolled.tasks.language_model.generate import generate
@@ -38,6 +39,11 @@ def test_tied_weights_are_one_parameter() -> None:
     assert isinstance(model.encoder, nn.Embedding)
     assert model.decoder.weight is model.encoder.weight
     assert sum(p.shape == (V, 8) for p in model.parameters()) == 1
+
+
+def test_a_tied_table_begins_at_the_scale_of_an_output_layer() -> None:
+    table = LanguageModel(Config(hidden_size=64, tied=True), 500).decoder.weight
+    assert float(table.std()) == pytest.approx(1 / 8, rel=0.03)  # of 32,000 numbers: seven standard errors
 
 
 @pytest.mark.parametrize("num_layers", [1, 2])
@@ -76,6 +82,15 @@ def test_training_windows_carry_the_state_of_one_long_text(cell: str, k1: int, k
         assert float(step.loss.detach()) == pytest.approx(float(losses[:, stop - new : stop].detach().mean()), rel=1e-5)
 
 
+def test_training_reports_bits_per_character_where_tokens_are_characters() -> None:
+    model = LanguageModel(Config(hidden_size=7), V)
+    tokens = torch.randint(V, (3, 6))
+    batch = {"tokens": tokens, "skip": 0, "advance": 5, "fresh": True, "new": 5}
+    step = loss.training_loss(model, batch, {}, np.full(V, 2))
+    assert step.report == {"bits_per_character": pytest.approx(float(step.loss.detach()) / math.log(2) / 2)}
+    assert loss.training_loss(model, batch, {}, None).report == {}
+
+
 @pytest.mark.parametrize("streams", [1, 4, 32])
 def test_measuring_in_streams_predicts_every_token_once(monkeypatch: pytest.MonkeyPatch, streams: int) -> None:
     """With a long enough warm-up the pieces know what one reader of the whole text knows."""
@@ -92,6 +107,30 @@ def test_measuring_in_streams_predicts_every_token_once(monkeypatch: pytest.Monk
     assert measured["perplexity"] == pytest.approx(math.exp(expected), rel=1e-3)
     characters = int((tokens[1:] != tokenizer.end).sum())
     assert measured["bits_per_character"] == pytest.approx(expected * 1234 / math.log(2) / characters, rel=1e-3)
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_the_first_of_several_streams_begins_with_nothing_before_it(monkeypatch: pytest.MonkeyPatch, cell: str) -> None:
+    monkeypatch.setattr(loss, "WARM_UP", 40)
+    model = LanguageModel(Config(cell=cell, hidden_size=7), V)
+    tokens = np.random.default_rng(1).integers(V, size=1235)
+    ids = torch.from_numpy(tokens)
+    sums: list[float] = []
+
+    class OneOfSeven(Processes):
+        """Takes the first stream alone."""
+
+        def gather(self, value: float) -> list[float]:
+            sums.append(value)
+            return [value]
+
+    tokenizer = tokenizers.CharTokenizer("abcdefghi", documents=False)
+    loss.measure(model, tokens, tokenizer, streams=7, processes=OneOfSeven(0, 7))
+    length = math.ceil(1234 / 7)
+    with torch.no_grad():
+        logits, _ = model(ids[None, :length])
+    expected = nn.functional.cross_entropy(logits[0].double(), ids[1 : length + 1], reduction="sum")
+    assert_same(torch.tensor(sums).float(), expected[None].float())
 
 
 def test_an_untrained_model_knows_nothing_and_a_trained_one_more(trained: Path, real_text: Path) -> None:
@@ -152,6 +191,22 @@ def test_documents_wants_several_files(real_text: Path, tmp_path: Path, tiny: di
     assert list(tmp_path.iterdir()) == []
 
 
+def test_two_files_are_documents_enough(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.txt").write_text("abcdef" * 10)
+    (tmp_path / "run").mkdir()
+    config = Config(data=(str(tmp_path / "*.txt"),), documents=True, k1=4, batch_size=2, validation_fraction=0)
+    data.prepare(config, tmp_path / "run", print)
+    tokens = data.open_tokens(tmp_path / "run" / data.FOLDER)
+    assert np.flatnonzero(tokens == tokenizers.Tokenizer.end).tolist() == [60, 121]
+
+
+def test_unknown_tokens_are_counted_among_those_that_are_predicted(trained: Path, tmp_path: Path) -> None:
+    (tmp_path / "unseen.txt").write_text("☃☃i☃")
+    measured = tasks.load(trained).evaluate(str(tmp_path / "unseen.txt"))
+    assert (measured["tokens"], measured["unknown_tokens"]) == (3, 2)
+
+
 class TestSampling:
     @pytest.fixture
     def run(self, trained: Path) -> Run:
@@ -190,6 +245,25 @@ class TestSampling:
     def test_an_unseen_character_in_the_prompt_is_refused(self, run: Run) -> None:
         with pytest.raises(DataError, match=r"never saw in its text\. Leave out '☃'"):
             run.sample("snow ☃")
+
+    @pytest.mark.parametrize("prompt", ["", "ab"])
+    @pytest.mark.parametrize("documents", [False, True])
+    def test_the_model_reads_the_end_of_a_document_or_a_newline_and_the_prompt(self, documents: bool, prompt: str) -> None:
+        read: list[list[int]] = []
+
+        class Reads(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.anchor = nn.Parameter(torch.zeros(1))
+
+            def forward(self, tokens: torch.Tensor, state=None):
+                read.append(tokens[0].tolist())
+                return torch.zeros(*tokens.shape, 5), state
+
+        tokenizer = tokenizers.CharTokenizer("ab\n", documents=documents)
+        "".join(generate(Reads(), tokenizer, prompt=prompt, length=2, seed=0))
+        beginning = [tokenizer.end] if documents else [] if prompt else tokenizer.encode("\n").tolist()
+        assert read[0] == [*beginning, *tokenizer.encode(prompt).tolist()]
 
     def test_it_stops_by_itself_at_the_end_of_a_document(self) -> None:
         tokenizer = tokenizers.CharTokenizer("ab", documents=True)

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageCms, ImageOps
 
+from unrolled.data import sources
 from unrolled.errors import DataError
 
 MAX_PIXELS = 178_956_970
@@ -27,7 +28,7 @@ def read_image(source: str | os.PathLike[str] | bytes, *, name: str | None = Non
     of their own, are scaled by the range of their values.
 
     Args:
-        source: a path, or the content of a file, such as a member of an archive.
+        source: a path, of a pipe too, `-` for standard input; or the content of a file, such as a member of an archive.
         name: what errors call it; a path has one.
 
     Raises:
@@ -41,9 +42,13 @@ def read_image(source: str | os.PathLike[str] | bytes, *, name: str | None = Non
     >>> image.mode, image.size, image.getpixel((0, 0))
     ('RGB', (3, 2), (255, 255, 255))
     """
-    name = name or ("image" if isinstance(source, bytes) else str(source))
+    name = name or ("image" if isinstance(source, bytes) else os.fspath(source))
     try:
-        content = source if isinstance(source, bytes) else Path(source).read_bytes()
+        if isinstance(source, bytes):
+            content = source
+        else:
+            piped = sources.kind_of(os.fspath(source)) == "pipe"
+            content = sources.read_whole(os.fspath(source)) if piped else Path(source).read_bytes()
     except OSError as error:
         raise DataError(f"{name}: expected an image, got {(error.strerror or str(error)).lower()}.") from None
     if not content:
@@ -72,7 +77,7 @@ def find_images(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
     In folders, what counts as an image goes by the ending of the name; hidden files and folders are passed over.
 
     Raises:
-        DataError: a path that does not exist, or a folder without images.
+        DataError: a path that does not exist or is a device, or a folder without images.
 
     >>> import tempfile
     >>> from PIL import Image
@@ -84,14 +89,15 @@ def find_images(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
     """
     kinds = {ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN.keys() - _NOT_PICTURES}
     found: list[Path] = []
-    for path in map(Path, paths):
-        if path.is_dir():
+    for named in paths:
+        path, kind = Path(os.path.expanduser(named)), sources.kind_of(os.fspath(named))
+        if kind == "folder":
             inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in kinds and file.is_file())
             shown = [file for file in inside if not any(part.startswith(".") for part in file.relative_to(path).parts)]
             if not shown:
                 raise DataError(f"{path}: expected images in this folder, found none.")
             found += shown
-        elif path.exists():
+        elif kind != "nothing":
             found.append(path)
         else:
             raise DataError(f"{path}: no such file or folder.")

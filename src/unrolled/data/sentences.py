@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -13,13 +12,12 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from unrolled.data import bpe, tokenizers
+from unrolled.data import bpe, tokenizers, words
+from unrolled.errors import DataError
 
 PAD, START, END, UNKNOWN = 0, 1, 2, 3
 SPECIALS = ("<|pad|>", "<|start|>", "<|end|>", "<|unknown|>")
 FILE = "vocabulary.json"
-WORD = re.compile(r"[^\W_]+(?:['’\-][^\W_]+)*")
-"""Letters and digits, joined by apostrophes or hyphens."""
 
 
 class SentenceTokenizer:
@@ -50,20 +48,31 @@ class SentenceTokenizer:
     def learn(
         cls, unit: str, sentences: Iterable[str], *, minimum_count: int = 1, vocabulary_size: int = 4000
     ) -> SentenceTokenizer:
-        """By word: those that occur at least `minimum_count` times. By byte-pair encoding: a vocabulary of this size."""
+        """By word: those that occur at least `minimum_count` times. By byte-pair encoding: a vocabulary of this size.
+
+        Raises:
+            DataError: no word occurs as often.
+        """
         texts = map(_words, sentences)
         if unit == "word":
-            counts = Counter(word for words in texts for word in words)
-            return cls(unit, sorted(word for word, count in counts.items() if count >= minimum_count))
-        library = bpe.learn(map(" ".join, texts), vocabulary_size, SPECIALS, add_prefix_space=True)
+            counts = Counter(word for text in texts for word in text)
+            frequent = sorted(word for word, count in counts.items() if count >= minimum_count)
+            if not frequent:
+                word, count = max(counts.items(), key=lambda item: item[1], default=("", 0))
+                raise DataError(
+                    f"no word occurs {minimum_count} times (--minimum-count), so there is nothing to learn to say; the most "
+                    f"frequent, {word!r}, occurs {count} times. Lower --minimum-count, or give more captions."
+                )
+            return cls(unit, frequent)
+        library = bpe.learn(map(words.joined, texts), vocabulary_size, SPECIALS, add_prefix_space=True)
         return cls(unit, json.loads(library.to_str()))
 
     def encode(self, sentence: str) -> list[int]:
         """Token ids, without START and END."""
-        words = _words(sentence)
+        several = _words(sentence)
         if self.unit == "word":
-            return [self._ids.get(word, UNKNOWN) for word in words]
-        return self._library.encode(" ".join(words), add_special_tokens=False).ids
+            return [self._ids.get(word, UNKNOWN) for word in several]
+        return self._library.encode(words.joined(several), add_special_tokens=False).ids
 
     def decode(self, ids: Iterable[int]) -> str:
         """The sentence up to END; PAD, START and UNKNOWN are left out."""
@@ -73,7 +82,7 @@ class SentenceTokenizer:
                 break
             if i >= len(SPECIALS):
                 kept.append(int(i))
-        return " ".join(self._words[i] for i in kept) if self.unit == "word" else self._library.decode(kept).strip()
+        return words.joined(self._words[i] for i in kept) if self.unit == "word" else self._library.decode(kept).strip()
 
     def save(self, folder: Path) -> None:
         content = {"unit": self.unit, "content": self._content}
@@ -102,4 +111,4 @@ def pad_sentences(sentences: Iterable[Sequence[int]], longest: int) -> Tensor:
 
 
 def _words(text: str) -> list[str]:
-    return WORD.findall(text.lower())
+    return words.words(text.lower())

@@ -14,15 +14,19 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from unrolled.data import bpe
+from unrolled.data import bpe, words
 from unrolled.data.sources import Source
+from unrolled.data.words import is_spaceless
 from unrolled.errors import DataError, RunError
 
 T = TypeVar("T")
 UNKNOWN, END = "<|unknown|>", "<|end|>"
+"""How the vocabulary of a byte-pair encoding lists them; text that reads so is text, and has other ids."""
+UNKNOWN_WORD, END_WORD = " <|unknown|>", " <|end|>"
+"""How a vocabulary of words does: a word of a text has no space in it."""
 FILE = "tokenizer.json"
-WORDS = r"\n|<[^\s<>]+>|[^\W_]+(?:['’\-][^\W_]+)*|[^\w\s]|_"
-"""A word is a run of letters and digits, joined by apostrophes or hyphens; a <mark>, a sign or a newline stands alone."""
+WORDS = rf"\n|<[^\s<>]+>|{words.WORD}|[^\w\s]|_|\p{{M}}"
+"""Besides words, a <mark>, a sign and a newline are tokens."""
 
 
 class Tokenizer:
@@ -54,6 +58,10 @@ class Tokenizer:
         """
         raise NotImplementedError
 
+    def characters(self) -> np.ndarray | None:
+        """`characters_per_token` by its first name."""
+        return self.characters_per_token()
+
     def state(self) -> dict[str, Any]:
         """What `save` writes beside `unit` and `documents`."""
         raise NotImplementedError
@@ -64,6 +72,10 @@ class Tokenizer:
         Raises:
             DataError: something in it never occurred in what the model learned from.
         """
+        if self.unit != "byte" and any("\ud800" <= character <= "\udfff" for character in text):
+            raise DataError(
+                f"the prompt {text!r} has bytes that are not UTF-8. Only models of bytes (--unit byte) can read them."
+            )
         ids = self.encode(text)
         if (ids == self.unknown).any():
             raise DataError(f"the prompt {text!r} has something that the model never saw in its text. {self._hint(text)}")
@@ -126,7 +138,11 @@ class ByteTokenizer(Tokenizer):
         self.documents = documents
 
     def encode(self, text: str) -> np.ndarray:
-        return np.frombuffer(text.encode(), np.uint8).astype(np.int64) + 2
+        try:
+            content = text.encode("utf-8", "surrogateescape")  # of an argument that is not UTF-8: the bytes as they came
+        except UnicodeEncodeError as error:
+            raise DataError(f"{text!r}: expected text or bytes, got half a surrogate pair at {error.start}.") from None
+        return np.frombuffer(content, np.uint8).astype(np.int64) + 2
 
     def encode_source(self, source: Source) -> Iterator[np.ndarray]:
         return (np.frombuffer(block, np.uint8).astype(np.int64) + 2 for block in source.blocks())
@@ -153,17 +169,18 @@ class LibraryTokenizer(Tokenizer):
 
     @classmethod
     def learn(cls, unit: str, sources: Sequence[Source], size: int, documents: bool) -> LibraryTokenizer:
-        specials, texts = [UNKNOWN, END], (text for source in sources for text in source.text())
+        texts = (text for source in sources for text in source.text())
         if unit == "bpe":
-            return cls(unit, bpe.learn(texts, size, specials, add_prefix_space=False), documents)
-        from tokenizers import Regex, models, pre_tokenizers, trainers
+            return cls(unit, bpe.learn(texts, size, [UNKNOWN, END], add_prefix_space=False), documents)
+        from tokenizers import Regex, models, normalizers, pre_tokenizers, trainers
         from tokenizers import Tokenizer as Library
 
-        library = Library(models.WordLevel(unk_token=UNKNOWN))
+        library = Library(models.WordLevel(unk_token=UNKNOWN_WORD))
+        library.normalizer = normalizers.Replace(Regex(r"\r\n?"), "\n")  # type: ignore[assignment]
         library.pre_tokenizer = pre_tokenizers.Split(Regex(WORDS), "removed", invert=True)  # type: ignore[assignment]
-        trainer = trainers.WordLevelTrainer(vocab_size=size, special_tokens=specials, show_progress=False)
+        trainer = trainers.WordLevelTrainer(vocab_size=size, special_tokens=[UNKNOWN_WORD, END_WORD], show_progress=False)
         library.train_from_iterator(texts, trainer)
-        return cls(unit, library, documents)
+        return cls(unit, bpe.without_special_text(library), documents)
 
     def encode(self, text: str) -> np.ndarray:
         return np.array(self._library.encode(text, add_special_tokens=False).ids, np.int64)
@@ -231,9 +248,13 @@ def _from_saved(content: Any) -> Tokenizer:
     return ByteTokenizer(documents) if unit == "byte" else LibraryTokenizer(unit, bpe.from_json(content["library"]), documents)
 
 
-def _spaced(words: Iterable[str]) -> Iterator[str]:
+_NO_SPACE_BEFORE, _NO_SPACE_AFTER = frozenset(".,;:!?)]}%…\n。，、！？；：）」』】》"), frozenset("([{\n（「『【《")
+
+
+def _spaced(several: Iterable[str]) -> Iterator[str]:
     """Words with the spaces that writing puts between them: none before a comma, after a bracket or around a newline."""
-    closed = False  # whether a word may need a space before it
-    for word in words:
-        yield f" {word}" if closed and word not in list(".,;:!?)]}%…\n") else word
-        closed = word not in list("([{\n")
+    before = "\n"
+    for word in several:
+        together = before in _NO_SPACE_AFTER or word in _NO_SPACE_BEFORE or (is_spaceless(before) and is_spaceless(word))
+        yield word if together else f" {word}"
+        before = word

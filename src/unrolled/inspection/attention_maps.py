@@ -30,13 +30,13 @@ def draw(
 ) -> Path:
     """Write a PNG with the photo, its caption, and, for models that attend, a map for each word; return its path.
 
-    A map shows the photo clear where the weight is high and in a haze where it is low; each is scaled to its own highest
-    weight, which stands beside the word. Between places it changes smoothly (Xu et al. 2015, Show, Attend and Tell,
+    A map shows the photo under a grey overlay that is clear where the weight is high; each is normalised by its highest
+    weight, which stands beside the word. Weights are interpolated between places (Xu et al. 2015, Show, Attend and Tell,
     figure 3).
 
     Args:
         path: where to; missing folders above it are made.
-        photo: as the model saw it, all of it: if the encoder cuts an edge off, cut it off here too.
+        photo: as the model saw it; crop it as the encoder does, if it does.
         words: of the caption, in order.
         weights: (words, places), from 0 to 1, places row by row.
         grid: (rows, columns) of the places; square when left out.
@@ -68,7 +68,7 @@ def draw(
         small.thumbnail((_SMALL, _SMALL))
         for place, axes in enumerate(right.subplots(rows, columns, squeeze=False).flat):
             if place < len(words):
-                _show(axes, _lit(small, maps[place]), f"{words[place][:20]}  {maps[place].max():.0%}", size=9)
+                _show(axes, _overlaid(small, maps[place]), f"{words[place][:20]}  {maps[place].max():.0%}", size=9)
             else:
                 axes.axis("off")
     picture = io.BytesIO()
@@ -90,12 +90,12 @@ def _maps(weights: Tensor, words: int, grid: tuple[int, int] | None) -> np.ndarr
     return weights.detach().float().cpu().numpy().reshape(words, rows, columns)
 
 
-def _lit(photo: Image.Image, weights: np.ndarray) -> Image.Image:
-    """The photo, in a grey haze where the model did not look: seen beside dark parts and bright ones alike."""
+def _overlaid(photo: Image.Image, weights: np.ndarray) -> Image.Image:
+    """The photo under a grey overlay where the weight is low, which shows beside dark parts and bright ones alike."""
     light = Image.fromarray((weights / max(float(weights.max()), 1e-12)).astype(np.float32))
     light = np.asarray(light.resize(photo.size, Image.Resampling.BICUBIC)).clip(0, 1)[..., None]
-    haze = 110 + 0.25 * np.asarray(photo.convert("L"), dtype=np.float32)[..., None]
-    return Image.fromarray((light * np.asarray(photo, dtype=np.float32) + (1 - light) * haze).astype(np.uint8))
+    overlay = 110 + 0.25 * np.asarray(photo.convert("L"), dtype=np.float32)[..., None]
+    return Image.fromarray((light * np.asarray(photo, dtype=np.float32) + (1 - light) * overlay).astype(np.uint8))
 
 
 def _show(axes, image: Image.Image, title: str, size: float = 12) -> None:

@@ -21,7 +21,7 @@ OPTIONAL = {"onnx": "ONNX export", "onnxruntime": "running exported models"}
 
 
 def describe() -> dict[str, Any]:
-    """Versions, processor, kernels and optional packages; `advice` lists what could be better and how."""
+    """Versions, processor, kernels and optional packages; `advice` lists what could be better and what to do."""
     advice = []
     facts: dict[str, Any] = {
         "unrolled": unrolled.__version__,
@@ -35,13 +35,14 @@ def describe() -> dict[str, Any]:
     if kernels.available():
         facts["kernels"] = f"built; {kernels.isa()} in use, of {', '.join(kernels.isas())}"
         multiplied = torch.bfloat16 in library.dtypes
-        facts["bf16"] = "multiplied as it is" if multiplied else "computed in fp32, at its speed: no fast products of bf16 here"
+        facts["bf16"] = "native products" if multiplied else "computed in fp32: no fast bf16 products here"
     else:
         facts["kernels"] = f"not available: {kernels.why_not()}"
-        plain, cut = _cost_without_kernels()
+        plain, with_resets = _cost_without_kernels()
         advice.append(
-            "layers run torch's operators or, for resets and looks inside, a loop in Python: here the training step of an LSTM "
-            f"(T 100, B 32, I = H = 128) takes {plain:.1f} times as long as torch.nn.LSTM's, and {cut:.1f} times with resets. "
+            "layers run torch's operators or, for `resets`, `states` and `gradient_norms`, a loop in Python: here the training "
+            f"step of an LSTM (T 100, B 32, I = H = 128) takes {plain:.1f} times as long as torch.nn.LSTM's, "
+            f"and {with_resets:.1f} times with resets. "
             "Install a C++17 compiler and reinstall: pip install --force-reinstall ."
         )
     for package, use in OPTIONAL.items():
@@ -62,8 +63,8 @@ def _cost_without_kernels() -> tuple[float, float]:
             started = time.perf_counter()
             call()[0].sum().backward()
             times.append(time.perf_counter() - started)
-    base, plain, cut = (statistics.median(times[1:]) for times in seconds)  # the first of each warms up
-    return plain / base, cut / base
+    base, plain, with_resets = (statistics.median(times[1:]) for times in seconds)  # the first of each warms up
+    return plain / base, with_resets / base
 
 
 def processor() -> str:

@@ -7,6 +7,7 @@ to the multiply-add peak of this machine, measured between the cells. `unrolled 
 
 from __future__ import annotations
 
+import datetime
 import math
 import platform
 import statistics
@@ -189,7 +190,9 @@ def geometric_mean(values: Any) -> float:
 
 
 def machine() -> dict[str, Any]:
-    return {"processor": processor(), "isa": library.isa(), "torch": torch.__version__, "python": platform.python_version()}
+    """What a table of timings says of where and when it was made."""
+    versions = {"torch": torch.__version__, "python": platform.python_version()}
+    return {"processor": processor(), "isa": library.isa(), **versions, "date": str(datetime.date.today())}
 
 
 HEADER = (

@@ -97,9 +97,11 @@ def test_damaged_and_absent_photos_are_left_out_of_training_and_told(command, sh
     code, _, errors = command("train", "captioning", folder, "--run", tmp_path / "run", *flags, "--max-steps", "2")
     assert code == 0, errors
     assert "red-circle-left.png" in errors
-    assert "1 photos that have captions are not there: 'blue-square-left.png'" in errors
+    assert "1 photos that have captions are not there, the first 'blue-square-left.png'" in errors
     kept = data.load(tmp_path / "run")
     assert sum(len(part) for part in kept.values()) == 14
+    measured = Run(tmp_path / "run").evaluate(str(folder))
+    assert (measured["photos"], measured["photos_left_out"]) == (14, 2)
 
 
 def test_what_cannot_be_learned_from_leaves_nothing_behind(shapes: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from torch import nn
 
 from unrolled import cells
 from unrolled.cells import Weights
+from unrolled.tasks.captioning.config import Config
 from unrolled.tasks.captioning.model import Captioner
 
 
@@ -25,6 +26,14 @@ def test_word_by_word_gives_what_the_whole_caption_gives(cell: str, image: str) 
     assert_same(torch.cat(steps, dim=1), whole.logits)
     for last, one in zip(state, whole.state, strict=True):
         assert_same(last, one)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_tied_table_has_the_output_layers_scale_and_words_enter_scaled_up(tied: bool) -> None:
+    captioner = Captioner(Config(hidden_size=64, tied=tied), 500, F)
+    assert (captioner.output.weight is captioner.embedding.weight) == tied
+    assert float(captioner.embedding.weight.std()) == pytest.approx(1 / 8, rel=0.03)  # of 32,000 numbers: seven standard errors
+    assert captioner.embedding_scale == (8 if tied else 1)
 
 
 class Times(nn.Module):

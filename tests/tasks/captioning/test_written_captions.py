@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 from tests.tasks.captioning.tiny import F, P, model
+from tests.tolerance import assert_same
 
 from unrolled.data.sentences import END, PAD, START, UNKNOWN, SentenceTokenizer
-from unrolled.tasks.captioning.generate import generate
+from unrolled.tasks.captioning.generate import Caption, attention_of, generate
 from unrolled.tasks.captioning.task import Run
 
 
@@ -41,3 +42,18 @@ def test_it_learns_to_name_what_is_in_the_photos(captioner: Path, shapes: Path) 
     said = {Path(one.image).stem: one.captions[0].text for one in Run(captioner).caption(shapes / "images")}
     right = sum(all(part in said[name] for part in name.split("-")[:2]) for name in said)
     assert right >= 13, said  # of 16: two were kept for validation
+
+
+@pytest.mark.parametrize("image", ["attention", "initial"])
+def test_each_word_that_is_written_has_the_attention_that_it_was_chosen_with(image: str) -> None:
+    captioner, tokenizer = model(image=image), SentenceTokenizer("word", list("abcdefg"))
+    photo, tokens = captioner.encode(torch.randn(1, P, F)), [5, 8, 4]
+    words, weights = attention_of(captioner, tokenizer, photo, Caption("b e a", 0.0, tokens))
+    assert words == ["b", "e", "a"]
+    expected = captioner(photo, torch.tensor([[START, 5, 8]])).weights
+    if image == "initial":
+        assert weights is expected is None
+    else:
+        assert_same(weights, expected[0])
+        assert_same(weights.sum(-1), torch.ones(3, dtype=weights.dtype))
+    assert attention_of(captioner, tokenizer, photo, Caption("", 0.0, [])) == ([], None)

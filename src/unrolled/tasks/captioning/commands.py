@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import rich_click as click
 
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path))
-@click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("images", nargs=-1, required=True, type=click.Path(allow_dash=True))
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per photo.")
 @click.option(
     "--show",
@@ -33,8 +34,8 @@ import rich_click as click
     help="Sample captions instead of searching for the likeliest, logits divided by this.",
 )
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Random seed of the samples.")
-def caption(run: Path, images: tuple[Path, ...], as_json: bool, show: Path | None, **settings: Any) -> None:
-    """Describe photos; IMAGES are files and folders.
+def caption(run: Path, images: tuple[str, ...], as_json: bool, show: Path | None, **settings: Any) -> None:
+    """Describe photos; IMAGES are files and folders, or - for standard input.
 
     unrolled caption runs/my-run photo.jpg holiday/ --show pictures
     """
@@ -54,12 +55,19 @@ def caption(run: Path, images: tuple[Path, ...], as_json: bool, show: Path | Non
             attention_maps.draw(show / f"{number:04}-{Path(one.image).stem}.png", one.photo, one.words, one.weights)
         if as_json:
             captions = [{"caption": each.text, "score": round(each.score, 4)} for each in one.captions]
-            click.echo(json.dumps({"image": one.image, "captions": captions}, ensure_ascii=False))
+            content = {"image": one.image, "captions": captions}
+            click.echo(json.dumps(content, ensure_ascii=_is_not_utf8(one.image)))
         else:
+            name = os.fsencode(one.image).decode("utf-8", "backslashreplace") if _is_not_utf8(one.image) else one.image
             for each in one.captions:
-                click.echo(f"{one.image}\t{each.text}")
+                click.echo(f"{name}\t{each.text}")
     if skipped:
         click.echo(f"skipped {len(skipped):,} images that cannot be read", err=True)
+
+
+def _is_not_utf8(path: str) -> bool:
+    """Whether a file's name has bytes that are not UTF-8, which Python holds as surrogates."""
+    return any("\udc80" <= character <= "\udcff" for character in path)
 
 
 COMMANDS = [caption]

@@ -15,13 +15,14 @@ class Config(TrainingConfig):
     evaluation_settings: ClassVar = ("beam", "consensus", "longest")
 
     data: tuple[str, ...] = ()
-    """Captions of photos: a CSV or TSV of (image, caption), COCO's JSON, Flickr's token file, or a folder with one of these."""
+    """Captions of photos: a table of (image, caption), COCO's or Karpathy's JSON, JSON lines, Flickr's token file, or a folder
+    with one of these or with a .txt beside each photo."""
     images: str | None = None
     """Folder or .tar of the photos; by default looked for beside the captions."""
     train_list: str | None = None
-    """File of the training photos' names, one per line; no other photo is trained on."""
+    """Training split: file of photo names, one per line."""
     validation_list: str | None = None
-    """File of the validation photos' names, one per line; without either list a random tenth of the photos."""
+    """Validation split: file of photo names, one per line; without either list the captions' own, else a random tenth."""
     encoder: str = "efficientnet-lite0"
     """Pretrained CNN: efficientnet-lite0, or timm:NAME or hf:NAME, from the cache of those libraries or a folder. Or
     small: a few convolutions trained from fresh weights (with fine_tune_from = 1), for drawings."""
@@ -30,21 +31,22 @@ class Config(TrainingConfig):
     fine_tune_from: PositiveInt | None = None
     """Epoch, from 1, at which fine-tuning of the CNN begins; by default it stays frozen and features are computed once."""
     encoder_rate: float = Field(0.2, gt=0, le=1)
-    """Learning rate of the CNN in fine-tuning, as a fraction of learning_rate."""
+    """Fine-tuning: learning rate of the CNN, as a fraction of learning_rate."""
     crops: float = Field(0.6, gt=0, le=1)
-    """Random crops in fine-tuning: the smallest, as a fraction of the photo's area; 1 turns them off."""
+    """Fine-tuning: random crops of at least this fraction of the photo's area; 1 turns them off."""
     flips: bool = True
-    """Random horizontal flips of the photos in training."""
+    """Augmentation by random horizontal flips in training."""
     unit: Literal["word", "bpe"] = "word"
     """What a token is: a lower-case word, or a subword (byte-pair encoding)."""
     minimum_count: PositiveInt = 5
-    """With --unit word: words that occur fewer times become unknown."""
+    """With --unit word: minimum frequency of a word in the vocabulary; rarer ones become unknown."""
     vocabulary_size: int = Field(4000, ge=260)
-    """With --unit bpe: size of the vocabulary."""
+    """With --unit bpe: vocabulary size."""
     cell: Literal["rnn", "lstm", "gru"] = "lstm"
     """Recurrent cell: vanilla RNN, LSTM or GRU."""
     image: Literal["initial", "every-step", "attention", "attention-between"] = "attention-between"
-    """How the photo enters: initial state; input at every step; attention before the first layer; attention after it."""
+    """Image conditioning: as the initial state; as an input at every step; by attention from the last state, into the first
+    layer (attention); by attention from the first layer's output, into the second (attention-between)."""
     attention: Literal["additive", "dot"] = "dot"
     """Attention score: additive, or scaled dot product."""
     heads: PositiveInt = 1
@@ -66,7 +68,7 @@ class Config(TrainingConfig):
     objective: Literal["likelihood", "self-critical"] = "likelihood"
     """Training objective: likelihood, or, in a second phase, the CIDEr of sampled captions (Rennie et al. 2017)."""
     start: str | None = None
-    """Run folder whose weights and vocabulary to start from; self-critical needs one."""
+    """Run folder to initialise weights and vocabulary from; required by the self-critical objective."""
     samples: int = Field(5, ge=2)
     """Self-critical: captions sampled per photo; the baseline of each is the mean reward of the others."""
     batch_size: PositiveInt = 32
@@ -74,15 +76,15 @@ class Config(TrainingConfig):
     longest: PositiveInt = 20
     """Maximum length of a caption in tokens, in training and in decoding."""
     beam: PositiveInt = 3
-    """Beam width of the trained model's decoding; 1 is greedy."""
+    """Beam width in decoding; 1 is greedy."""
     consensus: NonNegativeInt = 0
-    """Samples per photo in consensus (minimum Bayes risk) decoding; 0 ranks by likelihood."""
+    """Minimum Bayes risk decoding: samples per photo; 0 ranks by likelihood."""
     learning_rate: float = Field(1e-3, gt=0)
-    """Peak learning rate of AdamW, after warm-up; it then falls to zero along a cosine."""
+    """Peak learning rate of AdamW: linear warm-up, then cosine decay to zero."""
     weight_decay: NonNegativeFloat = 0.05
-    """AdamW's decoupled weight decay, for matrices only."""
+    """Decoupled weight decay of AdamW, of matrices only (no biases, no norms)."""
     clip_norm: float = Field(10.0, gt=0)
-    """Maximum gradient norm; the loss is a sum over a caption's steps, hence large."""
+    """Gradient clipping: maximum norm of all gradients together; large because the loss is summed over a caption's steps."""
 
     @model_validator(mode="after")
     def _fit_together(self) -> Self:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -29,6 +30,7 @@ from unrolled.task import Rows
 from unrolled.tasks.captioning.config import Config
 
 FILE, STARTING_WEIGHTS = "captions.json", "start.safetensors"
+SPLITS = ("train", "restval"), ("val",)
 Say = Callable[[str], None]
 
 
@@ -82,7 +84,7 @@ def prepare(config: Config, folder: Path, say: Say) -> None:
         ]
         for part, several in parts.items()
     }
-    (folder / FILE).write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+    (folder / FILE).write_text(json.dumps(content), encoding="utf-8")  # in ASCII: paths may be no UTF-8
     tokenizer.save(folder)
 
 
@@ -127,17 +129,18 @@ def load(folder: Path) -> dict[str, list[Example]]:
 
 
 def split(config: Config, say: Say) -> tuple[list[CaptionedPhoto], list[CaptionedPhoto]]:
-    """(training, validation): as the lists say, or a tenth for validation, drawn by the seed."""
+    """(training, validation): as the lists say, or the captions themselves, or a tenth for validation, drawn by the seed."""
     if len(config.data) > 1:
         raise DataError(
             f"expected one captions file or folder to learn from, got {len(config.data)}: {', '.join(config.data)}."
         )
     lists = [config.train_list, config.validation_list]
-    where = source.captions_file(Path(config.data[0])).parent if config.data else Path()
+    where = Path(source.captions_file(config.data[0])) if config.data else Path()
+    where = where if where.is_dir() else where.parent
     training_list, validation_list = (name and str(_list_path(name, where)) for name in lists)
     everything = source.find(config.data, config.images)
     if everything.absent:
-        say(f"{len(everything.absent):,} photos that have captions are not there: {everything.absent[0]!r} and so on")
+        say(f"{len(everything.absent):,} photos that have captions are not there, the first {everything.absent[0]!r}")
     by_name = {one.name: one for one in everything.photos}
 
     def listed(path: str) -> list[CaptionedPhoto]:
@@ -151,13 +154,18 @@ def split(config: Config, say: Say) -> tuple[list[CaptionedPhoto], list[Captione
         apart = {one.name for one in validation}
         training = listed(training_list) if training_list else [one for one in everything.photos if one.name not in apart]
         return training, validation
+    if everything.splits:  # Karpathy's: the rest is for testing
+        parts = [[one for one in everything.photos if everything.splits.get(one.name) in names] for names in SPLITS]
+        if parts[0]:
+            say(f"the captions' own split: {len(parts[0]):,} photos for training, {len(parts[1]):,} for validation")
+            return parts[0], parts[1]
     order = np.random.default_rng(config.seed).permutation(len(everything.photos))
     kept = len(order) // 10
     return [everything.photos[i] for i in sorted(order[kept:])], [everything.photos[i] for i in sorted(order[:kept])]
 
 
 def _list_path(name: str, beside: Path) -> Path:
-    return Path(name) if Path(name).exists() or not (beside / name).exists() else beside / name
+    return Path(name) if os.path.exists(name) or not os.path.exists(beside / name) else beside / name
 
 
 def example(one: CaptionedPhoto) -> Example:

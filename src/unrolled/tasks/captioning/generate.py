@@ -1,4 +1,4 @@
-"""Writing captions: by beam search, by consensus, or drawn."""
+"""Writing captions: by beam search, by consensus, or sampled."""
 
 from __future__ import annotations
 

@@ -221,7 +221,7 @@ class Run:
         Args:
             paths: a captions file or its folder; then files that list the photos to take, one a line.
             images: the folder or .tar of the photos; looked for beside the captions when left out.
-            report: told what is being done, how many photos are done, and of how many.
+            report: called with what is being done, how many photos are done, and the total.
             settings: `generate`'s: `beam`, `consensus`, ...; the run's settings when left out.
         """
         if not scores_installed():
@@ -249,8 +249,8 @@ def measure(
 ) -> dict[str, float]:
     """`loss` in nats per token over every caption that people wrote, and the scores of the captions that the model writes.
 
-    Without `scored` there is the loss alone. `report` is told how many photos are done, and of how many. Several `processes`
-    take some of the photos each.
+    Without `scored` there is the loss alone. `report` is called with how many photos are done, and the total. Several
+    `processes` take some of the photos each.
     """
     processes = processes or Processes()
     own = several[processes.index :: processes.count]

@@ -41,10 +41,10 @@ def sample(run: Path, prompt: str, **settings: Any) -> None:
     """
     from unrolled.tasks import load
 
-    pieces = load(run, task="language-model").sample(prompt, **settings)
-    sys.stdout.write(prompt)
-    for piece in pieces:
-        sys.stdout.write(piece)
+    texts = load(run, task="language-model").sample(prompt, **settings)
+    sys.stdout.write(prompt.encode("utf-8", "surrogateescape").decode("utf-8", "replace"))  # it may be bytes that are no text
+    for text in texts:
+        sys.stdout.write(text)
         if sys.stdout.isatty():
             sys.stdout.flush()
     sys.stdout.write("\n")

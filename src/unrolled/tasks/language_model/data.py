@@ -22,7 +22,10 @@ def prepare(config: Config, folder: Path, say: Callable[[str], None]) -> None:
     Raises:
         DataError: no text, unreadable text, or too little of it.
     """
-    documents = sources.find(config.data, binary=config.unit == "byte")
+    left_out: dict[str, str] = {}
+    documents = sources.find(config.data, binary=config.unit == "byte", encoding=config.encoding, left_out=left_out)
+    if left_out:
+        say(sources.describe(left_out))
     if config.documents and len(documents) < 2:
         raise DataError(f"--documents expected several files to keep apart, got one ({documents[0].path}). Leave it out.")
     tokenizer = tokenizers.learn(config.unit, documents, config.vocabulary_size)
@@ -44,14 +47,15 @@ def streams(config: Config, tokens: np.ndarray) -> TokenStreams:
     return TokenStreams(tokens, config.batch_size, config.k1, config.seed)
 
 
-def encode(paths: list[str], tokenizer: Tokenizer) -> np.ndarray:
-    """The tokens of some text, for measuring on it.
+def encode(paths: list[str], tokenizer: Tokenizer, encoding: str = "utf-8") -> tuple[np.ndarray, dict[str, str]]:
+    """The tokens of some text, for measuring on it, and the files that were left out, with the reason.
 
     Raises:
         DataError: fewer than two tokens: there is nothing to predict.
     """
-    documents = sources.find(paths, binary=tokenizer.unit == "byte")
+    left_out: dict[str, str] = {}
+    documents = sources.find(paths, binary=tokenizer.unit == "byte", encoding=encoding, left_out=left_out)
     tokens = np.concatenate([np.empty(0, np.int64), *encode_documents(documents, tokenizer)])
     if len(tokens) < 2:
         raise DataError(f"{', '.join(paths)}: expected at least 2 tokens to measure on, got {len(tokens)}.")
-    return tokens
+    return tokens, left_out

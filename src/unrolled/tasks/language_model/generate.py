@@ -27,7 +27,7 @@ def generate(
     seed: int | None = None,
     precision: str = "fp32",
 ) -> Iterator[str]:
-    """Text after the prompt, in pieces as they come: `length` tokens, or fewer where the model ends the document itself.
+    """Text after the prompt, as it is generated: `length` tokens, or fewer where the model ends the document itself.
 
     Without a prompt the model starts as after the end of a document, or, if it knows none, after a newline.
 
@@ -36,10 +36,10 @@ def generate(
         tokenizer: the one it was trained with.
         prompt: text to go on from; not repeated in the result.
         length: tokens to write at most.
-        temperature: divides the scores; 0 is greedy. The default keeps a little closer to the likely than the model itself.
-        top_k: draw among the k likeliest only.
-        top_p: draw among the fewest likeliest whose probabilities reach p.
-        seed: draw the same again; another text each time when left out.
+        temperature: divides the logits; 0 is greedy.
+        top_k: sample among the k likeliest only.
+        top_p: nucleus sampling: among the fewest likeliest whose probabilities reach p.
+        seed: of sampling; another text each time when left out.
 
     Raises:
         DataError: the prompt has something that the model never saw.

@@ -51,9 +51,9 @@ def measure(
 ) -> dict[str, float]:
     """Nats per token, perplexity and bits per character over a text: every token after the first is predicted once.
 
-    The text is read in up to `streams` parallel pieces. Each piece but the first starts `WARM_UP` tokens early, uncounted,
-    so that its state knows what came before. tokens (N,), N at least 2. `report` is told how far each piece is, and its
-    length. Several `processes` take some of the pieces each. Keys: `loss`, `perplexity`, and, where tokens can be turned
+    The text is read in up to `streams` parallel segments. Each but the first starts `WARM_UP` tokens early, uncounted,
+    so that its state knows what came before. tokens (N,), N at least 2. `report` is called with how far each segment is, and
+    its length. Several `processes` take some of the segments each. Keys: `loss`, `perplexity`, and, where tokens can be turned
     back into text, `bits_per_character`.
     """
     model.eval()
@@ -63,17 +63,17 @@ def measure(
     length = math.ceil(total / streams)
     processes = processes or Processes()
     numbers = np.arange(streams)[processes.index :: processes.count]
-    starts = np.minimum(numbers * length, total)  # the first input of each piece
+    starts = np.minimum(numbers * length, total)  # the first input of each segment
     state, nats = None, 0.0
-    pieces = [*([(-WARM_UP, 0)] if streams > 1 else []), *pairwise([*range(0, length, 256), length])]
-    for begin, end in pieces if len(numbers) else []:
+    windows = [*([(-WARM_UP, 0)] if streams > 1 else []), *pairwise([*range(0, length, 256), length])]
+    for begin, end in windows if len(numbers) else []:
         steps = np.arange(begin, end)
         positions = starts[:, None] + steps
         counted = (positions < np.minimum(starts + length, total)[:, None]) & (steps >= 0)
         inputs = torch.from_numpy(tokens[positions.clip(0, total - 1)].astype(np.int64)).to(device)
         targets = torch.from_numpy(tokens[positions.clip(0, total - 1) + 1].astype(np.int64)).to(device)
         if begin == 0 and state is not None and numbers[0] == 0:
-            # The first piece has nothing before it: what it warmed up on was made up.
+            # The first segment has nothing before it: what it warmed up on does not count.
             state = _without_first(state)
         logits, state = model(inputs, state)
         losses = cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="none")

@@ -28,7 +28,7 @@ class LanguageModel(nn.Module):
     def __init__(self, config: Config, vocabulary_size: int) -> None:
         super().__init__()
         width = config.embedding_size or config.hidden_size
-        self.cut_at_end = config.documents
+        self.reset_at_end = config.documents
         self.encoder = nn.Embedding(vocabulary_size, width) if config.input == "embedding" else None
         self.layers = LAYERS[config.cell](
             width if config.input == "embedding" else vocabulary_size,
@@ -50,7 +50,7 @@ class LanguageModel(nn.Module):
 
     def forward(self, tokens: Tensor, state: Any = None) -> tuple[Tensor, Any]:
         """tokens (B, T) and the state before them -> logits (B, T, V) of the token after each, and the state after all."""
-        resets = tokens == Tokenizer.end if self.cut_at_end else None  # END opens a document as much as it closes one
+        resets = tokens == Tokenizer.end if self.reset_at_end else None  # END opens a document as much as it closes one
         table = self.encoder.weight if self.encoder else None
         hidden, state = self.layers(tokens, state, resets=resets, embedding=table)  # (B, T, H)
         return self.decoder(self.dropout(hidden)), state

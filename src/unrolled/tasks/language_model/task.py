@@ -95,9 +95,9 @@ class Run:
             ),
         )
 
-    def sample(self, prompt: str = "", **how: Any) -> Iterator[str]:
-        """Text after the prompt, piece by piece; `how` is `generate`'s."""
-        return generate(self.model, self.tokenizer, prompt=prompt, **how)
+    def sample(self, prompt: str = "", **settings: Any) -> Iterator[str]:
+        """Text after the prompt, as it is generated; `settings` are `generate`'s."""
+        return generate(self.model, self.tokenizer, prompt=prompt, **settings)
 
     def export(self, path: str | Path) -> Path:
         """Write the model as ONNX: `tokens` (batch, time) and a state in, `logits` and the state after them out.
@@ -106,7 +106,7 @@ class Run:
             ExportError: the onnx package is missing, or the model does what ONNX cannot say.
         """
         if self.config.documents:
-            raise ExportError(f"{self.folder}: ONNX has no state that is cut inside a sequence, which --documents is.")
+            raise ExportError(f"{self.folder}: ONNX cannot reset a state inside a sequence, as --documents does.")
         graph = export.Graph("language_model")
         tokens = graph.input("tokens", torch.int64, ["batch", "time"])
         state = export.state_inputs(graph, self.model.layers)
@@ -119,14 +119,16 @@ class Run:
         return graph.save(path)
 
     def evaluate(self, *paths: str, report: Callable[[str, int, int], None] | None = None) -> dict[str, float]:
-        """`loss` (nats per token), `perplexity`, `bits_per_character`, and how many tokens were measured or unknown.
+        """`loss` (nats per token), `perplexity`, `bits_per_character`, and how many tokens were measured or unknown;
+        `files_left_out` where folders have files that are not text.
 
-        `report` is told what is being done, how much of it is, and of how much.
+        `report` is called with what is being done, how much of it is done, and the total.
         """
-        tokens = data.encode(list(paths), self.tokenizer)
+        tokens, left_out = data.encode(list(paths), self.tokenizer, self.config.encoding)
         metrics = measure(self.model, tokens, self.tokenizer, report=partial(report, "steps") if report else None)
         return {
             **metrics,
             "tokens": len(tokens) - 1,
             "unknown_tokens": int((tokens[1:] == self.tokenizer.unknown).sum()),
+            **({"files_left_out": len(left_out)} if left_out else {}),
         }
