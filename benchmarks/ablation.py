@@ -2,7 +2,7 @@
 
 For each trick the library is built once more with the trick taken out, which is one replacement in a copy of `csrc/`. Both
 libraries are loaded in this process and take turns on shapes that people use. A figure is the median of the times
-without / with: 1.05 means that the trick saves 5%. About a minute a trick; needs CMake and the compiler that installed the package.
+without / with: 1.05 means that the trick saves 5%. About a minute a trick. Needs CMake and the compiler that built the package.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def copy_if_changed(old: str | Path, new: str | Path) -> None:
 @contextlib.contextmanager
 def using(compiled: ctypes.CDLL) -> Iterator[None]:
     """The layers run on this library."""
-    with mock.patch.object(library, "loaded", lambda: compiled):
+    with mock.patch.object(library, "loaded", lambda: compiled):  # noqa: PT008  a Mock takes longer than a call
         yield
 
 

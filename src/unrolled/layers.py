@@ -358,7 +358,7 @@ class RNN(Recurrent):
         self.nonlinearity = nonlinearity
         mode = f"RNN_{nonlinearity.upper()}"
         sizes = (input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional)
-        super().__init__(mode, *sizes, 0, device, dtype, **options)
+        super().__init__(mode, *sizes, device=device, dtype=dtype, **options)
 
 
 class LSTM(Recurrent):
@@ -416,7 +416,7 @@ class GRU(Recurrent):
         **options: Unpack[Options],
     ) -> None:
         sizes = (input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional)
-        super().__init__("GRU", *sizes, 0, device, dtype, **options)
+        super().__init__("GRU", *sizes, device=device, dtype=dtype, **options)
 
 
 def _check_sizes(
@@ -444,6 +444,8 @@ def _check_sizes(
             f"{name}: dropout should be a number in range [0, 1] representing the probability of an element being zeroed, "
             f"got {dropout!r}."
         )
+    if proj_size and mode != "LSTM":
+        raise ValueError(f"{name}: proj_size argument is only supported for LSTM, not RNN or GRU")
     if proj_size < 0:
         raise ValueError(f"{name}: proj_size should be a positive integer or zero to disable projections, got {proj_size}.")
     if proj_size >= hidden_size:

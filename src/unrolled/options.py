@@ -60,8 +60,6 @@ CHANGE_STEPS = ("layer_norm", "recurrent_dropout", "zoneout", "zoneout_cell")
 def check(mode: str, options: Options, bias: bool, proj_size: int) -> None:
     """Raise TypeError or ValueError for an option that is unknown, or that a layer of this mode cannot have."""
     name = mode.split("_")[0]
-    if "proj_size" in options:
-        raise ValueError(f"{name}: proj_size argument is only supported for LSTM, not RNN or GRU")
     if unknown := sorted(options.keys() - DEFAULTS.keys()):
         raise TypeError(f"{name} got an unexpected argument {unknown[0]!r}; its options are {', '.join(DEFAULTS)}.")
     given = {**DEFAULTS, **options}
