@@ -3,6 +3,9 @@
 import json
 import os
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -39,7 +42,8 @@ def on_disk(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
     sync, replace = os.fsync, os.replace
 
     def note_sync(descriptor: int) -> None:
-        events.append(("sync", Path(os.readlink(f"/proc/self/fd/{descriptor}")).name))
+        name = Path(os.readlink(f"/proc/self/fd/{descriptor}")).name
+        events.append(("sync", "temporary" if name.startswith(".unrolled-") else name))
         sync(descriptor)
 
     def note_replace(old: Path, new: Path) -> None:
@@ -55,18 +59,69 @@ def on_disk(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
 def test_content_is_durable_before_its_name_and_its_name_before_anything_else(tmp_path: Path, on_disk) -> None:
     """Or a power cut could leave the new name with no content, or the old name after a report of success."""
     files.write_atomically(tmp_path / "file", b"new")
-    assert on_disk == [("sync", ".file.partial"), ("rename", "file"), ("sync", tmp_path.name)]
+    assert on_disk == [("sync", "temporary"), ("rename", "file"), ("sync", tmp_path.name)]
     on_disk.clear()
     with files.new_folder(tmp_path / "run") as folder:
         (folder / "whole").write_text("x")
     assert on_disk == [("sync", "whole"), ("rename", "run"), ("sync", tmp_path.name)]
 
 
-def test_what_a_killed_write_left_is_cleared(tmp_path: Path) -> None:
-    for name in (".training.safetensors.partial", "training.safetensors", ".other"):
-        (tmp_path / name).write_text("x")
-    files.remove_partial_files(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".other", "training.safetensors"]
+@pytest.fixture
+def leftovers(tmp_path: Path) -> tuple[Path, Path]:
+    """A file and a folder with something in it, as processes that were killed leave them."""
+    code = (
+        "import os, signal, sys, pathlib; from unrolled import files\n"
+        "folder = pathlib.Path(sys.argv[1])\n"
+        "with files.new_folder(folder / 'run') as unfinished:\n"
+        "    (unfinished / 'half').write_text('x')\n"
+        "    os.fsync = lambda descriptor: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    files.write_atomically(folder / 'file', b'new')\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code, str(tmp_path)]).returncode == -signal.SIGKILL
+    file, folder = sorted(tmp_path.iterdir(), key=Path.is_dir)
+    assert (folder / "half").exists()
+    return file, folder
+
+
+def test_what_a_kill_left_is_removed_by_the_next_of_any_name(tmp_path: Path, leftovers: tuple[Path, Path]) -> None:
+    with files.new_folder(tmp_path / "other"):
+        assert not any(path.exists() for path in leftovers)
+
+
+def test_what_is_not_provably_ours_or_still_in_use_stays(tmp_path: Path, leftovers: tuple[Path, Path]) -> None:
+    file, _ = leftovers
+    theirs = [".run.partial-1", ".run.partial-backup", ".file.partial", ".unrolled-backup", f"{file.name}x"]
+    theirs.append(file.name[:-1] + ("0" if file.name[-1] != "0" else "1"))
+    for name in theirs:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "precious").write_text("x")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "precious").write_text("x")
+    with files.new_folder(tmp_path / "first") as unfinished, files.new_folder(tmp_path / "*"):
+        assert unfinished.exists()
+        os.symlink(elsewhere, file)  # a link under a name of ours
+        files.remove_leftovers(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*theirs, "first", "*", "elsewhere", file.name])
+    assert all((tmp_path / name / "precious").exists() for name in [*theirs, "elsewhere"])
+
+
+def test_a_run_folder_is_trained_by_one_process_at_a_time(run: Path, command) -> None:
+    with files.locked(run):
+        code, out, err = command("train", "language-model", "--resume", run)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert f"{run}: already being trained by another process." in err
+    assert command("train", "language-model", "--resume", run, "--quiet") == (0, "", "")
+
+
+def test_a_link_in_place_of_the_lock_is_refused(run: Path, tmp_path: Path) -> None:
+    """The lock is opened for writing: what a link in somebody's folder points at would be emptied."""
+    (tmp_path / "precious").write_text("x")
+    (run / files.LOCK).unlink(missing_ok=True)
+    (run / files.LOCK).symlink_to(tmp_path / "precious")
+    with pytest.raises(RunError, match="lock: expected a file, got a link"):
+        tasks.resume(run)
+    assert (tmp_path / "precious").read_text() == "x"
 
 
 def test_a_new_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
@@ -89,10 +144,10 @@ def test_tied_weights_are_written_once_and_come_back_tied(tmp_path: Path) -> Non
         model["decoder"].weight = model["encoder"].weight
         return model
 
-    first, second = make(), make()
+    first = make()
     checkpoint.save_model(tmp_path, first, step=1)
     assert list(checkpoint.read_tensors(tmp_path / checkpoint.MODEL)[0]) == ["encoder.weight"]
-    checkpoint.load_model(tmp_path, second)
+    second = checkpoint.load_model(tmp_path, make)
     assert torch.equal(second["decoder"].weight, first["encoder"].weight)
     assert second["decoder"].weight is second["encoder"].weight
 

@@ -16,14 +16,14 @@ def test_tokens_on_disk_are_the_texts_tokens(tmp_path: Path) -> None:
     documents = sources.find([str(tmp_path)])
     tokenizer = tokenizers.learn("char", documents, 8000)
     facts = write_tokens(documents, tokenizer, tmp_path)
-    tokens = open_tokens(tmp_path)
+    tokens = open_tokens(tmp_path, tokenizer.size)
     assert isinstance(tokens, np.memmap)
     assert facts.count == len(tokens) == 10
     assert [int(i) for i in np.flatnonzero(tokens == tokenizer.end)] == [4, 9]
     assert tokenizer.decode(tokens.tolist()) == "abbacab\n"
     (tmp_path / TOKENS).write_bytes(b"\2\3")
-    with pytest.raises(RunError, match="expected 10 tokens, got 2"):
-        open_tokens(tmp_path)
+    with pytest.raises(RunError, match=r"tokens\.bin: expected 10 bytes \(10 tokens\), got 2"):
+        open_tokens(tmp_path, tokenizer.size)
 
 
 def test_empty_text_is_refused(tmp_path: Path) -> None:
