@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -213,3 +214,99 @@ def test_an_unfinished_last_report_is_passed_over(run: Path) -> None:
     assert checkpoint.read_metrics(run) == whole
     checkpoint.truncate_metrics(run, 30)
     assert max(line["step"] for line in checkpoint.read_metrics(run)) == 30
+
+
+def change(run: Path, edit) -> None:
+    """Rewrite a training state by `edit(tensors, facts)`."""
+    tensors, facts = checkpoint.read_tensors(run / checkpoint.TRAINING)
+    edit(tensors, facts)
+    checkpoint.save_tensors(run / checkpoint.TRAINING, tensors, facts)
+
+
+def rename(tensors: dict, start: str, to=lambda tensor: None) -> None:
+    """Put something else in the place of every tensor whose name begins so; nothing where `to` gives None."""
+    for name in [name for name in tensors if name.startswith(start)]:
+        new = to(tensors.pop(name))
+        if new is not None:
+            tensors[name] = new
+
+
+WRONG_STATES = {
+    "optimizer of other shapes": (lambda t, f: rename(t, "optimizer.", lambda one: torch.zeros(1)), r"expected 'optimizer\."),
+    "longer moments": (lambda t, f: rename(t, "optimizer.0.exp_avg", lambda one: torch.zeros(9999)), "of shape"),
+    "moments of another type": (
+        lambda t, f: rename(t, "optimizer.0.exp_avg", lambda one: one.double()),
+        "of type torch.float32",
+    ),
+    "no optimizer": (lambda t, f: rename(t, "optimizer."), r"lacks tensor 'optimizer\."),
+    "no carried state": (lambda t, f: rename(t, "process.0.carry."), r"lacks tensor 'process\.0\.carry\."),
+    "carried state of another batch": (lambda t, f: rename(t, "process.0.carry.", lambda one: one[:, :1]), "carry.*of shape"),
+    "no random state": (lambda t, f: rename(t, "process.0.random."), r"lacks tensor 'process\.0\.random\."),
+    "short random state": (lambda t, f: rename(t, "process.0.random.", lambda one: one[:16]), "random.*of shape"),
+    "impossible random state": (lambda t, f: rename(t, "process.0.random.", lambda one: one * 0 + 255), "its random state"),
+    "weights that are no numbers": (lambda t, f: rename(t, "model.decoder.bias", lambda one: one * torch.nan), "not finite"),
+    "something more": (lambda t, f: t.update(stranger=torch.zeros(1)), "unexpected tensor 'stranger'"),
+    "no counters": (lambda t, f: f.clear(), "damaged"),
+    "counters of another kind": (lambda t, f: f.update(step="5"), "step: Input should be a valid integer"),
+    "counters below zero": (lambda t, f: f.update(step=-1), "step: Input should be greater than or equal to 0"),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG_STATES)
+def test_a_training_state_that_does_not_fit_is_refused_before_it_is_used(run: Path, command, wrong: str) -> None:
+    """The fused optimizer reads and writes as many numbers as the weights have, whatever its state's shape."""
+    edit, match = WRONG_STATES[wrong]
+    change(run, edit)
+    code, out, err = command("train", "language-model", "--resume", run, "--quiet")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert re.search(rf"^error: .*training\.safetensors: .*{match}", err)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\xff\xfe\n",
+        b"5\n",
+        b'{"part": "train", "loss": 1}\n',
+        b'{"step": 1, "seconds": 1, "part": "validation"}\n',
+        b"[" * 100_000 + b"\n",
+        b'{"step": 1, "part": "train", "loss": NaN}\n',
+        b'{"step": 1e400, "part": "train"}\n',
+        b"\0" * 99,
+    ],
+    ids=range(8),
+)
+def test_damaged_reports_stop_neither_info_nor_resuming(run: Path, command, content: bytes) -> None:
+    """They are there for people to see."""
+    (run / checkpoint.METRICS).write_bytes(content)
+    code, out, err = command("info", run, "--json")
+    assert (code, err) == (0, "")
+    assert json.loads(out)["task"] == "language-model"
+    assert command("train", "language-model", "--resume", run, "--quiet") == (0, "", "")
+
+
+def test_weights_that_are_not_finite_are_refused(run: Path, command, real_text: Path) -> None:
+    tensors, facts = checkpoint.read_tensors(run / checkpoint.MODEL)
+    checkpoint.save_tensors(run / checkpoint.MODEL, {name: one * torch.nan for name, one in tensors.items()}, facts)
+    for words in (["sample", run], ["evaluate", run, real_text, "--json"], ["export", run]):
+        code, out, err = command(*words)
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert "has values that are not finite numbers" in err
+
+
+def test_a_model_is_compared_with_its_file_before_memory_is_taken_for_it(run: Path) -> None:
+    content = json.loads((run / "config.json").read_text())
+    content["config"] |= {"hidden_size": 2**24, "embedding_size": 2**24}
+    (run / "config.json").write_text(json.dumps(content))
+    for use in (tasks.load, tasks.resume):
+        with pytest.raises(RunError, match=r"of shape \(.*16777216.*\) \(from config\.json\), got \(.*16.*\)"):
+            use(run)
+
+
+def test_a_pipe_in_place_of_a_file_is_refused(run: Path) -> None:
+    for name in ("config.json", "model.safetensors", "tokenizer.json"):
+        (run / name).rename(run / "aside")
+        os.mkfifo(run / name)
+        with pytest.raises(RunError, match=rf"{name}: expected a file, got a pipe"):
+            tasks.load(run)
+        os.replace(run / "aside", run / name)

@@ -293,3 +293,18 @@ def test_a_reader_that_has_seen_enough_is_no_error(trained: Path) -> None:
     sample = f"{sys.executable} -m unrolled sample {trained} --length 3000 | head -c 20"
     done = subprocess.run(["bash", "-c", f"set -o pipefail; {sample}"], capture_output=True, text=True)
     assert (done.stderr, len(done.stdout)) == ("", 20)
+
+
+def test_a_fault_of_ours_is_one_line_and_its_traceback_a_file(command, trained: Path, tmp_path: Path, monkeypatch) -> None:
+    def fail(folder: Path) -> dict:
+        raise KeyError("nobody thought\nof this")
+
+    monkeypatch.setattr("unrolled.inspection.run_info.describe", fail)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    code, out, err = command("info", trained)
+    file = next(tmp_path.iterdir())
+    assert (code, out, err.count("\n")) == (1, "", 1)
+    assert err.startswith("error: unexpected KeyError: ")
+    assert err.endswith(f"please report it to its maintainers, with the file {file}.\n")
+    assert "Traceback" in file.read_text()
+    assert f"unrolled info {trained}" in file.read_text()
