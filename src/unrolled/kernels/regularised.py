@@ -167,7 +167,7 @@ class _Sequence(torch.autograd.Function):
         dc = None if not lstm else zeros(batch, hidden) if d_c_n is None else d_c_n.clone(memory_format=torch.contiguous_format)
         d_start = [None if part is None else zeros(batch, hidden) for part in (start_h, start_c)]
         sums = zeros(torch.get_num_threads(), 2 * width + 2 * hidden)
-        norms = None if grad_norms is None else torch.zeros(grad_norms.shape)
+        norms = None if grad_norms is None else torch.zeros(grad_norms.shape, dtype=torch.float32, device="cpu")
         call = ctx.call.with_tensors(
             {
                 "d_out": None if d_out is None else d_out.contiguous(),
@@ -226,7 +226,7 @@ def _by_definition(ctx: Any, incoming: tuple) -> tuple:
 
 
 def _alive(steps: int, lengths: Tensor | None) -> Tensor | None:
-    return None if lengths is None else torch.arange(steps).unsqueeze(1) < lengths  # (T, B)
+    return None if lengths is None else torch.arange(steps, device=lengths.device).unsqueeze(1) < lengths  # (T, B)
 
 
 class _Call:
