@@ -114,6 +114,23 @@ def test_a_trace_holds_the_step(watched) -> None:
     assert_same(make_fx(lambda a, b: model(a, b)[0])(other(x), other(h))(x, h), want)
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "layer", [unrolled.LSTM(3, 4, proj_size=2), unrolled.GRU(3, 4, layer_norm=True), unrolled.RNN(3, 4, zoneout=0.1)]
+)
+def test_traces_of_projections_and_options_hold_the_sequence(layer) -> None:
+    x = torch.randn(6, 4, 3)
+    traced = torch.jit.trace(layer.eval(), torch.randn(6, 2, 3))  # and its own check, without gradients
+    assert_same(traced(x)[0], layer(x)[0])
+
+
+def test_fake_tensors_go_through_the_options(watched) -> None:
+    layer = unrolled.GRU(3, 4, layer_norm=True)
+    with FakeTensorMode(allow_non_fake_inputs=True) as fake, torch.no_grad():
+        assert layer(fake.from_tensor(torch.randn(6, 2, 3)))[0].shape == (6, 2, 4)
+    assert_same(layer(torch._neg_view(x := torch.randn(6, 2, 3)))[0], layer(-x)[0])
+
+
 def test_a_legacy_onnx_export_holds_the_step(watched) -> None:
     runtime = pytest.importorskip("onnxruntime")
     model, x, h, want = watched

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 _PLAIN = frozenset((Tensor, torch.nn.Parameter))
-TRACE = "torch.jit.trace"
+TRACE, PROFILER = "torch.jit.trace", "the profiler"
 
 compiling = torch.compiler.is_compiling
 """Whether torch.compile or torch.export is tracing this call."""
@@ -51,7 +51,7 @@ def watched(tensors: Iterable[Tensor | None]) -> str:
     if torch._C._get_tracing_state() is not None:
         return TRACE
     if torch._C._autograd._profiler_enabled():  # pyright: ignore[reportAttributeAccessIssue]
-        return "the profiler"
+        return PROFILER
     given = [t for t in tensors if t is not None]
     if not _PLAIN.issuperset(map(type, given)):
         return "a tensor subclass"

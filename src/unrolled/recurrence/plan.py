@@ -64,12 +64,8 @@ def _regularised_refuse(call: Call) -> str | None:
         return f"dtype {call.dtype}: they compute in float32 and float64"
     if 0 in call.x.shape[:2]:
         return "the sequence is empty"
-    if call.compiling:
-        return "torch.compile is tracing: it cannot look into them"
-    if call.watched and (reason := _other_operators_needed()):
-        return reason
-    if context.transformed():
-        return "a transform of torch.func is active"
+    if call.watched and call.watched != context.PROFILER:
+        return f"{call.watched} must see every operation, and cannot look into them"
     return None
 
 
