@@ -17,7 +17,7 @@ import pytest
 import torch
 from tests.tolerance import assert_same
 
-from unrolled import cli, kernels, tasks
+from unrolled import checkpoint, cli, kernels, tasks
 from unrolled.errors import ConfigError
 
 
@@ -253,18 +253,22 @@ def _limited(answer: Connection, most: int, arguments: list[str]) -> None:
     answer.send((code, sys.stderr.getvalue()))
 
 
-def test_a_full_disk_during_a_save_keeps_the_last_good_checkpoint(
-    full_disk, real_text: Path, tmp_path: Path, tiny_flags: list[str]
-) -> None:
-    """The best weights still fit, the training state does not."""
+def test_a_full_disk_during_a_save_keeps_the_last_good_checkpoint(real_text: Path, tmp_path: Path, tiny_flags) -> None:
+    """A write limit on the process stands in for a disk that fills once the best weights are written."""
     run = tmp_path / "run"
-    code, errors = full_disk(
-        900_000, "train", "language-model", real_text, "--run", run, *tiny_flags, "--hidden-size", "128", "--max-steps", "10"
+    arguments = ["train", "language-model", str(real_text), "--run", str(run), *tiny_flags, "--hidden-size", "128"]
+    code = (
+        "import resource; from unrolled import checkpoint, cli; save = checkpoint.save_model\n"
+        "checkpoint.save_model = lambda *a: (save(*a), resource.setrlimit(resource.RLIMIT_FSIZE, (900_000, 900_000)))\n"
+        "cli.main()"
     )
-    assert code == 2, errors
-    assert "training.safetensors: could not write" in errors
-    assert "the disk is full" in errors
-    assert "Traceback" not in errors
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
+    assert done.returncode == 2, done.stderr
+    assert "training.safetensors: could not write" in done.stderr
+    assert "the disk is full" in done.stderr
+    assert done.stderr.endswith("Make room, and go on with --resume.\n")
+    assert checkpoint.read_tensors(run / checkpoint.TRAINING)[1]["step"] == 0
+    assert "Traceback" not in done.stderr
     assert not list(run.glob(".*"))
     assert tasks.load(run)  # the best weights, written before, are whole
 
@@ -272,7 +276,7 @@ def test_a_full_disk_during_a_save_keeps_the_last_good_checkpoint(
 def test_a_full_disk_during_a_report_is_one_line_too(full_disk, tmp_path: Path, tiny_flags: list[str]) -> None:
     (tmp_path / "short.txt").write_text("a short text, whose file of tokens still fits; " * 40)
     long = [*tiny_flags, "--hidden-size", "2", "--max-steps", "3000", "--save-every", "3000", "--evaluate-every", "3000"]
-    code, errors = full_disk(6000, "train", "language-model", tmp_path / "short.txt", "--run", tmp_path / "run", *long)
+    code, errors = full_disk(12_000, "train", "language-model", tmp_path / "short.txt", "--run", tmp_path / "run", *long)
     assert code == 2, errors
     assert "could not write a report, the disk is full" in errors
     assert "Traceback" not in errors
@@ -289,3 +293,18 @@ def test_a_reader_that_has_seen_enough_is_no_error(trained: Path) -> None:
     sample = f"{sys.executable} -m unrolled sample {trained} --length 3000 | head -c 20"
     done = subprocess.run(["bash", "-c", f"set -o pipefail; {sample}"], capture_output=True, text=True)
     assert (done.stderr, len(done.stdout)) == ("", 20)
+
+
+def test_a_fault_of_ours_is_one_line_and_its_traceback_a_file(command, trained: Path, tmp_path: Path, monkeypatch) -> None:
+    def fail(folder: Path) -> dict:
+        raise KeyError("nobody thought\nof this")
+
+    monkeypatch.setattr("unrolled.inspection.run_info.describe", fail)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    code, out, err = command("info", trained)
+    file = next(tmp_path.iterdir())
+    assert (code, out, err.count("\n")) == (1, "", 1)
+    assert err.startswith("error: unexpected KeyError: ")
+    assert err.endswith(f"please report it to its maintainers, with the file {file}.\n")
+    assert "Traceback" in file.read_text()
+    assert f"unrolled info {trained}" in file.read_text()

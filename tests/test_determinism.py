@@ -62,7 +62,7 @@ def test_a_seed_writes_the_same_text_on_any_number_of_threads(
     mode: str, layers: int, table: bool, precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Sampling promises more: each hidden unit is computed by one thread, in one order, whoever it is."""
-    monkeypatch.setattr("unrolled.streaming.streamer.TABLE_LIMIT", 2**26 if table else 0)
+    monkeypatch.setattr("unrolled.streaming.packed_weights.TABLE_LIMIT", 2**26 if table else 0)
     torch.manual_seed(0)
     H = 517 if mode == "LSTM" else 900  # enough bytes for several threads to be used, in every precision
     recurrent, decoder = getattr(nn, mode)(21, H, layers), nn.Linear(H, 67)

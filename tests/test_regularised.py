@@ -288,7 +288,7 @@ class TestConversion:
         unrolled.restore(layer)
         assert type(layer) is nn.LSTM
         unrolled.convert(layer)
-        assert (layer.save, layer.forget_bias, layer.beyond_cell) == ("gates", None, "")
+        assert (layer.save, layer.forget_bias, layer.step_option) == ("gates", None, "")
 
     def test_onnx_refuses_what_it_cannot_say(self, tmp_path) -> None:
         pytest.importorskip("onnx")

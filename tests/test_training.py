@@ -174,14 +174,11 @@ def test_it_stops_when_the_seconds_are_used_up(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("spoil_at", [2, 12])
 def test_a_nan_stops_training_and_keeps_the_last_good_checkpoint(tmp_path: Path, spoil_at: int) -> None:
-    with pytest.raises(DivergenceError, match=rf"step {spoil_at + 1}: the loss is nan.*--learning-rate") as error:
+    with pytest.raises(DivergenceError, match=rf"step {spoil_at + 1}: the loss is nan.*--learning-rate"):
         train(Toy(spoil_at=spoil_at), tmp_path)
-    if spoil_at < 5:
-        assert "Nothing had been saved yet" in str(error.value)
-    else:
-        tensors, facts = checkpoint.read_tensors(tmp_path / checkpoint.TRAINING)
-        assert facts["step"] == 10
-        assert all(tensor.isfinite().all() for tensor in tensors.values())
+    tensors, facts = checkpoint.read_tensors(tmp_path / checkpoint.TRAINING)
+    assert facts["step"] == spoil_at // 5 * 5
+    assert all(tensor.isfinite().all() for tensor in tensors.values())
 
 
 def test_ctrl_c_saves_the_step_in_hand_and_going_on_gives_the_same_weights(tmp_path: Path) -> None:
@@ -198,6 +195,66 @@ def test_ctrl_c_saves_the_step_in_hand_and_going_on_gives_the_same_weights(tmp_p
     assert train(Toy(), tmp_path / "a", resume=True).counters.step == 20
     train(Toy(), tmp_path / "b")
     assert_bit_identical(tmp_path / "a", tmp_path / "b")
+
+
+@pytest.mark.parametrize("patience", [0, 2])
+def test_resuming_a_run_that_has_ended_changes_nothing(tmp_path: Path, patience: int) -> None:
+    losses = [3.0, 3.1, 3.2, 3.3]
+    first = train(Toy(validation=list(losses), patience=patience), tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    again = train(Toy(validation=list(losses), patience=patience), tmp_path, resume=True)
+    assert (again.reason, again.counters) == (first.reason, first.counters)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("step", [7, 15], ids=["between evaluations", "where it stops early"])
+def test_ctrl_c_leaves_the_reports_and_the_end_of_a_run_as_they_would_have_been(tmp_path: Path, step: int) -> None:
+    class Interrupted(Toy):
+        def batch(self, number: int) -> dict:
+            if number == step - 1:
+                signal.raise_signal(signal.SIGINT)
+            return super().batch(number)
+
+    losses, settings = [3.0, 3.1, 3.2, 3.3], {"patience": 2, "workers": 0}
+    train(Toy(validation=list(losses), **settings), tmp_path / "whole")
+    stopped = train(Interrupted(validation=(left := list(losses)), **settings), tmp_path / "stopped")
+    assert (stopped.reason, stopped.counters.step) == ("interrupted" if step == 7 else "early stopping", step)
+    train(Toy(validation=left, **settings), tmp_path / "stopped", resume=True)
+    assert_bit_identical(tmp_path / "whole", tmp_path / "stopped")
+    whole, resumed = (
+        [{**line, "seconds": 0} for line in checkpoint.read_metrics(tmp_path / run)] for run in ("whole", "stopped")
+    )
+    assert whole == resumed
+
+
+def test_a_run_that_lost_its_checkpoint_is_not_trained_from_the_beginning(
+    real_text: Path, tmp_path: Path, tiny: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over the trained model and its reports. One killed before its first checkpoint has neither, and begins."""
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):  # noqa: PT012
+        patch.setattr(checkpoint, "save_tensors", _interrupt)
+        tasks.train("language-model", str(real_text), run=run, **tiny)
+    assert not (run / checkpoint.TRAINING).exists()
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):  # noqa: PT012
+        patch.setattr(checkpoint, "append_metrics", _interrupt)
+        tasks.resume(run)
+    assert checkpoint.read_tensors(run / checkpoint.TRAINING)[1]["step"] == 0
+    assert tasks.resume(run).counters.step == tiny["max_steps"]
+    (run / checkpoint.TRAINING).unlink()
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    assert tasks.resume(run).reason == "finished"
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+    checkpoint.truncate_metrics(run, 20)
+    with pytest.raises(RunError, match=r"it has model\.safetensors and metrics\.jsonl, so it was begun\..*or begin a new run"):
+        tasks.resume(run)
+    (run / checkpoint.METRICS).unlink()
+    with pytest.raises(RunError, match=r"it has model\.safetensors, so it was begun"):
+        tasks.resume(run)
+
+
+def _interrupt(*arguments, **how) -> None:
+    raise KeyboardInterrupt
 
 
 def test_evaluating_and_sampling_do_not_move_trainings_random_numbers(real_text: Path, tmp_path: Path, tiny: dict) -> None:

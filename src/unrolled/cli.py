@@ -1,6 +1,7 @@
 """The command line. Each command parses, calls one function of the library, and prints; torch loads only where it is used.
 
-Data goes to stdout, progress and errors to stderr; the exit code is 2 for something the user can fix.
+Data goes to stdout, progress and errors to stderr; the exit code is 2 for something the user can fix, 1 for a fault of ours,
+whose traceback goes to a file.
 """
 
 from __future__ import annotations
@@ -8,8 +9,11 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import json
+import math
 import os
 import sys
+import tempfile
+import traceback
 import typing
 from pathlib import Path
 from typing import Any
@@ -140,6 +144,10 @@ def evaluate(run: Path, data: tuple[str, ...], settings: dict[str, str], as_json
     model = load(run, **settings)
     with Progress().counting() as report:
         metrics = model.evaluate(*data, report=report)
+    if odd := [
+        f"{name} is {value}" for name, value in metrics.items() if isinstance(value, float) and not math.isfinite(value)
+    ]:
+        raise UnrolledError(f"{run}: {', '.join(odd)}: the model's weights give no finite numbers. Train it again.")
     _print(metrics, as_json)
 
 
@@ -208,6 +216,23 @@ def main() -> None:
         _fail(str(error), 1 if isinstance(error, DivergenceError) else 2)
     except (KeyboardInterrupt, click.Abort):
         _fail("interrupted", 130)
+    except Exception as error:
+        if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+            _fail("not enough memory. Make the model, the batch or what is asked for smaller.", 2)
+        _fail(_unexpected(error), 1)
+
+
+def _unexpected(error: Exception) -> str:
+    """What is said of a fault of ours, whose traceback goes to a file."""
+    what = f"unexpected {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", prefix="unrolled-error-", suffix=".txt", delete=False, encoding="utf-8", errors="backslashreplace"
+        ) as file:
+            file.write(f"unrolled {__version__}, {sys.version}\n{' '.join(sys.argv)}\n\n{traceback.format_exc()}")
+    except OSError:
+        return f"{what}. This is a fault in unrolled: please report it to its maintainers, with the command that you gave."
+    return f"{what}. This is a fault in unrolled: please report it to its maintainers, with the file {file.name}."
 
 
 def _keep_freed_memory() -> None:
@@ -327,7 +352,7 @@ def _metavar(kind: Any) -> str:
 
 def _print(values: dict[str, Any], as_json: bool) -> None:
     if as_json:
-        click.echo(json.dumps(values))
+        click.echo(json.dumps(values, allow_nan=False))
         return
     width = max(map(len, values))
     for name, value in values.items():

@@ -154,7 +154,9 @@ def _explain(detail: ErrorDetails, known: Mapping[str, Any], place: Callable[[st
 class Saved(BaseModel):
     """The content of a run folder's config.json."""
 
-    format_version: int
+    model_config = ConfigDict(strict=True)
+
+    format_version: PositiveInt
     task: str
     unrolled_version: str
     config: dict[str, Any]

@@ -26,6 +26,7 @@ from unrolled import files
 from unrolled.conversion import OURS, THEIRS, beyond_torch
 from unrolled.errors import ExportError
 from unrolled.layers import Recurrent
+from unrolled.recurrence.hooks import run_pre_hooks
 
 Layer = Recurrent | nn.RNNBase
 
@@ -140,6 +141,8 @@ def recurrent(graph: Graph, layer: Layer, x: str, state: Sequence[str], *, lengt
         ExportError: the layer has what ONNX cannot say.
     """
     _check(layer)
+    weight: Any = layer.weight_ih_l0
+    run_pre_hooks(layer, (weight.new_zeros(1, 1, layer.input_size),))  # which put the weights of now in their place
     operator, directions = layer.mode.split("_")[0], 2 if layer.bidirectional else 1
     attributes: dict[str, Any] = {"hidden_size": layer.hidden_size, "direction": "forward"}
     if layer.bidirectional:

@@ -20,6 +20,7 @@ from unrolled.kernels import context, cudnn_weights
 from unrolled.options import CHANGE_STEPS, DEFAULTS, Options, check
 from unrolled.recurrence import arguments, plan
 from unrolled.recurrence.arguments import LayerWeights
+from unrolled.recurrence.hooks import any_hooks, run_pre_hooks
 from unrolled.recurrence.one_step import StepEngine
 
 
@@ -201,6 +202,12 @@ class Recurrent(nn.Module):
         >>> bool((output[1, 1] == h_n[0, 1]).all())  # the second sequence ends after its 2 steps
         True
         """
+        if isinstance(input, torch.fx.Proxy):  # a tracer of torch.fx takes the layer whole, as it takes torch.nn's
+            given = {"lengths": lengths, "resets": resets, "embedding": embedding, "gradient_norms": gradient_norms}
+            named = {name: value for name, value in given.items() if value is not None}
+            tracer: Any = input.tracer
+            whole: Any = tracer.create_proxy("call_module", tracer.path_of_module(self), (input, hx), named)
+            return whole
         if isinstance(input, PackedSequence):
             if any(extra is not None for extra in (lengths, resets, embedding, gradient_norms)):
                 raise ValueError(
@@ -231,13 +238,17 @@ class Recurrent(nn.Module):
         """Every step's h and c: one `State` per layer and direction, of tensors (T, B, H), or (B, T, H) with `batch_first`.
 
         Takes what calling the layer takes. For looking inside: which unit does what, and where attention could point.
+        The layer's forward pre-hooks run first, as in a call, so that the weights that weight_norm, spectral_norm and pruning
+        compute are those of now; hooks that read what `forward` returns do not, as nothing of that shape is returned.
 
         >>> import torch, unrolled
         >>> layer_0, layer_1 = unrolled.LSTM(3, 4, num_layers=2).states(torch.randn(5, 2, 3))
         >>> layer_1.h.shape, layer_1.c.shape
         (torch.Size([5, 2, 4]), torch.Size([5, 2, 4]))
         """
-        call, batched = arguments.checked(self, input, hx, lengths, resets, embedding, every_step=True)
+        masks = {"lengths": lengths, "resets": resets, "embedding": embedding}
+        (input, hx), masks = run_pre_hooks(self, (input, hx), masks)
+        call, batched = arguments.checked(self, input, hx, **masks, every_step=True)
 
         def laid_out(part: Tensor) -> Tensor:
             if not batched:
@@ -254,6 +265,11 @@ class Recurrent(nn.Module):
 
         Feed the state back in with the next x_t; `None` starts from zeros. Steps give what `forward` gives on the sequence.
 
+        Without gradients, weights are kept in the order in which a step reads them. They are always the weights of now: each
+        step first looks whether they have changed, however they were written to (in place, through `.data` or NumPy, in a
+        flat vector that they are views of, by another process that shares them). The layer's hooks run as in a call with a
+        sequence of one step, which is what a step of a layer with hooks is.
+
         Raises:
             RuntimeError: the layer is bidirectional: its second direction begins at the end, which a stream has not; or
                 it is in training with recurrent dropout.
@@ -268,7 +284,8 @@ class Recurrent(nn.Module):
         """
         if not isinstance(x_t, Tensor):
             raise arguments.no_tensor(self, "x_t", x_t)
-        if embedding is None and not torch.is_grad_enabled() and (done := self._engine.step(self, x_t, state)) is not None:
+        alone = embedding is None and not torch.is_grad_enabled() and not any_hooks(self)
+        if alone and (done := self._engine.step(self, x_t, state)) is not None:
             return done
         if self.training and self.recurrent_dropout:
             raise RuntimeError(
@@ -287,7 +304,7 @@ class Recurrent(nn.Module):
         return output.squeeze(time), state
 
     @property
-    def beyond_cell(self) -> str:
+    def step_option(self) -> str:
         """The first option that makes steps, or where they start, other than torch.nn's; empty if there is none."""
         for name in ("learned_state", *CHANGE_STEPS):
             if getattr(self, name):

@@ -21,6 +21,18 @@ def build(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
     return torch.optim.AdamW(several, lr=config.learning_rate, betas=(0.9, 0.99), fused=True)
 
 
+def begin(optimizer: torch.optim.Optimizer) -> None:
+    """Make the moments that AdamW makes at the first step, so that a checkpoint has them from the beginning.
+
+    Of a parameter without a gradient (a CNN that learns later) they stay as they are here.
+    """
+    for group in optimizer.param_groups:
+        for p in group["params"]:
+            if p.requires_grad:
+                step = torch.zeros((), dtype=torch.float32, device=p.device)
+                optimizer.state[p] = {"step": step, "exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
+
+
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     """Of every group, each by its share."""
     for group in optimizer.param_groups:

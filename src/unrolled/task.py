@@ -34,13 +34,13 @@ class Metric:
     lower_is_better: bool = True
 
     def improves(self, value: float, best: float | None) -> bool:
-        """Whether `value` is better than the best so far; the first that is a number always is.
+        """Whether `value` is better than the best so far; the first that is finite always is, what is not finite never.
 
         >>> Metric("cider", "CIDEr", lower_is_better=False).improves(0.6, best=0.5)
         True
         """
-        if best is None:
-            return not math.isnan(value)
+        if best is None or not math.isfinite(value):
+            return math.isfinite(value)
         return value < best if self.lower_is_better else value > best
 
 

@@ -54,15 +54,25 @@ def train(
     """
     config, progress = task.config, progress or Progress(quiet=True)
     engine = engine or Engine(config.device, config.precision)
+    if resume:
+        checkpoint.require_fit(folder / checkpoint.TRAINING, task.build, prefix="model.")
     torch.manual_seed(config.seed)
     model = task.build()
     step_of, adamw = engine.prepare(task.loss, model, optimizer.build(model, config))
+    optimizer.begin(adamw)
     engine.seed(config.seed)
     state = TrainingState(folder, engine, model, adamw)
-    counters, carry = state.restore() if resume else (Counters(), {})
+    if resume:
+        counters, carry = state.restore(task)
+    else:
+        counters, carry = Counters(), {}
+        folder.mkdir(parents=True, exist_ok=True)
+        state.save(counters, carry)  # a run without a checkpoint is one that lost it
     metrics: dict[str, float] = {}
     started = time.perf_counter() - counters.seconds
     reason = _finished(counters, config)
+    if reason:
+        return Outcome(folder, counters, reason, metrics)
     log_of = open_log(folder, counters.step) if engine.is_main else nullcontext(_no_log)
     steps = range(counters.step, config.max_steps)
     batches_of = prefetch(lambda step: engine.shard(task.batch(step)), steps, config.workers)
@@ -86,14 +96,13 @@ def train(
             reason = _finished(counters, config) or ("interrupted" if stop else "")
             report = {"loss": total.loss, "gradient_norm": norm, "learning_rate": rate, **total.report}
             progress.step(counters, config, total.count, report)
-            if counters.step % 10 == 0 or reason:
+            if counters.step % 10 == 0 or reason == "finished":
                 log(counters, "train", report)
             if counters.step % config.evaluate_every == 0 or reason == "finished":
                 metrics = _evaluate(task, model, engine, state, counters)
                 log(counters, "validation", metrics)
                 progress.evaluated(counters, metrics)
-                if config.patience and counters.evaluations_without_gain >= config.patience:
-                    reason = reason or "early stopping"
+                reason = _finished(counters, config) or reason
             if config.sample_every and counters.step % config.sample_every == 0 and not reason and engine.is_main:
                 with torch.random.fork_rng():  # training's random numbers stay where they are
                     progress.sample(counters.step, task.show(model, counters.step))
@@ -104,8 +113,11 @@ def train(
 
 
 def _finished(counters: Counters, config: TrainingConfig) -> str:
+    """Why there is nothing more to train, if so. A function of what is saved, so that a resumed run ends where it ended."""
     out_of_time = config.max_seconds is not None and counters.seconds >= config.max_seconds
-    return "finished" if counters.step >= config.max_steps or out_of_time else ""
+    if counters.step >= config.max_steps or out_of_time:
+        return "finished"
+    return "early stopping" if config.patience and counters.evaluations_without_gain >= config.patience else ""
 
 
 def _no_log(counters: Counters, part: str, values: dict[str, float]) -> None:
@@ -130,10 +142,8 @@ def _evaluate(task: Task, model: nn.Module, engine: Engine, state: TrainingState
 
 def _diverged(counters: Counters, folder: Path, loss: float, norm: float) -> str:
     what = f"the loss is {loss}" if not math.isfinite(loss) else f"the gradient's norm is {norm}"
-    kept = folder / checkpoint.TRAINING
-    saved = f"The last good checkpoint is kept in {folder}." if kept.exists() else "Nothing had been saved yet."
     return (
-        f"step {counters.step + 1}: {what}; the weights were not changed by it. {saved} "
+        f"step {counters.step + 1}: {what}; the weights were not changed by it. The last good checkpoint is kept in {folder}. "
         "Train again with a lower --learning-rate or --clip-norm, or --precision fp32."
     )
 

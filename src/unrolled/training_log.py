@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,26 +21,24 @@ Log = Callable[[Counters, str, dict[str, float]], None]
 
 @contextmanager
 def open_log(folder: Path, step: int) -> Iterator[Log]:
-    """What is yielded writes a report; `step` is where the run goes on, 0 at its beginning.
+    """What is yielded writes a report; `step` is where the run goes on, 0 at its beginning. Reports of later steps are dropped.
 
     Raises:
         RunError: the disk is full or refuses.
     """
-    board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1 if step else None)
-
-    def log(counters: Counters, part: str, values: dict[str, float]) -> None:
-        line = {"step": counters.step, "seconds": round(counters.seconds, 3), "part": part, **values}
-        checkpoint.append_metrics(folder, line)
-        for name, value in values.items():
-            board.add_scalar(f"{part}/{name}", value, counters.step)
-
     # TensorBoard writes in a thread of its own; the error it dies of is raised here again, at the next report.
     others, threading.excepthook = threading.excepthook, _without_oserrors(threading.excepthook)
     try:
-        try:
+        checkpoint.truncate_metrics(folder, step)
+        with contextlib.closing(SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1 if step else None)) as board:
+
+            def log(counters: Counters, part: str, values: dict[str, float]) -> None:
+                line = {"step": counters.step, "seconds": round(counters.seconds, 3), "part": part, **values}
+                checkpoint.append_metrics(folder, line)
+                for name, value in values.items():
+                    board.add_scalar(f"{part}/{name}", value, counters.step)
+
             yield log
-        finally:
-            board.close()
     except OSError as error:
         raise RunError(
             f"{folder}: could not write a report, {files.reason(error)}. "

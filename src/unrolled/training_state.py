@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from unrolled import checkpoint, files
+from unrolled import checkpoint
 from unrolled.engine import Engine
 from unrolled.errors import RunError
-from unrolled.task import Carry, Counters
+from unrolled.files import validated
+from unrolled.task import Carry, Counters, Task
+
+_LARGEST = 2**53
+
+
+class Facts(BaseModel):
+    """What the file says beside its tensors: the `Counters`, and how many processes trained."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    step: int = Field(ge=0, le=_LARGEST)
+    seconds: float = Field(ge=0)
+    best: float | None
+    best_step: int = Field(ge=0, le=_LARGEST)
+    evaluations_without_gain: int = Field(ge=0, le=_LARGEST)
+    processes: int = Field(ge=1, le=_LARGEST)
 
 
 class TrainingState:
@@ -32,13 +48,12 @@ class TrainingState:
         if not self.engine.is_main:
             return
         tensors = {f"model.{name}": tensor for name, tensor in checkpoint.deduplicated_state(self.model).items()}
-        for index, state in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{index}.{key}": value for key, value in state.items()}
+        tensors |= {f"optimizer.{name}": tensor for name, tensor in self._moments().items()}
         for number, several in enumerate(of_each):
             tensors |= {f"process.{number}.{name}": tensor for name, tensor in several.items()}
-        facts = {**dataclasses.asdict(counters), "processes": self.engine.count}
+        facts = {**vars(counters), "processes": self.engine.count}
         checkpoint.save_tensors(self.folder / checkpoint.TRAINING, tensors, facts)
-        if counters.best is None:  # nothing has been evaluated: the last weights are the best known
+        if counters.best is None and counters.step:  # nothing has been evaluated: the last weights are the best known
             self.save_model(counters)
 
     def save_model(self, counters: Counters) -> None:
@@ -50,38 +65,51 @@ class TrainingState:
         if self.engine.is_main:
             checkpoint.save_model(self.folder, self.model, counters.step)
 
-    def restore(self) -> tuple[Counters, Carry]:
-        """Go back to what `save` wrote.
+    def restore(self, task: Task) -> tuple[Counters, Carry]:
+        """Go back to what `save` wrote, all of which is checked first: other shapes would be read and written past their ends.
 
         Raises:
             RunError: the checkpoint is missing, damaged, of another model or version, or of another number of processes.
         """
         path = self.folder / checkpoint.TRAINING
-        tensors, facts = checkpoint.read_tensors(path)
-        processes = facts.pop("processes", 1)
-        if processes != self.engine.count:
+        tensors, found = checkpoint.read_tensors(path)
+        facts = validated(path, Facts, found)
+        if facts.processes != self.engine.count:
             raise RunError(
-                f"{self.folder}: expected {processes} process{'es' if processes > 1 else ''}, with which it was begun, got "
-                f"{self.engine.count}. Start as many: each carries on a state of its own, and another number would not give "
-                "the same result."
+                f"{self.folder}: expected {facts.processes} process{'es' if facts.processes > 1 else ''}, with which it was "
+                f"begun, got {self.engine.count}. Start as many: each carries on a state of its own, and another number would "
+                "not give the same result."
             ).in_every_process()
-        parts: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}, "random": {}, "carry": {}}
-        for name, tensor in tensors.items():
-            part, _, rest = name.removeprefix(f"process.{self.engine.index}.").partition(".")
-            parts.setdefault(part, {})[rest] = tensor
-        checkpoint.load_weights(path, self.model, parts["model"])
+        counters = Counters(**facts.model_dump(exclude={"processes"}))
+        random, carry = self.engine.random_state(), self._carry(task, counters.step)
+        expected = {f"model.{name}": tensor for name, tensor in checkpoint.deduplicated_state(self.model).items()}
+        expected |= {f"optimizer.{name}": tensor for name, tensor in self._moments().items()}
+        own = f"process.{self.engine.index}."
+        expected |= {f"{own}random.{name}": state for name, state in random.items()}
+        expected |= {f"{own}carry.{name}": state for name, state in carry.items()}
+        others = tuple(f"process.{number}." for number in range(self.engine.count) if number != self.engine.index)
+        unused = (*others, *([] if "cuda" in random else [f"{own}random.cuda"]))
+        tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(unused)}
+        checkpoint.check_tensors(path, tensors, expected)
+        with torch.no_grad():
+            for name, tensor in checkpoint.deduplicated_state(self.model).items():
+                tensor.copy_(tensors[f"model.{name}"])
+            for name, tensor in self._moments().items():
+                tensor.copy_(tensors[f"optimizer.{name}"])
         try:
-            counters = Counters(**facts)
-            state = self.optimizer.state_dict()
-            state["state"] = {}
-            for name, tensor in parts["optimizer"].items():
-                index, _, key = name.partition(".")
-                state["state"].setdefault(int(index), {})[key] = tensor
-            self.optimizer.load_state_dict(state)
-            self.engine.set_random_state(parts["random"])
-        except (TypeError, KeyError, ValueError, RuntimeError) as error:
-            raise RunError(f"{path}: does not hold a training state this version can continue ({error}).") from None
-        if self.engine.is_main:
-            files.remove_partial_files(self.folder)
-            checkpoint.truncate_metrics(self.folder, counters.step)
-        return counters, {name: tensor.to(self.engine.device) for name, tensor in parts["carry"].items()}
+            self.engine.set_random_state({name: tensors[f"{own}random.{name}"] for name in random})
+        except RuntimeError as error:
+            raise RunError(f"{path}: damaged (its random state: {error}). Restore the file or train again.") from None
+        return counters, {name: tensors[f"{own}carry.{name}"].to(self.engine.device) for name in carry}
+
+    def _moments(self) -> dict[str, Tensor]:
+        """The optimizer's tensors by the number of their parameter and their name."""
+        state = self.optimizer.state_dict()["state"]
+        return {f"{index}.{key}": value for index, values in state.items() for key, value in values.items()}
+
+    def _carry(self, task: Task, step: int) -> Carry:
+        """Tensors as the step before `step` carries them on, in shape and type."""
+        if step == 0:
+            return {}
+        with torch.random.fork_rng(), torch.no_grad(), self.engine.autocast():
+            return task.loss(self.model, self.engine.shard(task.batch(step - 1)), {}).carry

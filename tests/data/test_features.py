@@ -72,6 +72,31 @@ def test_what_a_kill_left_behind_the_last_key_is_overwritten(tmp_path: Path, ext
         assert torch.equal(cache.read(KEYS[:4]), encoder()(torch.stack([photo(n) for n in range(4)])).half().float())
 
 
+@pytest.mark.parametrize("keep", [0, 1, 2.5, None])
+@pytest.mark.parametrize("name", ["features.bin", "keys.bin"])
+def test_what_a_damaged_cache_lacks_is_computed_anew(tmp_path: Path, name: str, keep: float | None) -> None:
+    FeatureCache(encoder(), tmp_path).fill(KEYS[:4], photo)
+    path = next((tmp_path / "features").iterdir()) / name
+    content = path.read_bytes()
+    path.unlink() if keep is None else path.write_bytes(content[: int(len(content) // 4 * keep)])
+    cache = FeatureCache(encoder(), tmp_path)
+    assert cache.missing(KEYS[:4]) == list(range(int(keep or 0), 4))
+    cache.fill(KEYS[:5], photo)
+    with torch.no_grad():
+        assert torch.equal(cache.read(KEYS[:5]), encoder()(torch.stack([photo(n) for n in range(5)])).half().float())
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff" * 10_000])
+def test_a_cache_that_is_damaged_while_it_is_used_says_so_and_is_filled_anew(tmp_path: Path, content: bytes) -> None:
+    cache = FeatureCache(encoder(), tmp_path)
+    cache.fill(KEYS[:2], photo)
+    (cache.folder / "features.bin").write_bytes(content)
+    with pytest.raises(DataError, match=r"the cached features were damaged and are removed\. Run this command again"):
+        cache.read(KEYS[:2])
+    cache.fill(KEYS[:2], photo)
+    assert cache.read(KEYS[:2]).isfinite().all()
+
+
 def test_encoders_of_other_weights_or_names_have_other_caches(tmp_path: Path) -> None:
     one, other = encoder(), encoder()
     with torch.no_grad():

@@ -1,12 +1,13 @@
 """Text is laid out on disk and split into streams without losing or repeating anything."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from unrolled.data import sources, tokenizers
-from unrolled.data.token_streams import TOKENS, TokenStreams, open_tokens, write_tokens
+from unrolled.data.token_streams import SIDECAR, TOKENS, TokenStreams, open_tokens, write_tokens
 from unrolled.errors import DataError, RunError
 
 
@@ -16,14 +17,30 @@ def test_tokens_on_disk_are_the_texts_tokens(tmp_path: Path) -> None:
     documents = sources.find([str(tmp_path)])
     tokenizer = tokenizers.learn("char", documents, 8000)
     facts = write_tokens(documents, tokenizer, tmp_path)
-    tokens = open_tokens(tmp_path)
+    tokens = open_tokens(tmp_path, tokenizer.size)
     assert isinstance(tokens, np.memmap)
     assert facts.count == len(tokens) == 10
     assert [int(i) for i in np.flatnonzero(tokens == tokenizer.end)] == [4, 9]
     assert tokenizer.decode(tokens.tolist()) == "abbacab\n"
     (tmp_path / TOKENS).write_bytes(b"\2\3")
-    with pytest.raises(RunError, match="expected 10 tokens, got 2"):
-        open_tokens(tmp_path)
+    with pytest.raises(RunError, match=r"tokens\.bin: expected 10 bytes \(10 tokens\), got 2"):
+        open_tokens(tmp_path, tokenizer.size)
+
+
+@pytest.mark.parametrize("dtype", ["O", "object", "float32", "int64", "V1", 5])
+def test_the_bytes_of_a_token_file_are_never_taken_for_anything_but_small_numbers(tmp_path: Path, dtype: object) -> None:
+    (tmp_path / SIDECAR).write_text(json.dumps({"count": 1, "dtype": dtype, "documents": 1}))
+    (tmp_path / TOKENS).write_bytes(b"\0" * 8)
+    with pytest.raises(RunError, match=r"tokens\.json: damaged \(dtype: Input should be 'uint8', 'uint16' or 'uint32'\)"):
+        open_tokens(tmp_path, 300)
+
+
+def test_ids_outside_the_vocabulary_are_refused(tmp_path: Path) -> None:
+    (tmp_path / SIDECAR).write_text('{"count": 3, "dtype": "uint16", "documents": 1}')
+    (tmp_path / TOKENS).write_bytes(bytes([1, 0, 7, 0, 2, 1]))
+    assert open_tokens(tmp_path, 259).tolist() == [1, 7, 258]
+    with pytest.raises(RunError, match=r"expected ids below 258 \(the vocabulary\), got 258"):
+        open_tokens(tmp_path, 258)
 
 
 def test_empty_text_is_refused(tmp_path: Path) -> None:

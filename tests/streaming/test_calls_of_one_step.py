@@ -9,15 +9,15 @@ import torch
 from tests.tolerance import assert_same
 
 import unrolled
-from unrolled import streaming
 from unrolled.recurrence import plan
+from unrolled.streaming.packed_weights import PackedWeights
 
 
 @pytest.fixture
 def packed(monkeypatch):
     """How often weights were packed."""
-    times, copy = [], streaming.Streamer._copy
-    monkeypatch.setattr(streaming.Streamer, "_copy", lambda self: times.append(1) or copy(self))
+    times, copy = [], PackedWeights._copy
+    monkeypatch.setattr(PackedWeights, "_copy", lambda self: times.append(1) or copy(self))
     return times
 
 

@@ -65,11 +65,70 @@ def test_a_changed_embedding_or_decoder_is_noticed() -> None:
         assert not streamer.stale()
 
 
-def test_weights_without_a_version_are_always_taken_to_have_changed() -> None:
+def through_data(layers: nn.Module) -> None:
+    layers.bias_ih_l0.data.add_(1)
+
+
+def through_numpy(layers: nn.Module) -> None:
+    layers.weight_ih_l0.detach().numpy()[-1, -1] += 1
+
+
+def moved(layers: nn.Module) -> None:
+    layers.share_memory()
+
+
+def transposed(layers: nn.Module) -> None:
+    layers.weight_hh_l0.data = layers.weight_hh_l0.data.view(layers.weight_hh_l0.shape[::-1])
+
+
+def another_type(layers: nn.Module) -> None:
+    layers.weight_hh_l0.data = layers.weight_hh_l0.data.double()
+
+
+@pytest.mark.parametrize("change", [through_data, through_numpy, moved, transposed, another_type])
+def test_however_weights_change_it_is_noticed(change) -> None:
+    layers = nn.LSTM(4, 6)
+    streamer = Streamer(layers)
+    assert not streamer.stale()
+    change(layers)
+    assert streamer.stale()
+
+
+def test_weights_of_inference_mode_are_watched_too() -> None:
     with torch.inference_mode():
-        assert Streamer(nn.GRU(3, 4)).stale()
+        layers = nn.GRU(3, 4)
+        streamer = Streamer(layers)
+        assert not streamer.stale()
+        layers.weight_hh_l0.add_(1)
+        assert streamer.stale()
+
+
+def test_weights_computed_at_every_use_are_always_taken_to_have_changed() -> None:
     normed = nn.utils.parametrizations.weight_norm(nn.GRU(3, 4), "weight_hh_l0")
     assert Streamer(normed).stale()
+
+
+@pytest.mark.parametrize("change", [transposed, another_type])
+def test_weights_that_do_not_fit_are_not_copied(change) -> None:
+    layers = nn.LSTM(4, 6)
+    streamer = Streamer(layers)
+    change(layers)
+    with pytest.raises(ValueError, match=r"weight of shape \(6, 24\)|weights of torch.float64"):
+        streamer.repack()
+    with pytest.raises(ValueError, match=r"weight of shape \(6, 24\)|weights of torch.float64"):
+        Streamer(layers)
+
+
+def test_lazily_negated_weights_are_copied_as_their_values() -> None:
+    layers, x = nn.GRU(3, 4), torch.randn(2, 3)
+    table = torch._neg_view(torch.randn(5, 3))
+    streamer = Streamer(layers, embedding=table)
+    streamer.set_state(batch=2)
+    ids = torch.tensor([4, 1])
+    assert_near(streamer.step(ids), layers(table[ids][None])[0][0].detach(), 1e-5)
+    streamer = Streamer(layers)
+    streamer.set_state(batch=2)
+    assert_near(streamer.step(torch._neg_view(x)), layers(-x[None])[0][0].detach(), 1e-5)
 
 
 def test_a_streamer_is_not_copied_or_pickled() -> None:

@@ -18,7 +18,7 @@ from unrolled.streaming import Streamer
 def test_tokens_are_their_rows(front: str, cell: str, precision: str, isa: str, monkeypatch: pytest.MonkeyPatch) -> None:
     V, I, H = 19, 11, 33
     if front == "embedding":
-        monkeypatch.setattr("unrolled.streaming.streamer.TABLE_LIMIT", 0)
+        monkeypatch.setattr("unrolled.streaming.packed_weights.TABLE_LIMIT", 0)
     layers = CELLS[cell](V if front == "one_hot" else I, H, 2)
     table, decoder = torch.randn(V, I), nn.Linear(H, 37)
     streamer = Streamer(

@@ -197,7 +197,7 @@ def test_two_files_are_documents_enough(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     config = Config(data=(str(tmp_path / "*.txt"),), documents=True, k1=4, batch_size=2, validation_fraction=0)
     data.prepare(config, tmp_path / "run", print)
-    tokens = data.open_tokens(tmp_path / "run" / data.FOLDER)
+    tokens = data.open_tokens(tmp_path / "run" / data.FOLDER, vocabulary_size=8)
     assert np.flatnonzero(tokens == tokenizers.Tokenizer.end).tolist() == [60, 121]
 
 

@@ -18,7 +18,11 @@ def from_json(content: Any) -> Any:
     from tokenizers import Tokenizer as Library
 
     ours = {"added_tokens": [], "padding": None, "truncation": None, "post_processor": None}
-    return Library.from_str(json.dumps({**content, **ours}))
+    library = Library.from_str(json.dumps({**content, **ours}))
+    ids = library.get_vocab().values()
+    if sorted(ids) != list(range(len(ids))):  # an id past the end would be read from behind the model's tables
+        raise ValueError(f"expected ids 0 to {len(ids) - 1} in the vocabulary, each once")
+    return library
 
 
 def without_special_text(library: Any) -> Any:

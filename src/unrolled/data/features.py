@@ -2,12 +2,15 @@
 
 A cache is one folder per encoder, named by its fingerprint: `features.bin`, one row of 16-bit floats per photo, and
 `keys.bin`, the digest of each row's photo. Rows are only ever added, under a lock and before their keys, so a kill leaves whole
-rows, and what it left behind the last key is overwritten. Several processes may fill one cache.
+rows, and what it left behind the last key is overwritten. Several processes may fill one cache. Rows that are gone, because a
+file was cut short or removed, are computed anew.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import math
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,6 +24,7 @@ from unrolled.encoders import Encoder
 from unrolled.errors import DataError
 
 DIGEST = 16
+FEATURES, KEYS = "features.bin", "keys.bin"
 BATCH = 32
 Report = Callable[[int, int], None]
 
@@ -56,7 +60,7 @@ class FeatureCache:
             ) from None
         self.shape = (encoder.places, encoder.channels)
         self._lock = FileLock(self.folder / "lock")
-        self._rows: dict[bytes, int] = {}
+        self._row_size = math.prod(self.shape) * np.dtype(np.float16).itemsize
         self._read_keys()
 
     def missing(self, keys: Sequence[bytes]) -> list[int]:
@@ -101,11 +105,28 @@ class FeatureCache:
         return problems
 
     def read(self, keys: Sequence[bytes]) -> Tensor:
-        """The features of these photos, (N, P, F), 32-bit; all must be there."""
-        rows = [self._rows[key] for key in keys]
-        if not rows:
+        """The features of these photos, (N, P, F), 32-bit; all must be there.
+
+        Raises:
+            DataError: the cache was damaged meanwhile; it is emptied, to be filled anew.
+        """
+        if not keys:
             return torch.empty(0, *self.shape)
-        return torch.from_numpy(self._map[rows].astype(np.float32))
+        features = np.empty((len(keys), *self.shape), np.float16)
+        try:
+            with open(self.folder / FEATURES, "rb") as file:
+                for number, key in enumerate(keys):  # not memory-mapped: a file that is cut short ends a process that maps it
+                    file.seek(self._rows[key] * self._row_size)
+                    whole = file.readinto(features[number].data.cast("B")) == self._row_size
+                    if not whole or not np.isfinite(features[number]).all():
+                        raise ValueError
+        except (OSError, ValueError, KeyError):
+            with contextlib.suppress(OSError):
+                (self.folder / KEYS).unlink()
+            raise DataError(
+                f"{self.folder}: the cached features were damaged and are removed. Run this command again."
+            ) from None
+        return torch.from_numpy(features.astype(np.float32))
 
     def _compute(self, pixels: Tensor) -> np.ndarray:
         with torch.inference_mode():
@@ -116,9 +137,9 @@ class FeatureCache:
             with self._lock:
                 self._read_keys()  # another process may have been here
                 new = {key: row for key, row in zip(keys, features, strict=True) if key not in self._rows}
-                count, size = len(self._rows), features[0].nbytes
-                _write_at(self.folder / "features.bin", count * size, b"".join(row.tobytes() for row in new.values()))
-                _write_at(self.folder / "keys.bin", count * DIGEST, b"".join(new))
+                rows = b"".join(row.tobytes() for row in new.values())
+                _write_at(self.folder / FEATURES, self._count * self._row_size, rows)
+                _write_at(self.folder / KEYS, self._count * DIGEST, b"".join(new))
                 self._read_keys()
         except OSError as error:
             raise DataError(
@@ -127,12 +148,18 @@ class FeatureCache:
             ) from None
 
     def _read_keys(self) -> None:
-        path = self.folder / "keys.bin"
-        content = path.read_bytes() if path.exists() else b""
-        count = len(content) // DIGEST  # a kill may have cut the last one short
-        if count != len(self._rows):
-            self._rows = {content[i * DIGEST : (i + 1) * DIGEST]: i for i in range(count)}
-            self._map = np.memmap(self.folder / "features.bin", np.float16, "r", shape=(count, *self.shape))
+        """Of every row that is there whole: a kill may have cut the last key short, anything the features."""
+        try:
+            content = (self.folder / KEYS).read_bytes()
+            size = (self.folder / FEATURES).stat().st_size
+        except FileNotFoundError:
+            content, size = b"", 0
+        except OSError as error:
+            raise DataError(
+                f"{self.folder}: cannot be read ({error.strerror}). Remove the folder, or name another in UNROLLED_CACHE."
+            ) from None
+        self._count = min(len(content) // DIGEST, size // self._row_size)
+        self._rows = {content[i * DIGEST : (i + 1) * DIGEST]: i for i in range(self._count)}
 
 
 def _write_at(path: Path, offset: int, content: bytes) -> None:

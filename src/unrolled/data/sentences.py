@@ -6,9 +6,10 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
@@ -95,7 +96,23 @@ class SentenceTokenizer:
         Raises:
             RunError: missing or damaged.
         """
-        return tokenizers.read(folder / FILE, lambda saved: cls(saved["unit"], saved["content"]))
+
+        def build(content: Any) -> SentenceTokenizer:
+            saved = _Saved.model_validate(content)
+            if isinstance(saved.content, list) != (saved.unit == "word"):
+                raise ValueError(f"content: expected that of unit {saved.unit!r}")
+            return cls(saved.unit, saved.content)
+
+        return tokenizers.read(folder / FILE, build)
+
+
+class _Saved(BaseModel):
+    """The content of the tokenizer's file."""
+
+    model_config = ConfigDict(strict=True)
+
+    unit: Literal["word", "bpe"]
+    content: list[str] | dict[str, Any]
 
 
 def pad_sentences(sentences: Iterable[Sequence[int]], longest: int) -> Tensor:

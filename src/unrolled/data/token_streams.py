@@ -5,26 +5,30 @@ Training maps the file rather than reading it, so it may be larger than memory.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
+from unrolled import files
 from unrolled.data.sources import Source
 from unrolled.data.tokenizers import Tokenizer
 from unrolled.errors import DataError, RunError
 
 SIDECAR, TOKENS = "tokens.json", "tokens.bin"
+_BLOCK = 1 << 24
 
 
 class TokenFile(BaseModel):
     """The metadata of a token file, kept beside it as JSON."""
 
-    count: int
-    dtype: str
-    documents: int
+    model_config = ConfigDict(strict=True)
+
+    count: int = Field(ge=1, le=2**53)
+    dtype: Literal["uint8", "uint16", "uint32"]  # no other: of type "O", NumPy would take the file's bytes for Python objects
+    documents: int = Field(ge=1)
 
 
 def encode_documents(sources: Iterable[Source], tokenizer: Tokenizer) -> Iterator[np.ndarray]:
@@ -53,24 +57,30 @@ def write_tokens(sources: Sequence[Source], tokenizer: Tokenizer, folder: Path) 
     if not count:
         names = ", ".join(source.path for source in sources[:3])
         raise DataError(f"{names}: expected text, got nothing (0 characters).")
-    facts = TokenFile(count=count, dtype=dtype.name, documents=len(sources))
+    facts = TokenFile.model_validate({"count": count, "dtype": dtype.name, "documents": len(sources)})
     (folder / SIDECAR).write_text(facts.model_dump_json())
     return facts
 
 
-def open_tokens(folder: Path) -> np.ndarray:
+def open_tokens(folder: Path, vocabulary_size: int) -> np.ndarray:
     """The token file of `folder`, memory-mapped: (N,) of an unsigned integer type.
 
     Raises:
-        RunError: missing, or not as long as its sidecar says.
+        RunError: missing, not as long as its sidecar says, or with ids outside the vocabulary.
     """
+    facts, path = files.read_as(folder / SIDECAR, TokenFile), folder / TOKENS
+    files.require_file(path)
+    expected, got = facts.count * np.dtype(facts.dtype).itemsize, path.stat().st_size
+    if got != expected:
+        raise RunError(
+            f"{path}: expected {expected:,} bytes ({facts.count:,} tokens), got {got:,}. Restore the file or train again."
+        )
     try:
-        facts = TokenFile.model_validate(json.loads((folder / SIDECAR).read_text()))
-        tokens = np.memmap(folder / TOKENS, dtype=facts.dtype, mode="r")
-    except (OSError, ValueError, ValidationError, TypeError) as error:
-        raise RunError(f"{folder}: the prepared text is missing or damaged ({error}). Train from the text again.") from None
-    if len(tokens) != facts.count:
-        raise RunError(f"{folder / TOKENS}: expected {facts.count:,} tokens, got {len(tokens):,}: truncated. Train again.")
+        tokens = np.memmap(path, dtype=facts.dtype, mode="r")
+    except OSError as error:
+        raise RunError(f"{path}: cannot be read ({files.reason(error)}).") from None
+    if (largest := max(int(tokens[i : i + _BLOCK].max()) for i in range(0, len(tokens), _BLOCK))) >= vocabulary_size:
+        raise RunError(f"{path}: expected ids below {vocabulary_size:,} (the vocabulary), got {largest:,}. Train again.")
     return tokens
 
 

@@ -10,10 +10,12 @@ import codecs
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from unrolled import files
 from unrolled.data import bpe, words
 from unrolled.data.sources import Source
 from unrolled.data.words import is_spaceless
@@ -235,17 +237,33 @@ def read(path: Path, build: Callable[[Any], T]) -> T:
     Raises:
         RunError: missing or damaged.
     """
+    content = files.read_json(path)
     try:
-        return build(json.loads(path.read_text(encoding="utf-8")))
+        return build(content)
+    except ValidationError as error:
+        raise RunError(f"{path}: damaged ({files.first_problem(error)}). Restore it or train again.") from None
     except Exception as error:  # the library raises bare Exception for text that is not a tokenizer
-        raise RunError(f"{path}: missing or damaged ({type(error).__name__}: {error}). Restore it or train again.") from None
+        raise RunError(f"{path}: damaged ({type(error).__name__}: {files.reason(error)}). Restore it or train again.") from None
+
+
+class _Saved(BaseModel):
+    """The content of tokenizer.json."""
+
+    model_config = ConfigDict(strict=True)
+
+    unit: Literal["char", "byte", "word", "bpe"]
+    documents: bool
+    vocabulary: list[Annotated[str, Field(min_length=1, max_length=1)]] = []
+    library: dict[str, Any] = {}
 
 
 def _from_saved(content: Any) -> Tokenizer:
-    unit, documents = content["unit"], content["documents"]
-    if unit == "char":
-        return CharTokenizer(content["vocabulary"], documents)
-    return ByteTokenizer(documents) if unit == "byte" else LibraryTokenizer(unit, bpe.from_json(content["library"]), documents)
+    saved = _Saved.model_validate(content)
+    if saved.unit == "char":
+        return CharTokenizer(saved.vocabulary, saved.documents)
+    if saved.unit == "byte":
+        return ByteTokenizer(saved.documents)
+    return LibraryTokenizer(saved.unit, bpe.from_json(saved.library), saved.documents)
 
 
 _NO_SPACE_BEFORE, _NO_SPACE_AFTER = frozenset(".,;:!?)]}%…\n。，、！？；：）」』】》"), frozenset("([{\n（「『【《")

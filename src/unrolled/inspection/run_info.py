@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,15 @@ def describe(folder: str | Path) -> dict[str, Any]:
     """
     folder = Path(folder)
     saved = checkpoint.read_config(folder)
-    weights, about = checkpoint.read_tensors(folder / checkpoint.MODEL)
+    shapes = checkpoint.read_shapes(folder / checkpoint.MODEL)
     reports = checkpoint.read_metrics(folder)
     measured = [line for line in reports if line["part"] == "validation"]
     facts: dict[str, Any] = {
         "run": str(folder),
         "task": saved.task,
         "unrolled_version": saved.unrolled_version,
-        "parameters": sum(tensor.numel() for tensor in weights.values()),
-        "tensors": {name: "x".join(map(str, tensor.shape)) for name, tensor in weights.items()},
+        "parameters": sum(map(math.prod, shapes.values())),
+        "tensors": {name: "x".join(map(str, shape)) for name, shape in shapes.items()},
         "config": saved.config,
     }
     if reports:
@@ -34,10 +35,11 @@ def describe(folder: str | Path) -> dict[str, Any]:
             "last_training_loss": _last_loss(reports),
         }
     if measured:
-        facts["best_validation"] = next((line for line in measured if line["step"] == about.get("step")), None)
-        facts["validation_loss_by_step"] = {str(line["step"]): round(line["loss"], 4) for line in measured}
+        best = checkpoint.read_tensors(folder / checkpoint.MODEL)[1].get("step")
+        facts["best_validation"] = next((line for line in measured if line["step"] == best), None)
+        facts["validation_loss_by_step"] = {str(line["step"]): round(line["loss"], 4) for line in measured if "loss" in line}
     return facts
 
 
 def _last_loss(reports: list[dict[str, Any]]) -> float | None:
-    return next((line["loss"] for line in reversed(reports) if line["part"] == "train"), None)
+    return next((line["loss"] for line in reversed(reports) if line["part"] == "train" and "loss" in line), None)

@@ -25,6 +25,17 @@ def transformed() -> bool:
     return torch._C._are_functorch_transforms_active()
 
 
+def in_memory(tensor: Tensor) -> bool:
+    """Whether it is plain numbers in the CPU's memory: no subclass, no lazily negated or zero tensor, strided."""
+    plain = type(tensor) in _PLAIN and tensor.is_cpu and tensor.layout is torch.strided
+    return plain and not (tensor.is_neg() or tensor.is_conj() or tensor._is_zerotensor())
+
+
+def forward_mode() -> bool:
+    """Whether forward-mode derivatives are being taken: only PyTorch's own operators have them."""
+    return forward_ad._current_level >= 0
+
+
 def watched(tensors: Iterable[Tensor | None]) -> str:
     """Who, besides autograd's backward pass, must see what is done to these tensors; empty if nobody.
 

@@ -218,7 +218,7 @@ def empty(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
     nbytes = math.prod(shape) * dtype.itemsize
     address = loaded().unrolled_take_memory(nbytes) if nbytes >= _LARGE else None
     if address is None:
-        return torch.empty(shape, dtype=dtype)
+        return torch.empty(shape, dtype=dtype, device="cpu")
     memory = (ctypes.c_char * nbytes).from_address(address)
     owner = weakref.finalize(memory, loaded().unrolled_give_memory_back, address)
     owner.atexit = False  # tensors may outlive it

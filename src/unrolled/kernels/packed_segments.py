@@ -41,26 +41,26 @@ def pack_segments(
     """
     if lengths is None:
         assert resets is not None
-        lengths = torch.full((resets.shape[1],), steps)
+        lengths = torch.full((resets.shape[1],), steps, dtype=torch.int64, device="cpu")
     lengths, B = lengths.cpu(), lengths.shape[0]
-    read = torch.arange(steps).expand(B, steps)  # (B, T): a sequence's steps in the order they are read
+    read = torch.arange(steps, device="cpu").expand(B, steps)  # (B, T): a sequence's steps in the order they are read
     alive = read < lengths[:, None]
     t = (lengths[:, None] - 1 - read).clamp_(min=0) if reverse else read
-    reset = torch.zeros(B, steps, dtype=torch.bool) if resets is None else resets.cpu().t().gather(1, t)
+    reset = torch.zeros(B, steps, dtype=torch.bool, device="cpu") if resets is None else resets.cpu().t().gather(1, t)
     begins = ((read == 0) | reset) & alive
     first = begins.flatten().nonzero().squeeze(1)  # where segments begin in (B * T)
     owner, begin = first // steps, first % steps
     carries = ~reset.flatten()[first]
     last = begins.sum(1).cumsum(0) - 1  # each sequence's last segment, if it has one
-    stop = torch.where(torch.arange(len(first)) == last[owner], lengths[owner], begin.roll(-1))
+    stop = torch.where(torch.arange(len(first), device="cpu") == last[owner], lengths[owner], begin.roll(-1))
     sizes, order = (stop - begin).sort(descending=True, stable=True)
     rank = torch.empty_like(order)
-    rank[order] = torch.arange(len(order))
+    rank[order] = torch.arange(len(order), device="cpu")
     batch_sizes = len(sizes) - torch.bincount(sizes).cumsum(0)[:-1]
     # Row n of the packed batch is step `place` of the segment of rank n - offset: where it comes from, step by step.
-    place = torch.arange(len(batch_sizes)).repeat_interleave(batch_sizes)
+    place = torch.arange(len(batch_sizes), device="cpu").repeat_interleave(batch_sizes)
     offset = batch_sizes.cumsum(0) - batch_sizes
-    of = torch.arange(len(place)) - offset[place]
+    of = torch.arange(len(place), device="cpu") - offset[place]
     owner, carries, begin = owner[order], carries[order], begin[order]
     at = begin[of] + place
     if reverse:

@@ -70,7 +70,9 @@ def _operator(
     """torch's: (output, h_n) or (output, h_n, c_n) of x (T, B, I), or (N, I) with the batch sizes of its steps."""
     operator = getattr(torch._VF, stack.mode.lower())  # type: ignore[attr-defined]
     dropout, batch_first = 0.0, False
-    how = (list(weights), stack.has_biases(weights), stack.layers, dropout, torch.is_grad_enabled(), stack.bidirectional)
+    # Whether backward may come. A trace says yes: it is run later, with or without gradients, and checked without.
+    trains = torch.is_grad_enabled() or torch._C._get_tracing_state() is not None
+    how = (list(weights), stack.has_biases(weights), stack.layers, dropout, trains, stack.bidirectional)
     hx = [part.contiguous() for part in h0]
     state = hx if len(hx) == 2 else hx[0]
     layout = (x, state, *how, batch_first) if batch_sizes is None else (x, batch_sizes, state, *how)

@@ -41,6 +41,8 @@ def _kernels_refuse(call: Call) -> str | None:
         return f"{call.option}={getattr(layer, call.option)} changes what a step does"
     if layer.proj_size:
         return f"proj_size={layer.proj_size}: they have no projection"
+    if call.watched and (reason := _other_operators_needed()):
+        return reason
     if not kernels.supports(layer.mode, call.dtype, device):
         return _not_supported(call)
     if layer.learned_state and call.resets is not None:
@@ -62,8 +64,8 @@ def _regularised_refuse(call: Call) -> str | None:
         return f"dtype {call.dtype}: they compute in float32 and float64"
     if 0 in call.x.shape[:2]:
         return "the sequence is empty"
-    if call.watched not in ("", context.PROFILER):
-        return f"{call.watched}: they are no operators that it could see"
+    if call.watched and call.watched != context.PROFILER:
+        return f"{call.watched} must see every operation, and cannot look into them"
     return None
 
 
@@ -73,6 +75,8 @@ def _torch_refuses(call: Call) -> str | None:
         return f"{call.option}={getattr(layer, call.option)} changes what a step does"
     if call.compiling:
         return "torch.compile is tracing: in its graphs these operators come out wrong"
+    if context.forward_mode():
+        return _FORWARD_MODE
     if call.gradient_norms is not None or (call.every_step and layer.mode == "LSTM"):
         return "they show no state inside the sequence"
     if 0 in call.x.shape[:2]:
@@ -97,6 +101,16 @@ def _torch_stack_refuses(call: Call) -> str | None:
     if call.resets is not None and (layer.bidirectional or layer.learned_state):
         return "resets in two directions or to a learned state are laid out for each layer"
     return _torch_refuses(call)
+
+
+_FORWARD_MODE = "forward-mode derivatives are taken: only the definition's operators all have them"
+
+
+def _other_operators_needed() -> str | None:
+    """Why operators of our own cannot be seen by who is watching; None if they can."""
+    if context.forward_mode():
+        return _FORWARD_MODE
+    return "torch.onnx.export is tracing: ONNX has no operators of ours" if torch.onnx.is_in_onnx_export() else None
 
 
 def _not_supported(call: Call) -> str:

@@ -1,5 +1,12 @@
-"""One step at a time, natively."""
+"""One step at a time, natively.
 
-from .streamer import PRECISIONS, Streamer, isas, supported
+interface.py        what the compiled engine is told, and what it can compute here
+packed_weights.py   the copy of the weights, and whether it is still what the layers hold
+generation.py       tokens chosen one after another
+streamer.py         the state, and steps from one to the next
+"""
+
+from .interface import PRECISIONS, isas, supported
+from .streamer import Streamer
 
 __all__ = ["PRECISIONS", "Streamer", "isas", "supported"]

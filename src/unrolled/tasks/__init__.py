@@ -7,8 +7,10 @@ files that import no torch: `commands.py` and `demo.py`. It is found by being he
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
+import os
 import shlex
 import shutil
 from collections.abc import Iterable
@@ -92,6 +94,7 @@ def resume(run: str | Path, *, task: str | None = None, progress: Progress | Non
     from unrolled import checkpoint
     from unrolled.engine import Engine
     from unrolled.progress import Progress
+    from unrolled.task import Counters, Outcome
 
     folder = Path(run)
     saved = checkpoint.read_config(folder)
@@ -105,10 +108,18 @@ def resume(run: str | Path, *, task: str | None = None, progress: Progress | Non
         )
     module = _module(saved.task)
     engine, progress = Engine(config.device, config.precision), progress or Progress(quiet=True)
-    if not (folder / checkpoint.TRAINING).exists():  # stopped before its first checkpoint: begin again
-        engine.on_main(lambda: checkpoint.truncate_metrics(folder, 0))
-        return _run(module, config, folder, engine, progress, resume=False)
-    return _run(module, config, folder, engine, progress, resume=True)
+    training = folder / checkpoint.TRAINING
+    begun = [name for name in (checkpoint.MODEL, checkpoint.METRICS) if (folder / name).exists()]
+    if begun and not os.path.lexists(training):  # a run that has begun has written it
+        reached = max((line["step"] for line in checkpoint.read_metrics(folder)), default=0)
+        if reached >= config.max_steps:
+            progress.say(f"{training} is missing, but all {reached:,} steps are done: nothing to do.")
+            return Outcome(folder, Counters(step=reached), "finished", {})
+        raise RunError(
+            f"{training}: missing, so the run cannot be continued; it has {' and '.join(begun)}, so it was begun. "
+            "Going on would train from the beginning, over what is there. Restore the file, or begin a new run with --run."
+        )
+    return _run(module, config, folder, engine, progress, resume=bool(begun) or os.path.lexists(training))
 
 
 def load(run: str | Path, /, *, task: str | None = None, **settings: Any) -> Any:
@@ -186,16 +197,18 @@ def demo(
 
 
 def _run(module: Any, config: Any, folder: Path, engine: Engine, progress: Progress, *, resume: bool) -> Outcome:
-    from unrolled import training
+    from unrolled import files, training
     from unrolled.inspection import loss_curve
     from unrolled.task import Task, require
 
-    task = module.Task(config, folder)
-    require(task, Task, module.__name__)
-    progress.say(task.summary + (f", {engine.count} processes" if engine.count > 1 else ""))
-    outcome = training.train(task, folder, resume=resume, engine=engine, progress=progress)
-    if engine.is_main:
-        loss_curve.draw(folder, task.loss_name, task.selection)
+    with contextlib.ExitStack() as stack:
+        engine.on_main(lambda: stack.enter_context(files.locked(folder)))
+        task = module.Task(config, folder)
+        require(task, Task, module.__name__)
+        progress.say(task.summary + (f", {engine.count} processes" if engine.count > 1 else ""))
+        outcome = training.train(task, folder, resume=resume, engine=engine, progress=progress)
+        if engine.is_main:
+            loss_curve.draw(folder, task.loss_name, task.selection)
     return outcome
 
 

@@ -11,13 +11,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+from pydantic import BaseModel, Field
 from torch import Tensor
 
-from unrolled import checkpoint, encoders
+from unrolled import checkpoint, encoders, files
 from unrolled.data import captions as source
 from unrolled.data.captions import CaptionedPhoto, Photo
 from unrolled.data.features import FeatureCache, digest
@@ -107,25 +108,31 @@ def load(folder: Path) -> dict[str, list[Example]]:
     """The training and validation examples that `prepare` saved.
 
     Raises:
-        DataError: it is missing or damaged.
+        RunError: it is missing or damaged.
     """
-    try:
-        content = json.loads((folder / FILE).read_text(encoding="utf-8"))
-        return {
-            part: [
-                Example(
-                    one["name"],
-                    Photo(*one["photo"]),
-                    bytes.fromhex(one["key"]),
-                    bytes.fromhex(one["mirrored"]),
-                    one["captions"],
-                )
-                for one in several
-            ]
-            for part, several in content.items()
-        }
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{folder / FILE}: missing or damaged ({error}). Train again.") from None
+    saved = files.read_as(folder / FILE, _Saved)
+    return {
+        part: [
+            Example(one.name, Photo(*one.photo), bytes.fromhex(one.key), bytes.fromhex(one.mirrored), one.captions)
+            for one in several
+        ]
+        for part, several in (("train", saved.train), ("validation", saved.validation))
+    }
+
+
+class _SavedExample(BaseModel):
+    name: str
+    photo: tuple[str, Annotated[int, Field(ge=0, le=2**53)], Annotated[int, Field(ge=-1, le=2**32)]]
+    key: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+    mirrored: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+    captions: Annotated[list[str], Field(min_length=1)]
+
+
+class _Saved(BaseModel):
+    """The content of the file that `prepare` saves."""
+
+    train: Annotated[list[_SavedExample], Field(min_length=1)]
+    validation: list[_SavedExample]
 
 
 def split(config: Config, say: Say) -> tuple[list[CaptionedPhoto], list[CaptionedPhoto]]:

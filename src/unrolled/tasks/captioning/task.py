@@ -128,8 +128,10 @@ class Run:
         self.config: Config = checkpoint.open_config(self.folder, Task.name, Config)
         self.tokenizer = SentenceTokenizer.load(self.folder)
         self.encoder, fine_tuned = data.load_encoder(self.config, self.folder / checkpoint.MODEL)
-        self.model = build(self.config, self.tokenizer.size, self.encoder.channels, self.encoder if fine_tuned else None)
-        checkpoint.load_model(self.folder, self.model)
+        encoder = self.encoder if fine_tuned else None
+        self.model = checkpoint.load_model(
+            self.folder, lambda: build(self.config, self.tokenizer.size, self.encoder.channels, encoder)
+        )
         self.model.eval()
 
     @cached_property

@@ -32,7 +32,9 @@ def prepare(config: Config, folder: Path, say: Callable[[str], None]) -> None:
     (folder / FOLDER).mkdir()
     write_tokens(documents, tokenizer, folder / FOLDER)
     tokenizer.save(folder)
-    streams(config, split(config, open_tokens(folder / FOLDER))[0])  # refuses too little text before anything starts
+    streams(
+        config, split(config, open_tokens(folder / FOLDER, tokenizer.size))[0]
+    )  # refuses too little text before anything starts
 
 
 def split(config: Config, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

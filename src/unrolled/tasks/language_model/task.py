@@ -35,7 +35,7 @@ class Task:
         self.config, self.folder = config, folder
         self.tokenizer = tokenizers.load(folder)
         self.unit = {"char": "chars", "byte": "bytes"}.get(config.unit, "tokens")
-        training, self.validation = data.split(config, open_tokens(folder / data.FOLDER))
+        training, self.validation = data.split(config, open_tokens(folder / data.FOLDER, self.tokenizer.size))
         self.streams = data.streams(config, training)
         self.summary = (
             f"{len(training):,} {self.unit} to learn from, {max(0, len(self.validation) - 1):,} to measure on, "
@@ -79,8 +79,7 @@ class Run:
         self.folder = Path(folder)
         self.config: Config = checkpoint.open_config(self.folder, Task.name, Config)
         self.tokenizer = tokenizers.load(self.folder)
-        self.model = LanguageModel(self.config, self.tokenizer.size)
-        checkpoint.load_model(self.folder, self.model)
+        self.model = checkpoint.load_model(self.folder, lambda: LanguageModel(self.config, self.tokenizer.size))
         self.model.eval()
 
     def preview(self) -> Preview:

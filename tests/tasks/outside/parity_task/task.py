@@ -78,8 +78,7 @@ class Run:
     def __init__(self, folder):
         self.folder = Path(folder)
         self.config = checkpoint.open_config(self.folder, Task.name, Config)
-        self.model = Model(self.config)
-        checkpoint.load_model(self.folder, self.model)
+        self.model = checkpoint.load_model(self.folder, lambda: Model(self.config))
 
     @torch.no_grad()
     def parity(self, bits):
