@@ -223,14 +223,24 @@ def test_tensors_that_are_not_as_they_lie_in_memory_are_read_as_they_are():
             assert torch.equal(*grads)
 
 
-def test_a_result_changed_in_place_before_backward_is_noticed():
-    layer, x = unrolled.GRU(3, 4), torch.randn(5, 2, 3)
-    output, _ = layer(x)
-    loss = output.sum()
-    with torch.no_grad():
-        output.add_(1)
-    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+@pytest.mark.parametrize("mode", ["GRU", "LSTM"])
+def test_a_result_changed_in_place_before_backward_is_noticed(mode: str):
+    layer, x = getattr(unrolled, mode)(3, 4), torch.randn(5, 2, 3)
+    found = []
+    for change in (False, True):
+        layer.zero_grad()
+        output, _ = layer(x)
+        loss = output.sum()
+        if change:
+            with torch.no_grad():
+                output.add_(1)
         loss.backward()
+        found.append([parameter.grad for parameter in layer.parameters()])
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))  # h was computed again
+    output, _ = layer(x)
+    x.add_(1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        output.sum().backward()
 
 
 def test_the_state_can_be_detached_in_place():

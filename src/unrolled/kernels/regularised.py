@@ -153,11 +153,8 @@ class _Sequence(torch.autograd.Function):
     def backward(ctx: Any, d_out, d_cs, d_h_n, d_c_n):  # pyright: ignore[reportIncompatibleMethodOverride]
         if torch.is_grad_enabled():  # create_graph: the definition can be differentiated again
             return _by_definition(ctx, (d_out, d_cs, d_h_n, d_c_n))
-        tensors, mode, grad_norms = (
-            dict(zip(ctx.names, ctx.saved_tensors[_INPUTS + 2 :], strict=True)),
-            ctx.sizes[0],
-            ctx.grad_norms,
-        )
+        mode, sizes, kept, reverse, shares = ctx.sizes
+        tensors, grad_norms = dict(zip(ctx.names, ctx.saved_tensors[_INPUTS + 2 :], strict=True)), ctx.grad_norms
         x_gates, w_hh, b_hh, mask, seen, cut = (tensors[name] for name in ("x", "w_hh", "b_hh", "mask", "seen", "cut"))
         gain_hh, gain_c, start_h, start_c = (tensors[name] for name in ("gain_hh", "gain_c", "start_h", "start_c"))
         (_, batch, width), hidden, lstm = x_gates.shape, w_hh.shape[1], mode == "LSTM"
@@ -181,7 +178,7 @@ class _Sequence(torch.autograd.Function):
             "d_start_h": d_start[0],
             "d_start_c": d_start[1],
         }
-        _call("backward", *ctx.sizes, tensors | gradients)
+        _call("backward", mode, sizes, kept, reverse, shares, tensors | gradients)
         q = dp[first] @ w_hh
         dh += q if mask is None else q * mask
         if cut is not None:
