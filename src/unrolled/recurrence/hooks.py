@@ -10,8 +10,9 @@ from torch.nn.modules import module as of_all
 
 def any_hooks(layer: nn.Module) -> bool:
     """Whether calling the layer runs more than its `forward`."""
-    own = (layer._forward_pre_hooks, layer._forward_hooks, layer._backward_pre_hooks, layer._backward_hooks)
-    return any(own) or bool(of_all._has_any_global_hook())
+    if layer._forward_pre_hooks or layer._forward_hooks or layer._backward_pre_hooks or layer._backward_hooks:
+        return True
+    return bool(of_all._has_any_global_hook())
 
 
 def run_pre_hooks(layer: nn.Module, args: tuple = (), kwargs: dict[str, Any] | None = None) -> tuple[tuple, dict[str, Any]]:

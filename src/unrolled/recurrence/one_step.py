@@ -35,7 +35,7 @@ class StepEngine:
 
     def step(self, layer: Any, x_t: Tensor, state: Any) -> tuple[Tensor, Any] | None:
         """x_t (B, I) and a state, without gradients -> (h_t, state); None where a call has to do it."""
-        if torch.compiler.is_compiling() or x_t.dtype is not _STEP_DTYPE:
+        if x_t.dtype is not _STEP_DTYPE:
             return None
         streamer = self._streamer
         if state is None or (streamer is not None and state is streamer.returned):
@@ -46,13 +46,12 @@ class StepEngine:
                 return None
         if context.watched(parts) or (layer.dropout and layer.training) or torch.is_autocast_enabled("cpu"):
             return None
-        if streamer is None or x_t.shape not in streamer.shapes or not streamer.weights.in_place():
-            if x_t.dim() != 2 or x_t.shape[0] > MOST_ROWS:
-                return None
-            check_input(layer, x_t, layer.weight_ih_l0.dtype, None)
-            if _cannot_keep(layer) is not None:
-                return None
-        return self._packed(layer).advance(x_t, state)
+        if streamer is not None and x_t.shape in streamer.shapes and streamer.weights.same():
+            return streamer.advance(x_t, state)
+        if x_t.dim() != 2 or x_t.shape[0] > MOST_ROWS:
+            return None
+        check_input(layer, x_t, layer.weight_ih_l0.dtype, None)
+        return None if _cannot_keep(layer) is not None else self._packed(layer).advance(x_t, state)
 
     def refuses(self, call: Call) -> str | None:
         """Why it cannot compute a whole call; None if it can."""

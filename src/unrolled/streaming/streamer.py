@@ -172,10 +172,11 @@ class Streamer:
     def advance(self, x_t: Tensor, state: Any = None) -> tuple[Tensor, Any]:
         """One step from a state to a new one: `(h_t (B, H), state)`. The state kept inside is neither used nor changed.
 
-        `state` is h, or for the LSTM (h, c), each (L, B, H); None is zeros.
+        `state` is h, or for the LSTM (h, c), each (L, B, H); None is zeros. The caller has asked `kernels.context.watched` of
+        x_t and the state.
         """
         like = self.shapes.get(x_t.shape)
-        if like is None or x_t.dtype is not self._x_dtype or not x_t.is_contiguous() or not in_memory(x_t):
+        if like is None or x_t.dtype is not self._x_dtype or not x_t.is_contiguous() or not x_t.is_cpu:
             x_t, like = self._prepare(x_t)
         out_like, h_like, nbytes, batch = like
         h = c = 0
@@ -260,4 +261,4 @@ class Streamer:
 
 
 def _readable_as_is(part: Tensor, nbytes: int) -> bool:
-    return part.nbytes == nbytes and part.dtype is torch.float32 and part.is_contiguous() and in_memory(part)
+    return part.nbytes == nbytes and part.dtype is torch.float32 and part.is_contiguous() and part.is_cpu
