@@ -8,6 +8,8 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
+from unrolled.errors import NotFiniteError
+
 State = TypeVar("State")
 
 
@@ -81,7 +83,7 @@ def beam_search(
     for length in range(1, max_length + 1):
         logits, state = step(said[:, -1], state)
         if logits.isnan().any():
-            raise ValueError("expected logits to choose from, got NaN: the model's weights or its input are not finite.")
+            raise NotFiniteError("expected logits to choose from, got NaN: the model's weights or its input are not finite.")
         log_p = logits.log_softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32))
         log_p = log_p.index_fill(-1, never, -torch.inf)
         vocabulary = log_p.shape[-1]

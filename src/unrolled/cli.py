@@ -368,5 +368,5 @@ def _short(value: Any) -> str:
 
 
 def _fail(message: str, code: int) -> typing.NoReturn:
-    click.echo("\n".join(f"error: {line}" for line in message.splitlines()), err=True)
+    click.echo("error: " + "\n       ".join(message.splitlines()), err=True)
     sys.exit(code)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from unrolled.beam_search import Hypothesis, State, beam_search, rows_of, take_rows
+from unrolled.errors import NotFiniteError
 
 __all__ = ["Hypothesis", "beam_search", "choose", "consensus", "decode_sentences", "sample", "step_function"]
 
@@ -49,7 +50,7 @@ def choose(
             f"got temperature={temperature}, top_k={top_k}, top_p={top_p}."
         )
     if logits.isnan().any():
-        raise ValueError("expected logits to choose from, got NaN: the model's weights or its input are not finite.")
+        raise NotFiniteError("expected logits to choose from, got NaN: the model's weights or its input are not finite.")
     if temperature == 0:
         return logits.argmax(-1)
     if temperature != 1:

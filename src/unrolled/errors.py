@@ -35,6 +35,10 @@ class ExportError(UnrolledError):
     """A model that cannot be written in the format asked for, or a file that cannot be written."""
 
 
+class NotFiniteError(UnrolledError, ValueError):
+    """A model's scores are not numbers, so there is nothing to choose by; a `ValueError` too."""
+
+
 class DivergenceError(UnrolledError):
     """Training met a loss or a gradient that is not a number; the last good checkpoint is kept."""
 
