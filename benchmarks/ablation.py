@@ -39,21 +39,9 @@ class Trick(NamedTuple):
 
 TRICKS = {
     "own dW for each thread": Trick("backward.hpp", "kAloneBytes = 1 << 20", "kAloneBytes = -1"),
-    "dW from rows in place": Trick(
-        "backward.hpp", "return P == 1 && columns * index(sizeof(elem)) <= 1024;", "return columns < 0;"
-    ),
-    "fetch ahead in dW": Trick("gemm.hpp", "__builtin_prefetch(rows[k + kAhead] + column);", ""),
     "fetch ahead in packing": Trick("transpose.hpp", "__builtin_prefetch(from + lane * from_step + k + kAhead);", ""),
     "gates past the caches": Trick("forward.hpp", "kStreamedBytes = 4 << 20", "kStreamedBytes = index(1) << 62"),
     "x in the step's tile": Trick("forward.hpp", "kFusedBytesPerRow = 800 * 1024", "kFusedBytesPerRow = -1"),
-    "expect": Trick("backward.hpp", "kExpectedBytes = 64 << 10", "kExpectedBytes = -1"),
-    "fetch dx": Trick("gemm.hpp", "__builtin_prefetch(c[first + r] + column + v * Simd::N, 1);", ";"),
-    "fetch dW tile": Trick(
-        "gemm.hpp",
-        "for (int i = 0; i < R * NV; ++i) __builtin_prefetch(c + i * Simd::N, 1);",
-        "for (int i = 0; i < R; ++i) (void)i;",
-    ),
-    "fetch x": Trick("forward.hpp", "expect_x<R>(rows_at, first, blk);", ""),
     "kept packed weights": Trick("kept.cpp", "kMostBytes = size_t(128) << 20", "kMostBytes = 0"),
     "kept memory": Trick("memory.cpp", "kKept = size_t(512) << 20", "kKept = 0"),
     "large pages": Trick("memory.cpp", "advise(memory, bytes, MADV_HUGEPAGE);", "(void)memory, (void)bytes;"),
@@ -78,24 +66,23 @@ WORKLOADS = [
 ]
 
 
-def build(folder: Path, trick: Trick | None) -> ctypes.CDLL:
-    """The library of the sources as they are, or without a trick, loaded. `folder` keeps what the next build can use."""
+def build(folder: Path, trick: Trick | None, path: Path) -> Path:
+    """The library of the sources as they are, or without a trick, at `path`. `folder` keeps what the next build can use."""
     sources = folder / "sources"
     shutil.copytree(ROOT / "csrc", sources / "csrc", copy_function=copy_if_changed, dirs_exist_ok=True)
     copy_if_changed(ROOT / "CMakeLists.txt", sources / "CMakeLists.txt")
     if trick:
-        path = sources / "csrc" / trick.file
-        text = path.read_text()
+        file = sources / "csrc" / trick.file
+        text = file.read_text()
         if text.count(trick.text) != 1:
             sys.exit(
                 f"{trick.file}: expected {trick.text!r} once, got it {text.count(trick.text)} times. Bring TRICKS up to date."
             )
-        path.write_text(text.replace(trick.text, trick.instead))
+        file.write_text(text.replace(trick.text, trick.instead))
     for command in (["-S", sources, "-B", folder / "built", f"-DUNROLLED_ISAS={library.isa()}"], ["--build", folder / "built"]):
         subprocess.run(["cmake", *map(str, command)], check=True, stdout=subprocess.DEVNULL)
-    _, name = tempfile.mkstemp(suffix=".so", dir=folder)  # each under a name of its own: the loader knows files by their names
-    shutil.copyfile(folder / "built" / "_unrolled_kernels.so", name)
-    return library.load(Path(name))
+    shutil.copyfile(folder / "built" / "_unrolled_kernels.so", path)
+    return path
 
 
 def copy_if_changed(old: str | Path, new: str | Path) -> None:
@@ -124,34 +111,42 @@ def call_on(compiled: ctypes.CDLL, mode: str, shape: tuple[int, int, int, int], 
     return on_library
 
 
+def compare(whole: ctypes.CDLL, other: ctypes.CDLL, seconds: float) -> Iterator[float]:
+    """The time without a trick / with it, of each workload."""
+    for mode, shape, threads, what in WORKLOADS:
+        torch.set_num_threads(threads)
+        calls = {"ours": call_on(whole, mode, shape, what), "without": call_on(other, mode, shape, what)}
+        for call in calls.values():
+            call()
+        times = take_turns(calls, {"ours": 0.0}, seconds, least=3)
+        yield statistics.median(times["without"]) / statistics.median(times["ours"])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tricks", nargs="+", default=list(TRICKS), choices=list(TRICKS))
-    parser.add_argument("--seconds", type=float, default=2.0, help="for each figure")
+    parser.add_argument("--seconds", type=float, default=1.0, help="for each figure")
+    parser.add_argument("--libraries", nargs=2, type=Path, help=argparse.SUPPRESS)  # these two, in this process
     args = parser.parse_args()
     if not library.available() or not shutil.which("cmake"):
         sys.exit(f"nothing to measure: {library.why_not() or 'cmake was not found; pip install cmake'}")
+    if args.libraries:
+        print("".join(f"{ratio:7.3f}" for ratio in compare(*map(library.load, args.libraries), args.seconds)))
+        return
     print(", ".join(f"{name} {value}" for name, value in machine().items()))
-    names = [f"{mode} {','.join(map(str, shape))} x{threads} {what}" for mode, shape, threads, what in WORKLOADS]
-    for number, name in enumerate(names):
-        print(f"  ({number}) {name}")
-    print(f"{'without / with':24}" + "".join(f"{f'({number})':>7}" for number in range(len(names))), flush=True)
-    unrolled.LSTM(1, 1)(torch.zeros(1, 1, 1))[0].sum().backward()
-    with tempfile.TemporaryDirectory() as folder:
-        whole = build(Path(folder), None)
-        others = {"nothing (noise)": build(Path(folder), None)} | {
-            name: build(Path(folder), TRICKS[name]) for name in args.tricks
-        }
-    for name, other in others.items():
-        ratios = []
-        for mode, shape, threads, what in WORKLOADS:
-            torch.set_num_threads(threads)
-            calls = {"ours": call_on(whole, mode, shape, what), "without": call_on(other, mode, shape, what)}
-            for call in calls.values():
-                call()
-            times = take_turns(calls, {"ours": 0.0}, args.seconds, least=3)
-            ratios.append(statistics.median(times["without"]) / statistics.median(times["ours"]))
-        print(f"{name:24}" + "".join(f"{ratio:7.3f}" for ratio in ratios), flush=True)
+    for number, (mode, shape, threads, what) in enumerate(WORKLOADS):
+        print(f"  ({number}) {mode} {','.join(map(str, shape))} x{threads} {what}")
+    print(f"{'without / with':24}" + "".join(f"{f'({number})':>7}" for number in range(len(WORKLOADS))), flush=True)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        whole = build(folder, None, folder / "whole.so")
+        pairs = {"nothing (noise)": Path(shutil.copyfile(whole, folder / "again.so"))}
+        pairs |= {trick: build(folder, TRICKS[trick], folder / f"{n}.so") for n, trick in enumerate(args.tricks)}
+        for trick, other in pairs.items():  # in processes of their own: what a library keeps is not the next one's to find
+            command = [sys.executable, "-m", "benchmarks.ablation", "--seconds", str(args.seconds), "--libraries", whole, other]
+            print(
+                f"{trick:24}" + subprocess.run(command, check=True, capture_output=True, text=True).stdout, end="", flush=True
+            )
 
 
 if __name__ == "__main__":

@@ -125,11 +125,6 @@ UNROLLED_INLINE void accumulate(typename A::V (&acc)[R][S], const typename A::el
     }
 }
 
-struct Nothing {
-    template <class... Where>
-    UNROLLED_INLINE void operator()(Where...) const {}
-};
-
 // C rows = [C rows +] A rows x panel, for one panel of NV vectors. A's k runs over `segments` runs of `length`, `stride`
 // apart (GRU's gate gradients leave out one slot of four).
 template <class A>
@@ -137,17 +132,14 @@ struct Segments {
     index segments, length, stride;
 };
 
-// `before_tile(first row, rows)` is called before each tile.
-template <class A, int NV, class C, class F = Nothing>
+template <class A, int NV, class C>
 UNROLLED_INLINE void product_panel(index rows, const typename A::elem *const *a, Segments<A> k,
-                                   const typename A::elem *panel, C *const *c, index column, index columns, bool add_to,
-                                   F &&before_tile = F()) {
+                                   const typename A::elem *panel, C *const *c, index column, index columns, bool add_to) {
     using Simd = typename A::Simd;
     using elem = typename A::elem;
     const typename Simd::Lanes last(columns - (NV - 1) * Simd::N);
     tiles<tile_rows<Simd>(NV)>(rows, [&](auto tile, index first) {
         constexpr int R = decltype(tile)::value;
-        before_tile(first, index(R));
         typename A::V acc[R][NV];
 #pragma GCC unroll 16
         for (int r = 0; r < R; ++r)
@@ -161,11 +153,6 @@ UNROLLED_INLINE void product_panel(index rows, const typename A::elem *const *a,
                     const C *from = c[first + r] + column + v * Simd::N;
                     acc[r][v] = v == NV - 1 ? Simd::load(from, last) : Simd::load(from);
                 }
-        } else {  // what a store finds missing holds up those after it. LSTM training at H = 32 and 64 1.007 times faster
-#pragma GCC unroll 16
-            for (int r = 0; r < R; ++r)
-#pragma GCC unroll 16
-                for (int v = 0; v < NV; ++v) __builtin_prefetch(c[first + r] + column + v * Simd::N, 1);
         }
         const elem *rows_of_a[R];
 #pragma GCC unroll 16
@@ -202,55 +189,33 @@ struct Panels {
     typename A::elem *panel(index p) const { return data + p * depth * kWidth; }
 };
 
-// `before_tile(panel, first row, rows)` is called before each tile.
-template <class A, class C, class F = Nothing>
+template <class A, class C>
 inline void product(index rows, const typename A::elem *const *a, Segments<A> k, const Panels<A> &w, index first_panel,
-                    index last_panel, C *const *c, bool add_to, F &&before_tile = F()) {
+                    index last_panel, C *const *c, bool add_to) {
     for (index p = first_panel; p < last_panel; ++p) {
         const index column = p * Panels<A>::kWidth, columns = smaller(w.columns - column, Panels<A>::kWidth);
-        auto before = [&](index first, index count) UNROLLED_LAMBDA_INLINE { before_tile(p, first, count); };
         switch (w.vectors(p)) {
-            case 1: product_panel<A, 1>(rows, a, k, w.panel(p), c, column, columns, add_to, before); break;
-            case 2: product_panel<A, 2>(rows, a, k, w.panel(p), c, column, columns, add_to, before); break;
-            case 3: product_panel<A, 3>(rows, a, k, w.panel(p), c, column, columns, add_to, before); break;
-            default: product_panel<A, 4>(rows, a, k, w.panel(p), c, column, columns, add_to, before); break;
+            case 1: product_panel<A, 1>(rows, a, k, w.panel(p), c, column, columns, add_to); break;
+            case 2: product_panel<A, 2>(rows, a, k, w.panel(p), c, column, columns, add_to); break;
+            case 3: product_panel<A, 3>(rows, a, k, w.panel(p), c, column, columns, add_to); break;
+            default: product_panel<A, 4>(rows, a, k, w.panel(p), c, column, columns, add_to); break;
         }
     }
 }
 
-// Where the operands of a weight's gradient are at step k: packed one after the other, or in the rows they came in.
-template <class elem>
-struct Packed {
-    const elem *first;
-    index step;
-    UNROLLED_INLINE const elem *operator[](index k) const { return first + k * step; }
-};
-template <class elem>
-struct InRows {
-    static constexpr index kAhead = 12;  // so many rows past the last are listed too, to be fetched
-    const elem *const *rows;
-    index column;
-    UNROLLED_INLINE const elem *operator[](index k) const {
-        __builtin_prefetch(rows[k + kAhead] + column);
-        return rows[k] + column;
-    }
-};
-
 // c[r][v] += sum over k of a[k][r] * b[k][v], c in place. The gradient of a weight.
-template <class A, int R, int NV, class Left, class Right>
-inline void outer_tile(Left a, Right b, index steps, typename A::real *c) {
+template <class A, int R, int NV>
+inline void outer_tile(const typename A::elem *a, const typename A::elem *b, index b_step, index steps, typename A::real *c) {
     using Simd = typename A::Simd;
     constexpr int P = A::kPair;
-#pragma GCC unroll 32
-    for (int i = 0; i < R * NV; ++i) __builtin_prefetch(c + i * Simd::N, 1);  // LSTM training at H = 256 to 1024 1.008 times faster
     typename A::V acc[R][NV];
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r)
 #pragma GCC unroll 16
         for (int v = 0; v < NV; ++v) acc[r][v] = Simd::zero();
     for (index k = 0; k < steps; ++k) {
-        const typename A::elem *a_k = a[k], *b_k = b[k];
-        one_k<A, R, NV>(acc, 0, b_k, [&](int r) UNROLLED_LAMBDA_INLINE { return A::broadcast(a_k + r * P); });
+        one_k<A, R, NV>(acc, 0, b + k * b_step, [&](int r) UNROLLED_LAMBDA_INLINE { return A::broadcast(a + r * P); });
+        a += R * P;
     }
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r)

@@ -1,6 +1,6 @@
 // One vector of numbers, for the instruction set this file is compiled for.
 //
-// Each instruction set is its own translation unit (isa_*.cpp) with its own compiler flags, and everything here lives
+// Each instruction set is its own translation unit (isa.cpp) with its own compiler flags, and everything here lives
 // in a namespace of that name: the linker must never merge code compiled for different machines. For the same reason
 // no header of the C++ library with inline functions is used by the kernels.
 //
