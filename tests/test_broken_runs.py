@@ -4,6 +4,7 @@ Files of real runs are changed in every way that Hypothesis finds, and commands 
 so many instead of a few.
 """
 
+import copy
 import json
 import os
 import shutil
@@ -77,20 +78,20 @@ def break_json(content: bytes, draw: Callable[[st.SearchStrategy], Any]) -> byte
     for _ in range(draw(st.integers(1, 3))):
         path = draw(st.sampled_from(places(parsed)))
         if not path:
-            parsed = draw(st.sampled_from([parsed, *VALUES]))
+            parsed = copy.deepcopy(draw(st.sampled_from([parsed, *VALUES])))
             break
         inside = parsed
         for key in path[:-1]:
             inside = inside[key]
         what = draw(st.sampled_from(["replace", "replace", "remove", "add"]))
         if what == "replace":
-            inside[path[-1]] = draw(st.sampled_from(VALUES))
+            inside[path[-1]] = copy.deepcopy(draw(st.sampled_from(VALUES)))
         elif what == "remove":
             del inside[path[-1]]
         elif isinstance(inside, dict):
-            inside["unknown"] = draw(st.sampled_from(VALUES))
+            inside["unknown"] = copy.deepcopy(draw(st.sampled_from(VALUES)))
         else:
-            inside.append(draw(st.sampled_from(VALUES)))
+            inside.append(copy.deepcopy(draw(st.sampled_from(VALUES))))
     if draw(st.integers(0, 30)) == 0:
         return b'{"a":' * 100_000
     return json.dumps(parsed).encode()
