@@ -39,6 +39,12 @@ class Trick(NamedTuple):
 
 TRICKS = {
     "own dW for each thread": Trick("backward.hpp", "kAloneBytes = 1 << 20", "kAloneBytes = -1"),
+    "dW from rows in place": Trick(
+        "backward.hpp", "return P == 1 && columns * index(sizeof(elem)) <= 1024;", "return columns < 0;"
+    ),
+    "fetch ahead in dW": Trick("gemm.hpp", "__builtin_prefetch(rows[k + kAhead] + column);", ""),
+    "fetch ahead in backward": Trick("backward.hpp", "kExpectedBytes = 64 << 10", "kExpectedBytes = -1"),
+    "fetch ahead of x": Trick("forward.hpp", "expect_x<R>(rows_at, first, blk);", ""),
     "fetch ahead in packing": Trick("transpose.hpp", "__builtin_prefetch(from + lane * from_step + k + kAhead);", ""),
     "gates past the caches": Trick("forward.hpp", "kStreamedBytes = 4 << 20", "kStreamedBytes = index(1) << 62"),
     "x in the step's tile": Trick("forward.hpp", "kFusedBytesPerRow = 800 * 1024", "kFusedBytesPerRow = -1"),

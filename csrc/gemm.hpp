@@ -125,6 +125,11 @@ UNROLLED_INLINE void accumulate(typename A::V (&acc)[R][S], const typename A::el
     }
 }
 
+struct Nothing {
+    template <class... Where>
+    UNROLLED_INLINE void operator()(Where...) const {}
+};
+
 // C rows = [C rows +] A rows x panel, for one panel of NV vectors. A's k runs over `segments` runs of `length`, `stride`
 // apart (GRU's gate gradients leave out one slot of four).
 template <class A>
@@ -132,14 +137,17 @@ struct Segments {
     index segments, length, stride;
 };
 
-template <class A, int NV, class C>
+// `before_tile(first row, rows)` is called before each tile.
+template <class A, int NV, class C, class F = Nothing>
 UNROLLED_INLINE void product_panel(index rows, const typename A::elem *const *a, Segments<A> k,
-                                   const typename A::elem *panel, C *const *c, index column, index columns, bool add_to) {
+                                   const typename A::elem *panel, C *const *c, index column, index columns, bool add_to,
+                                   F &&before_tile = F()) {
     using Simd = typename A::Simd;
     using elem = typename A::elem;
     const typename Simd::Lanes last(columns - (NV - 1) * Simd::N);
     tiles<tile_rows<Simd>(NV)>(rows, [&](auto tile, index first) {
         constexpr int R = decltype(tile)::value;
+        before_tile(first, index(R));
         typename A::V acc[R][NV];
 #pragma GCC unroll 16
         for (int r = 0; r < R; ++r)
@@ -189,23 +197,43 @@ struct Panels {
     typename A::elem *panel(index p) const { return data + p * depth * kWidth; }
 };
 
-template <class A, class C>
+// `before_tile(panel, first row, rows)` is called before each tile.
+template <class A, class C, class F = Nothing>
 inline void product(index rows, const typename A::elem *const *a, Segments<A> k, const Panels<A> &w, index first_panel,
-                    index last_panel, C *const *c, bool add_to) {
+                    index last_panel, C *const *c, bool add_to, F &&before_tile = F()) {
     for (index p = first_panel; p < last_panel; ++p) {
         const index column = p * Panels<A>::kWidth, columns = smaller(w.columns - column, Panels<A>::kWidth);
+        auto before = [&](index first, index count) UNROLLED_LAMBDA_INLINE { before_tile(p, first, count); };
         switch (w.vectors(p)) {
-            case 1: product_panel<A, 1>(rows, a, k, w.panel(p), c, column, columns, add_to); break;
-            case 2: product_panel<A, 2>(rows, a, k, w.panel(p), c, column, columns, add_to); break;
-            case 3: product_panel<A, 3>(rows, a, k, w.panel(p), c, column, columns, add_to); break;
-            default: product_panel<A, 4>(rows, a, k, w.panel(p), c, column, columns, add_to); break;
+            case 1: product_panel<A, 1>(rows, a, k, w.panel(p), c, column, columns, add_to, before); break;
+            case 2: product_panel<A, 2>(rows, a, k, w.panel(p), c, column, columns, add_to, before); break;
+            case 3: product_panel<A, 3>(rows, a, k, w.panel(p), c, column, columns, add_to, before); break;
+            default: product_panel<A, 4>(rows, a, k, w.panel(p), c, column, columns, add_to, before); break;
         }
     }
 }
 
+// Where the operands of a weight's gradient are at step k: packed one after the other, or in the rows they came in.
+template <class elem>
+struct Packed {
+    const elem *first;
+    index step;
+    UNROLLED_INLINE const elem *operator[](index k) const { return first + k * step; }
+};
+template <class elem>
+struct InRows {
+    static constexpr index kAhead = 12;  // so many rows past the last are listed too, to be fetched
+    const elem *const *rows;
+    index column;
+    UNROLLED_INLINE const elem *operator[](index k) const {
+        __builtin_prefetch(rows[k + kAhead] + column);
+        return rows[k] + column;
+    }
+};
+
 // c[r][v] += sum over k of a[k][r] * b[k][v], c in place. The gradient of a weight.
-template <class A, int R, int NV>
-inline void outer_tile(const typename A::elem *a, const typename A::elem *b, index b_step, index steps, typename A::real *c) {
+template <class A, int R, int NV, class Left, class Right>
+inline void outer_tile(Left a, Right b, index steps, typename A::real *c) {
     using Simd = typename A::Simd;
     constexpr int P = A::kPair;
     typename A::V acc[R][NV];
@@ -214,8 +242,8 @@ inline void outer_tile(const typename A::elem *a, const typename A::elem *b, ind
 #pragma GCC unroll 16
         for (int v = 0; v < NV; ++v) acc[r][v] = Simd::zero();
     for (index k = 0; k < steps; ++k) {
-        one_k<A, R, NV>(acc, 0, b + k * b_step, [&](int r) UNROLLED_LAMBDA_INLINE { return A::broadcast(a + r * P); });
-        a += R * P;
+        const typename A::elem *a_k = a[k], *b_k = b[k];
+        one_k<A, R, NV>(acc, 0, b_k, [&](int r) UNROLLED_LAMBDA_INLINE { return A::broadcast(a_k + r * P); });
     }
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r)

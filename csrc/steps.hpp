@@ -15,6 +15,7 @@ struct StepRows {
     typename A::elem **out, **gates;  // gates is null in inference
     typename A::real **c_out;
     bool stream_gates;  // see kStreamedBytes
+    index to_next_x;    // from a row of x to the next step's, 0 at the last step
 
     UNROLLED_INLINE void save(typename A::elem *to, typename A::V v0, typename A::V v1, typename A::V v2, typename A::V v3) const {
         using Simd = typename A::Simd;

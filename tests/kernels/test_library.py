@@ -14,7 +14,7 @@ from tests.kernels import agree
 from tests.tolerance import TOLERANCE
 
 from unrolled.kernels import library, linear, regularised
-from unrolled.streaming import streamer
+from unrolled.streaming import interface
 
 SOURCES = Path(__file__).parents[2] / "csrc"
 COMMON = ("streaming", "dispatch", "memory", "kept", "layout")
@@ -119,7 +119,7 @@ def test_arm64_computes_what_this_machine_computes(tmp_path):
 
 
 def structures():
-    return [library._Args, linear._Args, regularised._Args, streamer._Spec, streamer._Choice, streamer._Call, streamer._Watched]
+    return [library._Args, linear._Args, regularised._Args, interface.Spec, interface.Choice, interface.Call, interface.Watched]
 
 
 @pytest.mark.parametrize("structure", structures(), ids=lambda structure: structure.c_name)
