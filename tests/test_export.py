@@ -114,8 +114,13 @@ def test_only_standard_operators_and_named_ends(tmp_path: Path) -> None:
     assert {node.domain for node in model.graph.node} == {""}
     assert [value.name for value in model.graph.input] == ["input", "h_0", "c_0", "lengths"]
     assert [value.name for value in model.graph.output] == ["output", "h_n", "c_n"]
-    axes = [dim.dim_param or dim.dim_value for dim in model.graph.input[0].type.tensor_type.shape.dim]
-    assert axes == ["time", "batch", WIDTH]
+    assert axes_of(model) == ["time", "batch", WIDTH]
+    layer = unrolled.GRU(WIDTH, H, batch_first=True)
+    assert axes_of(onnx.load(unrolled.export_onnx(layer, str(tmp_path / "layer.onnx")))) == ["batch", "time", WIDTH]
+
+
+def axes_of(model) -> list:
+    return [dim.dim_param or dim.dim_value for dim in model.graph.input[0].type.tensor_type.shape.dim]
 
 
 def test_dropout_and_training_mode_are_not_in_the_file(tmp_path: Path) -> None:
