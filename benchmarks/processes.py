@@ -6,6 +6,7 @@ with two, and shared by two processes of one thread. Then, on paper, what summin
 
 from __future__ import annotations
 
+import argparse
 import os
 import subprocess
 import sys
@@ -43,7 +44,9 @@ def on_paper(parameters: int, processes: int) -> float:
 
 
 def main() -> None:
-    text = sys.argv[1] if len(sys.argv) > 1 else str(Path(sysconfig.get_path("stdlib")) / "*.py")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("text", nargs="?", default=str(Path(sysconfig.get_path("stdlib")) / "*.py"))
+    text = parser.parse_args().text
     tokens = SETTINGS["batch_size"] * SETTINGS["k1"]
     parameters = 0
     print("| processes | threads each | ms a step | tokens/s |\n|---|---|---|---|")
