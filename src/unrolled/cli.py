@@ -217,6 +217,8 @@ def main() -> None:
     except (KeyboardInterrupt, click.Abort):
         _fail("interrupted", 130)
     except Exception as error:
+        if isinstance(error, OSError) and isinstance(error.filename, (str, bytes)):  # a task of somebody's own did not look
+            _fail(f"{os.fsdecode(error.filename)}: cannot be read or written ({error.strerror}).", 2)
         if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
             _fail("not enough memory. Make the model, the batch or what is asked for smaller.", 2)
         _fail(_unexpected(error), 1)

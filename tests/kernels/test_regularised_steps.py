@@ -5,7 +5,9 @@ import itertools
 import pytest
 import torch
 from tests.kernels import agree
+from tests.tolerance import assert_same
 
+import unrolled
 from unrolled.cells import MODES as TABLE
 from unrolled.cells import Norm, Norms
 from unrolled.kernels import definition, regularised
@@ -124,3 +126,34 @@ def test_backward_can_run_twice(mode):
     first = torch.autograd.grad(output.sum(), list(leaves.values()), retain_graph=True, allow_unused=True)
     again = torch.autograd.grad(output.sum(), list(leaves.values()), allow_unused=True)
     assert all(a is b or torch.equal(a, b) for a, b in zip(first, again, strict=True))
+
+
+@pytest.mark.parametrize("options", [{"layer_norm": True}, {"zoneout": 0.2}], ids=str)
+def test_gradients_to_be_differentiated_do_not_count_the_call_before_twice(options: dict) -> None:
+    """A state that is carried over comes from the same weights: that way is the earlier call's."""
+    layer = unrolled.GRU(2, 3, dtype=torch.float64, **options).eval()
+    x = torch.randn(4, 2, 2, dtype=torch.float64)
+    found = []
+    for create_graph in (False, True):
+        _, state = layer(x)
+        output, _ = layer(x, state)
+        found.append(torch.autograd.grad(output.square().sum(), list(layer.parameters()), create_graph=create_graph))
+    for one, other in zip(*found, strict=True):
+        assert_same(one, other)
+
+
+@pytest.mark.parametrize("name", ["weight_hh_l0", "bias_hh_l0", "gain_hh_l0", "gain_c_l0", "bias_c_l0"])
+@pytest.mark.parametrize("change", [lambda w: w.float(), lambda w: w[:1]], ids=["float32", "one row"])
+def test_weights_that_do_not_fit_are_refused(name: str, change) -> None:
+    layer = unrolled.LSTM(3, 40, layer_norm=True, dtype=torch.float64)
+    setattr(layer, name, torch.nn.Parameter(change(getattr(layer, name).detach())))
+    with pytest.raises((ValueError, RuntimeError)):
+        layer(torch.randn(2, 2, 3, dtype=torch.float64))
+
+
+def test_a_gradient_that_is_negated_lazily_has_its_sign() -> None:
+    layer, x = unrolled.GRU(3, 4, zoneout=0.1).eval(), torch.randn(5, 2, 3, requires_grad=True)
+    d = torch.randn(5, 2, 4)
+    (expected,) = torch.autograd.grad(layer(x)[0], x, -d)
+    (got,) = torch.autograd.grad(layer(x)[0], x, torch._neg_view(d))
+    assert_same(got, expected)

@@ -161,3 +161,10 @@ def test_help_of_every_task_comes_without_torch() -> None:
 def test_every_setting_has_a_text(shown: Shown) -> None:
     fields = importlib.import_module(discovery.get(shown.name).package + ".config").Config.model_fields
     assert [name for name, field in fields.items() if not (field.description or "").endswith(".")] == []
+
+
+def test_a_file_that_is_not_there_is_named_by_the_command(shown: Shown, command) -> None:
+    code, out, errors = command("evaluate", shown.run, "not-there.txt")
+    assert (code, out) == (2, "")
+    assert "not-there.txt" in errors
+    assert "fault in unrolled" not in errors

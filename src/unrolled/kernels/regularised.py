@@ -17,7 +17,7 @@ from torch import Tensor
 from unrolled.cells import MODES, Norm, Norms
 from unrolled.options import StepOptions
 
-from . import definition, library
+from . import definition, library, sequence
 from .linear import outer
 
 _FIELDS = [
@@ -52,7 +52,9 @@ class _Args(ctypes.Structure):
     ]
 
 
-_INPUTS = 10  # of `_Sequence` that have gradients
+# The inputs of `_Sequence` that have gradients.
+_NAMES = ("x_gates", "h0", "c0", "w_hh", "b_hh", "gain_hh", "gain_c", "bias_c", "initial_h", "initial_c")
+_INPUTS = len(_NAMES)
 
 
 @functools.cache
@@ -85,6 +87,11 @@ def run(
     bias_c = torch.zeros_like(gain_c) if bias_c is None and gain_c is not None else bias_c
     start_h, start_c = options.reset_to if resets is not None else (None, None)
     tensors = (x_gates, h, c, w_hh, b_hh, gain_hh, gain_c, bias_c, start_h, start_c)
+    (_, batch, gates), hidden = x_gates.shape, x_gates.shape[-1] // MODES[mode].gates
+    of_state, of_gates, of_units = (batch, hidden), (gates,), (hidden,)
+    shapes = (x_gates.shape, of_state, of_state, (gates, hidden), of_gates, of_gates, of_units, of_units, of_state, of_state)
+    for name, tensor, shape in zip(_NAMES, tensors, shapes, strict=True):
+        sequence.expect(mode, name, tensor, shape, x_gates.dtype, x_gates.device)
     wanted = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
     how = (options.mask, options.zoneout_h, options.zoneout_c, lengths, resets, reverse, mode, grad_norms, wanted)
     output, cs, h_n, c_n = _Sequence.apply(*tensors, how)
@@ -153,6 +160,7 @@ class _Sequence(torch.autograd.Function):
     def backward(ctx: Any, d_out, d_cs, d_h_n, d_c_n):  # pyright: ignore[reportIncompatibleMethodOverride]
         if torch.is_grad_enabled():  # create_graph: the definition can be differentiated again
             return _by_definition(ctx, (d_out, d_cs, d_h_n, d_c_n))
+        d_out, d_cs, d_h_n, d_c_n = (None if d is None else d.resolve_neg() for d in (d_out, d_cs, d_h_n, d_c_n))
         mode, sizes, kept, reverse, shares = ctx.sizes
         tensors, grad_norms = dict(zip(ctx.names, ctx.saved_tensors[_INPUTS + 2 :], strict=True)), ctx.grad_norms
         x_gates, w_hh, b_hh, mask, seen, cut = (tensors[name] for name in ("x", "w_hh", "b_hh", "mask", "seen", "cut"))
@@ -208,6 +216,9 @@ class _Sequence(torch.autograd.Function):
 def _by_definition(ctx: Any, incoming: tuple) -> tuple:
     """The gradients through `definition.run_gates`, themselves differentiable."""
     *saved, lengths, resets = ctx.saved_tensors[: _INPUTS + 2]
+    # As tensors of this call alone: one may come from another, such as a carried state from the weights, by a way that is
+    # not this call's to differentiate.
+    saved: Any = [None if t is None else t.view_as(t) for t in saved]
     x_gates, h, c, w_hh, b_hh, gain_hh, gain_c, bias_c, start_h, start_c = saved
     tensors, (mode, _, _, reverse, shares) = dict(zip(ctx.names, ctx.saved_tensors[_INPUTS + 2 :], strict=True)), ctx.sizes
     stay_h, stay_c = (

@@ -83,7 +83,7 @@ def _describe(t: Tensor) -> str:
     return f"{tuple(t.shape)} {str(t.dtype).removeprefix('torch.')} on {t.device}"
 
 
-def _expect(mode: str, name: str, t: Tensor | None, shape: tuple, dtype: torch.dtype, device: torch.device) -> None:
+def expect(mode: str, name: str, t: Tensor | None, shape: tuple, dtype: torch.dtype, device: torch.device) -> None:
     if t is None or (t.shape == shape and t.dtype == dtype and t.device == device and t.layout == torch.strided):
         return
     if t.device != device:
@@ -104,16 +104,16 @@ def check(mode: str, given: Inputs, grad_norms: Tensor | None = None) -> None:
         raise ValueError(f"{mode} expected w_hh of shape (G*H, H), got {_describe(w_hh)}")
     H, device, dtype = w_hh.shape[1], w_hh.device, w_hh.dtype
     rows = MODES[mode].gates * H
-    _expect(mode, "w_hh", w_hh, (rows, H), dtype, device)
+    expect(mode, "w_hh", w_hh, (rows, H), dtype, device)
     if x is not None:
         if x.dim() != 3:
             raise ValueError(f"{mode} expected x of shape (T, B, I), got {_describe(x)}")
         if w_ih is None:
             raise ValueError(f"{mode} expected w_ih beside x, got None")
         T, B, width = x.shape
-        _expect(mode, "x", x, (T, B, width), dtype, device)
-        _expect(mode, "w_ih", w_ih, (rows, width), dtype, device)
-        _expect(mode, "b_ih", b_ih, (rows,), dtype, device)
+        expect(mode, "x", x, (T, B, width), dtype, device)
+        expect(mode, "w_ih", w_ih, (rows, width), dtype, device)
+        expect(mode, "b_ih", b_ih, (rows,), dtype, device)
     else:
         if ids is None or table is None:
             raise ValueError(f"{mode} expected either x, or ids with a table, got neither")
@@ -122,22 +122,22 @@ def check(mode: str, given: Inputs, grad_norms: Tensor | None = None) -> None:
         T, B = ids.shape
         if table.dim() != 2 or table.shape[1] != rows or not table.is_floating_point() or table.device != device:
             raise ValueError(f"{mode} expected table of shape (V, {rows}) on {device}, got {_describe(table)}")
-    _expect(mode, "b_hh", b_hh, (rows,), dtype, device)
-    _expect(mode, "h0", h0, (B, H), dtype, device)
+    expect(mode, "b_hh", b_hh, (rows,), dtype, device)
+    expect(mode, "h0", h0, (B, H), dtype, device)
     if c0 is not None:
         if mode != "LSTM":
             raise ValueError(f"{mode} has no cell state: expected c0 to be None, got {_describe(c0)}")
-        _expect(mode, "c0", c0, (B, H), dtype, device)
+        expect(mode, "c0", c0, (B, H), dtype, device)
     if lengths is not None:
         if lengths.dtype not in (torch.int64, torch.int32):
             raise ValueError(f"{mode} expected lengths of int64, got {_describe(lengths)}")
-        _expect(mode, "lengths", lengths, (B,), lengths.dtype, device)
+        expect(mode, "lengths", lengths, (B,), lengths.dtype, device)
     if resets is not None:
         if resets.dtype not in (torch.bool, torch.uint8):
             raise ValueError(f"{mode} expected resets of bool, got {_describe(resets)}")
-        _expect(mode, "resets", resets, (T, B), resets.dtype, device)
+        expect(mode, "resets", resets, (T, B), resets.dtype, device)
     if grad_norms is not None:
-        _expect(mode, "grad_norms", grad_norms, (2, T, B), torch.float32, device)
+        expect(mode, "grad_norms", grad_norms, (2, T, B), torch.float32, device)
 
 
 def check_values(mode: str, given: Inputs) -> None:

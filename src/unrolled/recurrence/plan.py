@@ -170,8 +170,7 @@ def explain(layer: Any, input: Tensor | PackedSequence, hx: Any = None, **how: A
         call = arguments.unpacked(layer, input, hx)
     else:
         call, _ = arguments.checked(layer, input, hx, **how)
-    found = False
+    able = iter(("runs", "would run next"))
     for backend in BACKENDS:
         reason = backend.refuses(call)
-        print(f"{backend.name:<21}  {f'no: {reason}' if reason else 'would run next' if found else 'runs'}")
-        found = found or reason is None
+        print(f"{backend.name:<21}  {f'no: {reason}' if reason else next(able, 'could too')}")
