@@ -115,7 +115,7 @@ def demo(task: str | None, run: Path | None, quiet: bool) -> None:
 def _settings(ctx: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
     """`NAME=VALUE ...` as a dictionary; names as on the command line or as in Python."""
     for value in values:
-        if "=" not in value:
+        if not value.partition("=")[0].strip() or "=" not in value:
             raise click.UsageError(f"--set {value}: expected NAME=VALUE, such as --set beam=5.")
     pairs = (value.partition("=") for value in values)
     return {name.strip().replace("-", "_"): value.strip() for name, _, value in pairs}

@@ -157,3 +157,13 @@ def test_a_gradient_that_is_negated_lazily_has_its_sign() -> None:
     (expected,) = torch.autograd.grad(layer(x)[0], x, -d)
     (got,) = torch.autograd.grad(layer(x)[0], x, torch._neg_view(d))
     assert_same(got, expected)
+
+
+def test_gradient_norms_are_filled_where_gradients_are_to_be_differentiated() -> None:
+    layer, x = unrolled.LSTM(3, 4, layer_norm=True), torch.randn(5, 2, 3, requires_grad=True)
+    found = []
+    for create_graph in (False, True):
+        found.append(torch.full((1, 2, 5, 2), -7.0))
+        output, _ = layer(x, gradient_norms=found[-1])
+        torch.autograd.grad(output.square().sum(), x, create_graph=create_graph)
+    assert_same(found[1], found[0])

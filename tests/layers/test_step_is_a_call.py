@@ -304,3 +304,12 @@ def test_fx_takes_a_layer_whole() -> None:
     traced = torch.fx.symbolic_trace(model)
     assert [node.target for node in traced.graph.nodes if node.op == "call_module"] == ["rnn", "out"]
     assert_same(traced(x, h), want)
+
+
+@pytest.mark.parametrize("option", ["zoneout", "zoneout_cell"])
+def test_an_option_that_is_set_after_the_first_step_is_seen(option: str) -> None:
+    layer, x = unrolled.LSTM(3, 4).eval(), torch.randn(1, 2, 3)
+    with torch.no_grad():
+        layer.step(x[0])
+        setattr(layer, option, 0.5)
+        assert_same(layer.step(x[0])[0], layer(x)[0][0])

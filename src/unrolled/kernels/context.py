@@ -46,7 +46,7 @@ def watched(tensors: Iterable[Tensor | None]) -> str:
         return "torch.compile"
     if torch._C._are_functorch_transforms_active():
         return "a transform of torch.func"
-    if forward_ad._current_level >= 0:
+    if forward_mode():
         return "forward-mode differentiation"
     if torch._C._len_torch_dispatch_stack() > 0 or torch._C._len_torch_function_stack() > 0:
         return "a dispatch or function mode"

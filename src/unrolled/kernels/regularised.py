@@ -226,7 +226,7 @@ def _by_definition(ctx: Any, incoming: tuple) -> tuple:
     )
     norms = None if gain_hh is None else Norms(gain_hh, gain_hh, None if gain_c is None else Norm(gain_c, bias_c))
     options = StepOptions(norms, tensors["mask"], stay_h, stay_c, (start_h, start_c))
-    masks = {"lengths": lengths, "resets": resets, "reverse": reverse}
+    masks = {"lengths": lengths, "resets": resets, "reverse": reverse, "grad_norms": ctx.grad_norms}
     results = definition.run_gates(mode, x_gates, h, c, w_hh, b_hh, **masks, options=options)
     pairs = [(r, d) for r, d in zip(results, incoming, strict=True) if r is not None and d is not None]
     inputs = [t for t in saved if t is not None and t.requires_grad]

@@ -34,7 +34,7 @@ class StepEngine:
 
     def step(self, layer: Any, x_t: Tensor, state: Any) -> tuple[Tensor, Any] | None:
         """x_t (B, I) and a state, without gradients -> (h_t, state); None where a call has to do it."""
-        if x_t.dtype is not _STEP_DTYPE:
+        if x_t.dtype is not _STEP_DTYPE or layer.step_option:  # which may have been set since the last step
             return None
         streamer = self._streamer
         if state is None or (streamer is not None and state is streamer.returned):

@@ -52,8 +52,11 @@ class Task:
 
     @staticmethod
     def prepare(config, folder, say):
+        if not config.data:
+            raise DataError("expected files of the characters 0 and 1, got none.")
+        for path in config.data:
+            sequences(path, config.length)  # refuses a file of too few by its own name, before anything starts
         (folder / "bits.txt").write_text("".join(Path(path).read_text() for path in config.data))
-        sequences(folder / "bits.txt", config.length)  # refuses too few before anything starts
 
     def build(self):
         return Model(self.config)
@@ -82,10 +85,14 @@ class Run:
 
     @torch.no_grad()
     def parity(self, bits):
+        if not bits or set(bits) - {"0", "1"}:
+            raise DataError(f"expected bits such as 0110, got {bits!r}.")
         return "".join("01"[int(logit > 0)] for logit in self.model(torch.tensor([[float(bit) for bit in bits]]))[0])
 
     @torch.no_grad()
     def evaluate(self, *paths, report=None):
+        if not paths:
+            raise DataError("expected files of the characters 0 and 1, got none.")
         return measure(self.model, torch.cat([sequences(path, self.config.length) for path in paths]))[1]
 
     def export(self, path):
