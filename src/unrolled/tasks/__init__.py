@@ -71,10 +71,10 @@ def train(
     config = settings_of.load(config_class(task), Path(recipe) if recipe else None, given)
     module = _module(task)
     engine = Engine(config.device, config.precision)  # before anything is written: the device may not be there
-    engine.check_batch_size(config.batch_size)
     progress = progress or Progress(quiet=True)
 
     def prepare() -> Path:
+        engine.check_batch_size(config.batch_size)  # here, where one process refuses for all and the others wait to hear it
         folder = Path(run) if run else _default_folder(task)
         with files.new_folder(folder) as unfinished:
             with progress.preparing("preparing the data"):
