@@ -120,9 +120,9 @@ def rows_of(state: Any) -> tuple[int, torch.device]:
 
 
 def take_rows(state: Any, rows: Tensor) -> Any:
-    """These rows of every tensor of a state: tensors alone or in tuples, lists and dicts."""
-    if isinstance(state, Tensor):
-        return state.index_select(0, rows)
+    """These rows of every tensor of a state: tensors alone or in tuples, lists and dicts, where None stays None."""
+    if state is None or isinstance(state, Tensor):
+        return None if state is None else state.index_select(0, rows)
     if isinstance(state, dict):
         return {name: take_rows(part, rows) for name, part in state.items()}
     parts = [take_rows(part, rows) for part in state]

@@ -60,7 +60,7 @@ def first_step(image: str) -> tuple[Captioner, torch.Tensor, torch.Tensor, torch
     features = torch.randn(1, P, F)
     photos = captioner.encode(features)
     places = captioner.place_dropout(torch.relu(captioner.keep(captioner.norm(features.double()))))[0]
-    assert_same(photos.places[0], places)
+    assert_same(photos.vectors[0], places)
     word = torch.tensor([[7]])
     e = captioner.dropout(captioner.embedding(word)[0] * captioner.embedding_scale)
     weights = [Weights(*layer.all_weights[0]) for layer in captioner.layers]
@@ -118,10 +118,10 @@ def share_dropped(x: torch.Tensor, whole: torch.Tensor) -> float:
 @pytest.mark.parametrize(("rate", "of_places"), [(0.5, 0.1), (0.05, 0.05)])
 def test_in_training_units_are_dropped_at_the_rate_and_places_at_a_tenth_at_most(rate: float, of_places: float) -> None:
     captioner, features, words = model(dropout=rate), torch.randn(200, 20, F), torch.randn(500, 5, 20, dtype=torch.float64)
-    whole, whole_words = captioner.encode(features).places, captioner.dropout(words)
+    whole, whole_words = captioner.encode(features).vectors, captioner.dropout(words)
     assert torch.equal(whole_words, words)
     captioner.train()
-    assert share_dropped(captioner.encode(features).places, whole) == pytest.approx(of_places, abs=0.03)
+    assert share_dropped(captioner.encode(features).vectors, whole) == pytest.approx(of_places, abs=0.03)
     dropped = captioner.dropout(words)
     assert share_dropped(dropped, words) == pytest.approx(rate, abs=0.03)
     assert torch.equal(dropped[:, 0] == 0, dropped[:, 4] == 0)  # the same units at every step of a caption
