@@ -19,7 +19,8 @@ class Hypothesis(NamedTuple):
     tokens: list[int]
     """Without START and END."""
     score: float
-    """log P(tokens, END) / (number of tokens, END among them) ** length_power; `consensus` adds agreement to a share of it."""
+    """log P(tokens, END) / (number of tokens, END among them) ** length_power, and the `penalty`; `consensus` adds agreement to
+    a share of it."""
     ended: bool
     """Whether it came to its END; else it was truncated at max_length."""
 
@@ -36,6 +37,7 @@ def beam_search(
     best: int = 1,
     length_power: float = 0.0,
     forbidden: Sequence[int] = (),
+    penalty: Callable[[State], Tensor] | None = None,
 ) -> list[list[Hypothesis]]:
     """The likeliest sentences for each of B inputs: beam search with length normalisation.
 
@@ -55,6 +57,8 @@ def beam_search(
         best: how many sentences to return for each input, at most `beam`.
         length_power: 0 ranks by probability, which favours short sentences; 1 by mean log probability per token.
         forbidden: ids that are never predicted, such as PAD and UNKNOWN.
+        penalty: of the state after END, (N,), at most 0: added to the scores of finished sentences, such as
+            `decoding.coverage_penalty`.
 
     Returns:
         For each input its `best` sentences, best first; fewer if there are not so many.
@@ -92,9 +96,11 @@ def beam_search(
         row = choice // vocabulary + width * torch.arange(len(searching), device=device)[:, None]
         token = choice % vocabulary
         ends = (token == end) & likely.isfinite()
+        added = penalty(state) if penalty and ends.any() else None
         for place, k in ends[:, :beam].nonzero().tolist():
-            tokens = said[row[place, k], 1:].tolist()
-            done[searching[place]].append(Hypothesis(tokens, likely[place, k].item() / length**length_power, True))
+            tokens, normalised = said[row[place, k], 1:].tolist(), likely[place, k].item() / length**length_power
+            more = 0.0 if added is None else added[row[place, k]].item()
+            done[searching[place]].append(Hypothesis(tokens, normalised + more, True))
         score, kept = likely.masked_fill(token == end, -torch.inf).topk(min(beam, likely.shape[1]))
         width = kept.shape[1]
         row, token = row.gather(1, kept), token.gather(1, kept)  # (searching, width)

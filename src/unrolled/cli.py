@@ -284,11 +284,13 @@ def _train_command(task: TaskPackage) -> click.Command:
         flag, default = name.replace("_", "-"), field.get_default()
         kind = field.annotation
         panel = "Training" if name in config.TrainingConfig.model_fields else "Data and model"
-        shown = "" if default is None else f"  [default: {str(default).lower() if kind is bool else default}]"
+        shown = "" if default is None or default == () else f"  [default: {str(default).lower() if kind is bool else default}]"
         text = (field.description or "") + shown
         names = [f"--{flag}/--no-{flag}", name] if kind is bool else [f"--{flag}", name]
         # Values are checked by the config, which names all problems at once; hence plain strings here.
         options: dict[str, Any] = {"is_flag": True, "default": None} if kind is bool else {"metavar": _metavar(kind)}
+        if typing.get_origin(kind) is tuple:  # given once for each
+            options, text = {"metavar": _metavar(kind), "multiple": True, "default": None}, field.description or ""
         parameters.append(click.RichOption(names, help=text, panel=panel, **options))
     about = f"{task.summary}\n\nDATA: {settings.model_fields['data'].description}"
     return click.RichCommand(name=task.name, callback=run_it, params=parameters, help=about)
@@ -306,7 +308,7 @@ def _train(
     from unrolled import tasks
     from unrolled.progress import Progress
 
-    given = {name: value for name, value in flags.items() if value is not None}
+    given = {name: value for name, value in flags.items() if value is not None and value != ()}
     progress = Progress(quiet)
     if resume:
         if run or recipe:

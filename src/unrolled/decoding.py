@@ -15,7 +15,16 @@ from torch import Tensor, nn
 from unrolled.beam_search import Hypothesis, State, beam_search, rows_of, take_rows
 from unrolled.errors import NotFiniteError
 
-__all__ = ["Hypothesis", "beam_search", "choose", "consensus", "decode_sentences", "sample", "step_function"]
+__all__ = [
+    "Hypothesis",
+    "beam_search",
+    "choose",
+    "consensus",
+    "coverage_penalty",
+    "decode_sentences",
+    "sample",
+    "step_function",
+]
 
 Agreement = Callable[[list[list[int]], list[list[int]]], Tensor]
 
@@ -169,13 +178,14 @@ def decode_sentences(
     likelihood_weight: float = 0.0,
     temperature: float | None = None,
     seed: int = 0,
+    penalty: Callable[[State], Tensor] | None = None,
 ) -> list[list[Hypothesis]]:
     """`number` sentences for each of B inputs, best first: by beam search, by consensus, or sampled.
 
     What an input gets does not depend on the others of its batch: each is given the same random numbers.
 
     Args:
-        step, state, start, end, pad, max_length, forbidden, length_power: as in `beam_search` and `sample`.
+        step, state, start, end, pad, max_length, forbidden, length_power, penalty: as in `beam_search` and `sample`.
         beam: width of the search, at least `number`.
         number: how many sentences to return.
         samples: how many to sample for `consensus` among what the search found; 0 ranks by likelihood.
@@ -221,6 +231,7 @@ def decode_sentences(
         best=width,
         length_power=length_power,
         forbidden=[pad, *forbidden],
+        penalty=penalty,
     )
     if agreement and samples:
         others = [[one.tokens for one in several] for several in drawn(samples, 1.0)]
@@ -228,7 +239,9 @@ def decode_sentences(
     return [several[:number] for several in found]
 
 
-def step_function(model: nn.Module, encoded: Any) -> tuple[Callable[[Tensor, Any], tuple[Tensor, Any]], Any]:
+def step_function(
+    model: nn.Module, encoded: Any, attended: Tensor | None = None
+) -> tuple[Callable[[Tensor, Any], tuple[Tensor, Any]], Any]:
     """The step of a decoder over B encoded inputs, and the state that it begins with.
 
     The sentences of an input share its encoding: rows that belong to one input stand together, as many for each. Inputs that
@@ -237,17 +250,36 @@ def step_function(model: nn.Module, encoded: Any) -> tuple[Callable[[Tensor, Any
     Args:
         model: with `initial_state(encoded)` and `model(encoded, tokens, state)`, as `ensemble.Ensemble` describes.
         encoded: tensors with B rows, alone or in tuples, lists and dicts.
+        attended: zeros (B, P), to which the attention weights of every step are added, for `coverage_penalty`.
     """
     batch, device = rows_of(encoded)
     inputs, of_inputs = torch.arange(batch, device=device), encoded
 
     def step(tokens: Tensor, state: Any) -> tuple[Tensor, Any]:
         nonlocal inputs, of_inputs
-        rows, decoder_state = state
+        rows, decoder_state, attended = state
         remaining = rows.unique_consecutive()
         if not torch.equal(remaining, inputs):  # only then is anything copied
             inputs, of_inputs = remaining, take_rows(encoded, remaining)
         output = model(of_inputs, tokens.unsqueeze(1), decoder_state)
-        return output.logits[:, 0], (rows, output.state)
+        if attended is not None:
+            attended = attended + output.weights[:, 0]
+        return output.logits[:, 0], (rows, output.state, attended)
 
-    return step, (inputs, model.initial_state(encoded))  # type: ignore[operator]
+    return step, (inputs, model.initial_state(encoded), attended)  # type: ignore[operator]
+
+
+def coverage_penalty(attended: Tensor, mask: Tensor, weight: float) -> Tensor:
+    """weight * sum over the places of the source of log min(1, attention to the place over all steps); (N,), at most 0.
+
+    Wu et al. 2016 (Google's Neural Machine Translation System), eq. 14.
+
+    Args:
+        attended: the sum of the attention weights of all steps, (N, P).
+        mask: (N, P), false on padding.
+        weight: beta.
+
+    >>> coverage_penalty(torch.tensor([[1.5, 0.5, 0.0]]), torch.tensor([[True, True, False]]), weight=1.0)
+    tensor([-0.6931])
+    """
+    return weight * attended.clamp(1e-6, 1.0).log().masked_fill(~mask, 0.0).sum(-1)

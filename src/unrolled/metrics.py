@@ -1,4 +1,5 @@
-"""How good captions are: BLEU, ROUGE-L and CIDEr as the COCO caption evaluation computes them, and CIDEr-D as a reward.
+"""How good captions are: BLEU, ROUGE-L and CIDEr as the COCO caption evaluation computes them, and CIDEr-D as a reward; and
+translations: BLEU and chrF by sacrebleu.
 
 `caption_scores` calls pycocoevalcap, the Python 3 edition of the evaluation code that the published figures come
 from (Chen et al. 2015, "Microsoft COCO Captions: data collection and evaluation server"). Only its tokenizer, METEOR and SPICE
@@ -12,6 +13,7 @@ import importlib.util
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import regex
 import torch
@@ -116,6 +118,43 @@ def caption_scores(candidates: Mapping[str, str], references: Mapping[str, Seque
     rouge, _ = Rouge().compute_score(expected, written)
     cider, _ = Cider().compute_score(expected, written)
     return {f"bleu_{n}": float(score) for n, score in enumerate(bleu, 1)} | {"rouge_l": float(rouge), "cider": float(cider)}
+
+
+TRANSLATION_NOT_INSTALLED = "scores of translations need the package sacrebleu: pip install 'unrolled[translation]'"
+
+
+def translation_scores_installed() -> bool:
+    """Whether `translation_scores` can be computed here."""
+    return importlib.util.find_spec("sacrebleu") is not None
+
+
+def translation_scores(translations: Sequence[str], references: Sequence[str]) -> dict[str, Any]:
+    """BLEU and chrF of translations, line by line one reference, and how many lines are exactly right.
+
+    By sacrebleu (Post 2018), on text as it is written, with its defaults: `bleu` from 0 to 100 (Papineni et al. 2002; cased,
+    tokenised by the rules of mteval-v13a), `chrf` from 0 to 100 (Popović 2015, chrF2), their signatures `bleu_signature` and
+    `chrf_signature`, which say version and settings, and `exact`, the share of lines that equal their reference, 0 to 1.
+
+    Raises:
+        DataError: sacrebleu is not installed, or no lines.
+
+    >>> scores = translation_scores(["The cat sat on the mat.", "Hello!"], ["The cat sat on the mat.", "Hi!"])
+    >>> f"{scores['bleu']:.1f} {scores['chrf']:.1f} {scores['exact']}"
+    '82.7 88.1 0.5'
+    """
+    if not translation_scores_installed():
+        raise DataError(TRANSLATION_NOT_INSTALLED)
+    from sacrebleu.metrics.bleu import BLEU
+    from sacrebleu.metrics.chrf import CHRF
+
+    if not translations or len(translations) != len(references):
+        raise DataError(f"expected one reference per translation, got {len(references)} for {len(translations)}.")
+    scores: dict[str, Any] = {}
+    for name, metric in (("bleu", BLEU()), ("chrf", CHRF())):
+        scores[name] = metric.corpus_score(list(translations), [list(references)]).score
+        scores[f"{name}_signature"] = str(metric.get_signature())
+    right = sum(one.strip() == other.strip() for one, other in zip(translations, references, strict=True))
+    return {**scores, "exact": right / len(translations)}
 
 
 class CiderReward:

@@ -1,5 +1,6 @@
 """Text is found where the user says, and read block by block without losing or repeating anything."""
 
+import gzip
 import io
 import os
 import threading
@@ -29,6 +30,18 @@ def test_standard_input_is_a_source(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO("héllo".encode())))
     (source,) = sources.find(["-"])
     assert list(source.text()) == list(source.text()) == ["héllo"]
+
+
+def test_gzip_files_are_read_as_the_text_that_was_packed(tmp_path: Path) -> None:
+    packed = gzip.compress("grüße\n€".encode())
+    (tmp_path / "t.txt.gz").write_bytes(packed)
+    (tmp_path / "b.gz").write_bytes(gzip.compress(b"\0\1"))
+    assert [list(one.text()) for one in sources.find([str(tmp_path)])] == [["grüße\n", "€"]]  # the other holds no text
+    assert b"".join(sources.find([str(tmp_path / "t.txt.gz")], binary=True)[0].blocks()) == packed
+    assert list(sources.Source("pipe", packed).text()) == ["grüße\n", "€"]
+    (tmp_path / "b.gz").write_bytes(packed[:-9])
+    with pytest.raises(DataError, match=r"b\.gz: a damaged gzip file"):
+        sources.find([str(tmp_path / "b.gz")])
 
 
 def test_nothing_there(tmp_path: Path) -> None:

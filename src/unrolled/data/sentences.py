@@ -22,75 +22,103 @@ FILE = "vocabulary.json"
 
 
 class SentenceTokenizer:
-    """Sentences to token ids and back, by word or by byte-pair encoding, in lower case and without punctuation.
+    """Sentences to token ids and back, by word, by character or by byte-pair encoding.
 
     Ids 0 to 3 are PAD, START, END and UNKNOWN.
 
     Args:
-        unit: "word" or "bpe".
-        content: the words, from id 4 on; or the JSON of a Hugging Face tokenizer.
+        unit: "word", "char" or "bpe".
+        content: the words or characters, from id 4 on; or the JSON of a Hugging Face tokenizer.
+        style: "caption": in lower case and without punctuation. "text": as it is written, but for spaces at its ends and, by
+            word, for how many spaces are between words.
 
     >>> tokenizer = SentenceTokenizer.learn("word", ["A dog runs.", "The dog!"], minimum_count=2)
     >>> tokenizer.encode("a DOG"), tokenizer.decode([3, 4, 2, 4])
     ([3, 4], 'dog')
+    >>> tokenizer = SentenceTokenizer.learn("word", ["A dog runs."], style="text")
+    >>> tokenizer.decode(tokenizer.encode("A cat runs."), copies=["lion"])
+    'A lion runs.'
     """
 
-    def __init__(self, unit: str, content: Any) -> None:
-        self.unit, self._content = unit, content
-        if unit == "word":
-            self._words = [*SPECIALS, *content]
-            self._ids = {word: i for i, word in enumerate(self._words)}
-            self.size = len(self._words)
-        else:
+    def __init__(self, unit: str, content: Any, style: str = "caption") -> None:
+        self.unit, self.style, self._content = unit, style, content
+        if unit == "bpe":
             self._library = bpe.from_json(content)
             self.size = self._library.get_vocab_size()
+        else:
+            self._tokens = [*SPECIALS, *content]
+            self._ids = {token: i for i, token in enumerate(self._tokens)}
+            self.size = len(self._tokens)
 
     @classmethod
     def learn(
-        cls, unit: str, sentences: Iterable[str], *, minimum_count: int = 1, vocabulary_size: int = 4000
+        cls,
+        unit: str,
+        sentences: Iterable[str],
+        *,
+        minimum_count: int = 1,
+        vocabulary_size: int = 4000,
+        style: str = "caption",
     ) -> SentenceTokenizer:
-        """By word: those that occur at least `minimum_count` times. By byte-pair encoding: a vocabulary of this size.
+        """By word or character: those that occur at least `minimum_count` times. By byte-pair encoding: a vocabulary of this
+        size.
 
         Raises:
-            DataError: no word occurs as often.
+            DataError: none occurs as often.
         """
-        texts = map(_words, sentences)
-        if unit == "word":
-            counts = Counter(word for text in texts for word in text)
-            frequent = sorted(word for word, count in counts.items() if count >= minimum_count)
-            if not frequent:
-                word, count = max(counts.items(), key=lambda item: item[1], default=("", 0))
-                raise DataError(
-                    f"no word occurs {minimum_count} times (--minimum-count), so there is nothing to learn to say; the most "
-                    f"frequent, {word!r}, occurs {count} times. Lower --minimum-count, or give more captions."
-                )
-            return cls(unit, frequent)
-        library = bpe.learn(map(words.joined, texts), vocabulary_size, SPECIALS, add_prefix_space=True)
-        return cls(unit, json.loads(library.to_str()))
+        if unit == "bpe":
+            texts = map(_caption, sentences) if style == "caption" else map(_text, sentences)
+            library = bpe.learn(texts, vocabulary_size, SPECIALS, add_prefix_space=style == "caption")
+            return cls(unit, json.loads(library.to_str()), style)
+        counts = Counter(token for sentence in sentences for token in _split(sentence, unit, style))
+        frequent = sorted(token for token, count in counts.items() if count >= minimum_count)
+        if not frequent:
+            token, count = max(counts.items(), key=lambda item: item[1], default=("", 0))
+            raise DataError(
+                f"no {unit} occurs {minimum_count} times (--minimum-count), so there is nothing to learn to say; the most "
+                f"frequent, {token!r}, occurs {count} times. Lower --minimum-count, or give more {style}s."
+            )
+        return cls(unit, frequent, style)
 
     def encode(self, sentence: str) -> list[int]:
         """Token ids, without START and END."""
-        several = _words(sentence)
-        if self.unit == "word":
-            return [self._ids.get(word, UNKNOWN) for word in several]
-        return self._library.encode(words.joined(several), add_special_tokens=False).ids
+        if self.unit == "bpe":
+            text = _caption(sentence) if self.style == "caption" else _text(sentence)
+            return self._library.encode(text, add_special_tokens=False).ids
+        return [self._ids.get(token, UNKNOWN) for token in _split(sentence, self.unit, self.style)]
 
-    def decode(self, ids: Iterable[int]) -> str:
-        """The sentence up to END; PAD, START and UNKNOWN are left out."""
+    def pieces(self, sentence: str) -> list[str]:
+        """What each of the ids of `encode` stands for, as it is written."""
+        if self.unit == "bpe":
+            return [self._library.decode([i]) for i in self.encode(sentence)]
+        return _split(sentence, self.unit, self.style)
+
+    def decode(self, ids: Iterable[int], copies: Iterable[str] = ()) -> str:
+        """The sentence up to END; PAD, START and UNKNOWN are left out, but for UNKNOWN that has one of `copies`, in order."""
         kept: list[int] = []
-        for i in ids:
+        written: list[str] = []
+        copies = iter(copies)
+        for i in map(int, ids):
             if i == END:
                 break
             if i >= len(SPECIALS):
-                kept.append(int(i))
-        return words.joined(self._words[i] for i in kept) if self.unit == "word" else self._library.decode(kept).strip()
+                kept.append(i)
+                if self.unit != "bpe":
+                    written.append(self._tokens[i])
+            elif i == UNKNOWN and (copy := next(copies, None)):
+                written.append(copy)
+        if self.unit == "bpe":
+            return self._library.decode(kept).strip()
+        if self.unit == "char":
+            return "".join(written)
+        return words.joined(written) if self.style == "caption" else "".join(tokenizers.spaced(written)).strip()
 
-    def save(self, folder: Path) -> None:
-        content = {"unit": self.unit, "content": self._content}
-        (folder / FILE).write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
+    def save(self, folder: Path, file: str = FILE) -> None:
+        content = {"unit": self.unit, "style": self.style, "content": self._content}
+        (folder / file).write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
 
     @classmethod
-    def load(cls, folder: Path) -> SentenceTokenizer:
+    def load(cls, folder: Path, file: str = FILE) -> SentenceTokenizer:
         """The tokenizer of a run folder.
 
         Raises:
@@ -99,11 +127,11 @@ class SentenceTokenizer:
 
         def build(content: Any) -> SentenceTokenizer:
             saved = _Saved.model_validate(content)
-            if isinstance(saved.content, list) != (saved.unit == "word"):
+            if isinstance(saved.content, list) != (saved.unit != "bpe"):
                 raise ValueError(f"content: expected that of unit {saved.unit!r}")
-            return cls(saved.unit, saved.content)
+            return cls(saved.unit, saved.content, saved.style)
 
-        return tokenizers.read(folder / FILE, build)
+        return tokenizers.read(folder / file, build)
 
 
 class _Saved(BaseModel):
@@ -111,7 +139,8 @@ class _Saved(BaseModel):
 
     model_config = ConfigDict(strict=True)
 
-    unit: Literal["word", "bpe"]
+    unit: Literal["word", "char", "bpe"]
+    style: Literal["caption", "text"] = "caption"
     content: list[str] | dict[str, Any]
 
 
@@ -127,5 +156,15 @@ def pad_sentences(sentences: Iterable[Sequence[int]], longest: int) -> Tensor:
     return pad_sequence(rows, batch_first=True, padding_value=PAD)
 
 
-def _words(text: str) -> list[str]:
-    return words.words(text.lower())
+def _split(sentence: str, unit: str, style: str) -> list[str]:
+    if unit == "char":
+        return list(sentence.strip())
+    return words.words(sentence.lower()) if style == "caption" else tokenizers.split(sentence.strip())
+
+
+def _caption(sentence: str) -> str:
+    return words.joined(words.words(sentence.lower()))
+
+
+def _text(sentence: str) -> str:
+    return " " + sentence.strip()  # so that a word has the same tokens at the beginning as elsewhere

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import codecs
 import glob
+import gzip
+import io
 import os
 import select
 import stat
 import sys
 import time
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +29,8 @@ BYTE_ORDER_MARKS = {  # UTF-32's first: its little-endian mark begins like UTF-1
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
+GZIP = b"\x1f\x8b"
+"""How a file that gzip has written begins."""
 WAIT_FOR_WRITER = 10.0  # seconds
 
 
@@ -78,8 +83,30 @@ class Source:
         except OSError as error:
             raise DataError(f"{self.path}: cannot be read ({error.strerror}).") from None
 
+    def unpacked(self) -> Iterator[bytes]:
+        """The same, of a gzip file what was packed into it.
+
+        Raises:
+            DataError: it cannot be read, or is a damaged gzip file.
+        """
+        if not self._start().startswith(GZIP):
+            yield from self.blocks()
+            return
+        try:
+            with gzip.open(self.path if self.content is None else io.BytesIO(self.content)) as file:
+                while block := file.read(BLOCK):
+                    yield block
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+            raise DataError(f"{self.path}: a damaged gzip file ({error}).") from None
+        except OSError as error:
+            raise DataError(f"{self.path}: cannot be read ({error.strerror}).") from None
+
     def beginning(self) -> bytes:
-        """The first bytes, some thousand at most."""
+        """The first bytes, some thousand at most; of a gzip file those of what was packed into it."""
+        start = self._start()
+        return next(self.unpacked(), b"")[:8192] if start.startswith(GZIP) else start
+
+    def _start(self) -> bytes:
         if self.content is not None:
             return self.content[:8192]
         try:
@@ -89,10 +116,10 @@ class Source:
             raise DataError(f"{self.path}: cannot be read ({error.strerror}).") from None
 
     def text(self) -> Iterator[str]:
-        """The file's text, block by block, each ending with a line where it has any.
+        """The file's text, unpacked where it is a gzip file, block by block, each ending with a line where it has any.
 
         Raises:
-            DataError: not in its encoding, with the offset of the first bad byte.
+            DataError: not in its encoding, with the offset of the first bad byte; or a damaged gzip file.
         """
         encoding = self.encoding
         if encoding == "auto":
@@ -100,7 +127,7 @@ class Source:
         if codecs.lookup(encoding).name == "utf-8":
             encoding = "utf-8-sig"
         decoder, done, rest = codecs.getincrementaldecoder(encoding)(), 0, ""
-        for block in self.blocks():
+        for block in self.unpacked():
             pending = len(decoder.getstate()[0])
             try:
                 rest += decoder.decode(block)

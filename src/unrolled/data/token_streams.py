@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
@@ -48,18 +48,39 @@ def write_tokens(sources: Sequence[Source], tokenizer: Tokenizer, folder: Path) 
     Raises:
         DataError: there is no text in them.
     """
-    dtype = np.dtype(np.uint8 if tokenizer.size <= 1 << 8 else np.uint16 if tokenizer.size <= 1 << 16 else np.uint32)
-    count = 0
-    with open(folder / TOKENS, "wb") as file:
+    with TokenWriter(folder, tokenizer.size) as writer:
         for ids in encode_documents(sources, tokenizer):
-            file.write(ids.astype(dtype).tobytes())
-            count += len(ids)
-    if not count:
+            writer.add(ids)
+    if not writer.count:
         names = ", ".join(source.path for source in sources[:3])
         raise DataError(f"{names}: expected text, got nothing (0 characters).")
-    facts = TokenFile.model_validate({"count": count, "dtype": dtype.name, "documents": len(sources)})
-    (folder / SIDECAR).write_text(facts.model_dump_json())
-    return facts
+    return writer.finish(len(sources))
+
+
+class TokenWriter:
+    """Writes a token file in `folder`, piece by piece, in the smallest type that holds ids below `vocabulary_size`."""
+
+    def __init__(self, folder: Path, vocabulary_size: int) -> None:
+        self.folder, self.count = folder, 0
+        self.dtype = np.dtype(np.uint8 if vocabulary_size <= 1 << 8 else np.uint16 if vocabulary_size <= 1 << 16 else np.uint32)
+
+    def __enter__(self) -> Self:
+        self._file = open(self.folder / TOKENS, "wb")  # closed in __exit__
+        return self
+
+    def __exit__(self, *failed: object) -> None:
+        self._file.close()
+
+    def add(self, ids: np.ndarray) -> None:
+        """Append ids (N,)."""
+        self._file.write(ids.astype(self.dtype).tobytes())
+        self.count += len(ids)
+
+    def finish(self, documents: int) -> TokenFile:
+        """Write the metadata, once all ids are in; of at least one id."""
+        facts = TokenFile.model_validate({"count": self.count, "dtype": self.dtype.name, "documents": documents})
+        (self.folder / SIDECAR).write_text(facts.model_dump_json())
+        return facts
 
 
 def open_tokens(folder: Path, vocabulary_size: int) -> np.ndarray:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
+import regex
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from unrolled import files
@@ -29,6 +30,7 @@ UNKNOWN_WORD, END_WORD = " <|unknown|>", " <|end|>"
 FILE = "tokenizer.json"
 WORDS = rf"\n|<[^\s<>]+>|{words.WORD}|[^\w\s]|_|\p{{M}}"
 """Besides words, a <mark>, a sign and a newline are tokens."""
+_WORDS = regex.compile(WORDS)
 
 
 class Tokenizer:
@@ -189,7 +191,7 @@ class LibraryTokenizer(Tokenizer):
 
     def decode_stream(self, ids: Iterable[int]) -> Iterator[str]:
         if self.unit == "word":
-            yield from _spaced(self._library.id_to_token(int(i)) for i in ids if i != self.end)
+            yield from spaced(self._library.id_to_token(int(i)) for i in ids if i != self.end)
             return
         from tokenizers.decoders import DecodeStream
 
@@ -269,7 +271,16 @@ def _from_saved(content: Any) -> Tokenizer:
 _NO_SPACE_BEFORE, _NO_SPACE_AFTER = frozenset(".,;:!?)]}%…\n。，、！？；：）」』】》"), frozenset("([{\n（「『【《")
 
 
-def _spaced(several: Iterable[str]) -> Iterator[str]:
+def split(text: str) -> list[str]:
+    """The words, marks, signs and newlines of a text, which are the tokens of unit "word".
+
+    >>> split("Salut, l'ami !")
+    ['Salut', ',', "l'ami", '!']
+    """
+    return _WORDS.findall(text)
+
+
+def spaced(several: Iterable[str]) -> Iterator[str]:
     """Words with the spaces that writing puts between them: none before a comma, after a bracket or around a newline."""
     before = "\n"
     for word in several:

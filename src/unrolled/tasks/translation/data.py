@@ -1,0 +1,236 @@
+"""The pairs of a run: encoded once into files that are mapped, not read, and batched by length under a token budget."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import lru_cache
+from itertools import chain, compress, pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from pydantic import RootModel
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from unrolled import files
+from unrolled.data.pairs import Pairs
+from unrolled.data.sentences import END, PAD, START, SentenceTokenizer
+from unrolled.data.token_streams import TokenWriter, open_tokens
+from unrolled.errors import DataError, RunError
+from unrolled.tasks.translation.config import Config
+
+TRAINING, VALIDATION = "train", "validation.json"
+"""In the run folder: a folder of encoded pairs, and pairs as they are written."""
+SIDES = ("source", "target")
+LARGEST_VALIDATION = 1000
+"""Pairs that are held out at most where no validation files are given."""
+
+
+class Vocabularies(NamedTuple):
+    """The tokenizers of both sides; one and the same where the vocabulary is joint."""
+
+    source: SentenceTokenizer
+    target: SentenceTokenizer
+
+    @classmethod
+    def load(cls, folder: Path) -> Vocabularies:
+        """Of a run folder.
+
+        Raises:
+            RunError: missing or damaged.
+        """
+        return cls(*(SentenceTokenizer.load(folder, f"{side}.json") for side in SIDES))
+
+    def save(self, folder: Path) -> None:
+        for side, tokenizer in zip(SIDES, self, strict=True):
+            tokenizer.save(folder, f"{side}.json")
+
+
+def prepare(config: Config, folder: Path, say: Callable[[str], None]) -> None:
+    """Learn the vocabularies, encode the pairs, and leave all of it in the run folder.
+
+    Raises:
+        DataError: no pairs, unreadable ones, files that do not belong together, or too little.
+    """
+    everything = Pairs(config.data, config.encoding)
+    total, empty = 0, 0
+    for pair in everything:
+        total, empty = total + complete(pair), empty + (not complete(pair))
+    if not total:
+        raise DataError(f"{', '.join(config.data)}: expected pairs of sentences to learn from, got none that is not empty.")
+    if empty:
+        say(f"left out {empty:,} pairs of which a side is empty")
+    held_out = np.zeros(total, bool)
+    if config.validation:
+        validation = [pair for pair in Pairs(config.validation, config.encoding) if complete(pair)]
+    else:
+        count = min(LARGEST_VALIDATION, int(total * config.validation_fraction))
+        held_out[np.random.default_rng(config.seed).choice(total, count, replace=False)] = True
+        validation = list(compress(filter(complete, everything), held_out))
+
+    def training() -> Iterator[tuple[str, str]]:
+        return compress(filter(complete, everything), ~held_out)
+
+    vocabularies = learn_vocabularies(config, training)
+    vocabularies.save(folder)
+    left_out, kept = _write(folder / TRAINING, training(), vocabularies, config.longest)
+    if left_out:
+        say(f"left out {left_out:,} of {left_out + kept:,} pairs: longer than {config.longest} tokens (--longest)")
+    if not kept:
+        raise DataError(f"{', '.join(config.data)}: all pairs are longer than {config.longest} tokens. Raise --longest.")
+    (folder / VALIDATION).write_text(json.dumps(validation, ensure_ascii=False, indent=0), encoding="utf-8")
+
+
+def read_validation(folder: Path) -> list[tuple[str, str]]:
+    """The pairs for validation that `prepare` saved.
+
+    Raises:
+        RunError: missing or damaged.
+    """
+    return files.read_as(folder / VALIDATION, _Validation).root
+
+
+class _Validation(RootModel[list[tuple[str, str]]]):
+    """The content of the file of pairs for validation."""
+
+
+def complete(pair: tuple[str, str]) -> bool:
+    """Whether neither side is empty."""
+    return bool(pair[0].strip() and pair[1].strip())
+
+
+def learn_vocabularies(config: Config, pairs: Callable[[], Iterable[tuple[str, str]]]) -> Vocabularies:
+    """The vocabularies of these pairs; `pairs` goes through them anew at each call."""
+
+    def learn(sentences: Iterable[str]) -> SentenceTokenizer:
+        return SentenceTokenizer.learn(
+            config.unit,
+            sentences,
+            minimum_count=config.minimum_count,
+            vocabulary_size=config.vocabulary_size,
+            style="text",
+        )
+
+    if config.vocabulary == "joint":
+        joint = learn(chain.from_iterable(pairs()))
+        return Vocabularies(joint, joint)
+    return Vocabularies(*(learn(pair[side] for pair in pairs()) for side in (0, 1)))
+
+
+def _write(folder: Path, pairs: Iterable[tuple[str, str]], vocabularies: Vocabularies, longest: int) -> tuple[int, int]:
+    """Write pairs, END behind each sentence; return how many were left out as too long, and how many were not."""
+    left_out, kept = 0, 0
+    for side in SIDES:
+        (folder / side).mkdir(parents=True)
+    writers = [TokenWriter(folder / side, one.size) for side, one in zip(SIDES, vocabularies, strict=True)]
+    with writers[0], writers[1]:
+        for texts in pairs:
+            ids = [tokenizer.encode(text) for tokenizer, text in zip(vocabularies, texts, strict=True)]
+            if max(map(len, ids)) > longest:
+                left_out += 1
+                continue
+            kept += 1
+            for writer, several in zip(writers, ids, strict=True):
+                writer.add(np.array([*several, END]))
+    if kept:
+        for writer in writers:
+            writer.finish(kept)
+    return left_out, kept
+
+
+class Encoded:
+    """Encoded pairs on disk: `encoded.source[n]` and `encoded.target[n]` are the ids of pair n, END among them.
+
+    Raises:
+        RunError: the files are missing or damaged.
+    """
+
+    def __init__(self, folder: Path, vocabularies: Vocabularies) -> None:
+        self.source, self.target = (
+            _Sentences(folder / side, tokenizer.size) for side, tokenizer in zip(SIDES, vocabularies, strict=True)
+        )
+        if len(self.source) != len(self.target):
+            raise RunError(
+                f"{folder}: expected as many sources as targets, got {len(self.source):,} and {len(self.target):,}. "
+                "Restore the folder or train again."
+            )
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+
+class _Sentences(Sequence[np.ndarray]):
+    """The sentences of one token file."""
+
+    def __init__(self, folder: Path, vocabulary_size: int) -> None:
+        self._tokens = open_tokens(folder, vocabulary_size)
+        block = 1 << 24
+        found = [np.flatnonzero(self._tokens[i : i + block] == END) + i for i in range(0, len(self._tokens), block)]
+        self._ends = np.concatenate([np.zeros(1, np.int64), *(each + 1 for each in found)])
+        self.lengths = np.diff(self._ends)
+        """Of each, END among them, (N,)."""
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __getitem__(self, n: Any) -> Any:
+        if isinstance(n, slice):
+            return [self[one] for one in range(*n.indices(len(self)))]
+        return self._tokens[self._ends[n] : self._ends[n + 1]].astype(np.int64)
+
+
+class Batches:
+    """Training pairs in batches of alike length, in another order in every epoch.
+
+    All batches of an epoch have about as many tokens, source and target together: those of `batch_size` pairs of mean length.
+    Pairs are sorted by the target's length and then the source's, with some noise, cut at equal shares of the tokens, and the
+    batches are shuffled. A batch is a function of the step's number.
+    """
+
+    def __init__(self, config: Config, pairs: Encoded) -> None:
+        self.pairs, self.seed = pairs, config.seed
+        self.sizes = pairs.source.lengths + pairs.target.lengths
+        self.per_epoch = max(1, round(len(pairs) / config.batch_size))
+        self._epoch = lru_cache(2)(self._make_epoch)  # threads make batches of an epoch and of the next one side by side
+
+    def __getitem__(self, step: int) -> np.ndarray:
+        """The numbers of the pairs of a batch."""
+        epoch, index = divmod(step, self.per_epoch)
+        order, cuts, shuffled = self._epoch(epoch)
+        batch = shuffled[index]
+        return order[cuts[batch] : cuts[batch + 1]]
+
+    def padding(self) -> float:
+        """The share of all tokens in the first epoch's batches, both sides together, that is padding."""
+        order, cuts, _ = self._epoch(0)
+        padded = sum(
+            (stop - start) * int(lengths[order[start:stop]].max())
+            for lengths in (self.pairs.source.lengths, self.pairs.target.lengths)
+            for start, stop in pairwise(cuts)
+        )
+        return 1 - float(self.sizes.sum()) / padded
+
+    def _make_epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The pairs in their order, where batches begin in it, and the order of the batches."""
+        rng = np.random.default_rng([self.seed, epoch])
+        noise = rng.random(len(self.sizes))
+        order = np.lexsort((self.pairs.source.lengths + 2 * noise, self.pairs.target.lengths))
+        total = np.cumsum(self.sizes[order])
+        cuts = np.searchsorted(total, total[-1] * np.arange(1, self.per_epoch) / self.per_epoch)
+        cuts = np.unique(np.concatenate([[0], cuts, [len(order)]]))
+        return order, cuts, rng.permutation(self.per_epoch) % (len(cuts) - 1)
+
+
+def pad(sentences: Iterable[np.ndarray | Sequence[int]], before: Sequence[int] = ()) -> Tensor:
+    """Ids of N sentences -> (N, T), PAD behind each, `before` in front of each."""
+    rows = [torch.from_numpy(np.concatenate([np.array(before, np.int64), np.asarray(ids, np.int64)])) for ids in sentences]
+    return pad_sequence(rows, batch_first=True, padding_value=PAD)
+
+
+def batch_of(pairs: Encoded, numbers: Iterable[int]) -> dict[str, Tensor]:
+    """`source` (N, S), and `tokens` (N, 1 + T) of the target, START first."""
+    numbers = list(numbers)
+    return {"source": pad(pairs.source[n] for n in numbers), "tokens": pad((pairs.target[n] for n in numbers), [START])}

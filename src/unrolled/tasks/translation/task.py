@@ -1,0 +1,216 @@
+"""Translation as the training loop sees it, and as a trained run is used."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from unrolled import checkpoint
+from unrolled.data.pairs import Pairs
+from unrolled.data.sentences import END, START
+from unrolled.ensemble import Ensemble
+from unrolled.errors import DataError, ExportError
+from unrolled.metrics import translation_scores, translation_scores_installed
+from unrolled.task import Carry, Metric, Preview, Processes, Step
+from unrolled.tasks.translation import data
+from unrolled.tasks.translation.config import Config
+from unrolled.tasks.translation.data import Batches, Encoded, Vocabularies, pad
+from unrolled.tasks.translation.generate import SENTENCES_AT_ONCE, Translation, attention_of, generate
+from unrolled.tasks.translation.loss import nats, training_loss
+from unrolled.tasks.translation.model import Translator, build
+
+Pair = tuple[str, str]
+
+
+class Task:
+    """A translator bound to its run folder, for `unrolled.training.train`."""
+
+    name = "translation"
+    unit = "tokens"
+    loss_name = "nats per token"
+    prepare = staticmethod(data.prepare)
+
+    def __init__(self, config: Config, folder: Path) -> None:
+        self.config, self.folder = config, folder
+        self.vocabularies = Vocabularies.load(folder)
+        self.pairs = Encoded(folder / data.TRAINING, self.vocabularies)
+        self.validation = data.read_validation(folder)
+        self.batches = Batches(config, self.pairs)
+        self.scored = translation_scores_installed()
+        self.selection = Metric("chrf", "chrF", lower_is_better=False) if self.scored else Metric("loss", "nats per token")
+        sizes = " and ".join(dict.fromkeys(f"{one.size:,}" for one in self.vocabularies))
+        self.summary = (
+            f"{len(self.pairs):,} pairs to learn from, {len(self.validation):,} to measure on, vocabulary of {sizes}; "
+            f"{self.pairs.target.lengths.sum() / self.batches.per_epoch:,.0f} target tokens a step, "
+            f"{self.batches.padding():.1%} padding"
+        )
+
+    def build(self) -> nn.Module:
+        return build(self.config, *(one.size for one in self.vocabularies))
+
+    def batch(self, step: int) -> dict[str, Any]:
+        return {**data.batch_of(self.pairs, self.batches[step].tolist()), "step": step}
+
+    def loss(self, model: nn.Module, batch: dict[str, Any], carry: Carry) -> Step:
+        return training_loss(model, batch, self.config)  # type: ignore[arg-type]
+
+    def evaluate(self, model: nn.Module, processes: Processes) -> dict[str, float]:
+        """`measure`'s metrics, of greedy translations; the loss alone where the package for the scores is not installed."""
+        if not self.validation:
+            return {}
+        settings = {"longest": self.config.longest, "beam": 1}
+        metrics = measure(model, self.vocabularies, self.validation, processes=processes, scored=self.scored, **settings)  # type: ignore[arg-type]
+        return {name: value for name, value in metrics.items() if not isinstance(value, str)}
+
+    def show(self, model: nn.Module, seed: int) -> str:
+        model.eval()
+        chosen = self._examples(seed)
+        written = generate(model, self.vocabularies, [source for source, _ in chosen], longest=self.config.longest, beam=1)  # type: ignore[arg-type]
+        return "\n".join(f"{source} -> {one[0].text}" for (source, _), one in zip(chosen, written, strict=True))
+
+    def _examples(self, seed: int) -> list[Pair]:
+        if self.validation:
+            return [self.validation[(seed * 7 + i * 31) % len(self.validation)] for i in range(min(4, len(self.validation)))]
+        numbers = [(seed * 7 + i * 31) % len(self.pairs) for i in range(min(4, len(self.pairs)))]
+        return [
+            (self.vocabularies.source.decode(self.pairs.source[n]), self.vocabularies.target.decode(self.pairs.target[n]))
+            for n in numbers
+        ]
+
+
+class Translated(NamedTuple):
+    """What a run answers about a line."""
+
+    source: str
+    translations: list[Translation]
+    """Best first."""
+    left_out: int
+    """How many tokens at the end of the source were not read, for it was longer than `longest`."""
+
+
+class Run:
+    """A trained translator from its run folder.
+
+    Raises:
+        RunError: the folder is missing, damaged, of a newer format, or of another task.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self.config: Config = checkpoint.open_config(self.folder, Task.name, Config)
+        self.vocabularies = Vocabularies.load(self.folder)
+        sizes = [one.size for one in self.vocabularies]
+        self.model: Translator | Ensemble = checkpoint.load_model(self.folder, lambda: build(self.config, *sizes))
+        self.model.eval()
+
+    def decoding(self, **given: Any) -> dict[str, Any]:
+        """The arguments of `generate`: the run's settings, unless given otherwise."""
+        return {name: getattr(self.config, name) for name in ("longest", "beam", "length_power", "coverage")} | given
+
+    def translate(self, sentences: str | Iterable[str], **settings: Any) -> Iterator[Translated]:
+        """Translations of one sentence or several, in order, some read ahead of those that have been given back.
+
+        Args:
+            sentences: one string, or an iterable of them.
+            settings: `generate`'s: `beam`, `number`, `length_power`, `coverage`, `longest`; the run's when left out.
+        """
+        decoding = self.decoding(**settings)
+        waiting: list[str] = []
+
+        def translated() -> Iterator[Translated]:
+            lengths = [len(self.vocabularies.source.encode(line)) for line in waiting]
+            found = generate(self.model, self.vocabularies, waiting, **decoding)
+            for line, length, several in zip(waiting, lengths, found, strict=True):
+                yield Translated(line, several, max(0, length - decoding["longest"]))
+            waiting.clear()
+
+        for sentence in [sentences] if isinstance(sentences, str) else sentences:
+            waiting.append(sentence)
+            if len(waiting) == 8 * SENTENCES_AT_ONCE:  # enough to sort by length
+                yield from translated()
+        yield from translated()
+
+    def attention(self, translated: Translated) -> tuple[list[str], list[str], Tensor | None]:
+        """The tokens of a sentence, those of its best translation, and the attention weights (target, source), for
+        `inspection.alignment.draw`; None without attention.
+        """
+        return attention_of(self.model, self.vocabularies, translated.source, translated.translations[0], self.config.longest)
+
+    def preview(self) -> Preview:
+        """Translations of a few sentences that it was measured on."""
+        chosen = data.read_validation(self.folder)[:5] or [
+            (self.vocabularies.source.decode(ids), "")
+            for ids in Encoded(self.folder / data.TRAINING, self.vocabularies).source[:5]
+        ]
+        lines = [f"{one.source}\n  {one.translations[0].text}" for one in self.translate(source for source, _ in chosen)]
+        return Preview("translations", "\n".join(lines), (f"unrolled translate {self.folder} YOUR_TEXT.txt",))
+
+    def export(self, path: str | Path) -> Path:
+        raise ExportError(f"{self.folder}: not yet")
+
+    def evaluate(self, *paths: str, report: Callable[[str, int, int], None] | None = None) -> dict[str, Any]:
+        """`loss` in nats per token, `perplexity`, and of the translations `bleu`, `chrf`, with sacrebleu's signatures, `exact`;
+        how many pairs were measured.
+
+        Args:
+            paths: SOURCE and TARGET, or a table.
+            report: called with what is being done, how many lines are done, and the total.
+
+        Raises:
+            DataError: the data cannot be read, or there is no package for the scores.
+        """
+        pairs = list(Pairs(paths, self.config.encoding))
+        if not pairs:
+            raise DataError(f"{', '.join(paths)}: expected pairs of sentences to measure on, got none.")
+        each = partial(report, "lines") if report else None
+        return {**measure(self.model, self.vocabularies, pairs, each, **self.decoding()), "pairs": len(pairs)}
+
+
+def measure(
+    model: Translator | Ensemble,
+    vocabularies: Vocabularies,
+    pairs: Sequence[Pair],
+    report: Callable[[int, int], None] | None = None,
+    *,
+    processes: Processes | None = None,
+    scored: bool = True,
+    **settings: Any,
+) -> dict[str, Any]:
+    """`loss` in nats per token and `perplexity` of the targets, and `translation_scores` of what the model writes.
+
+    Without `scored` there is the loss alone. `report` is called with how many lines are done, and the total. Several
+    `processes` take some of the lines each.
+    """
+    model.eval()
+    processes = processes or Processes()
+    device = next(model.parameters()).device
+    order = sorted(range(len(pairs)), key=lambda n: len(pairs[n][0]))  # alike lengths together, every process some of each
+    own = order[processes.index :: processes.count]
+    total, count = 0.0, 0
+    texts: dict[int, str] = {}
+    for begin in range(0, len(own), SENTENCES_AT_ONCE):
+        chosen = own[begin : begin + SENTENCES_AT_ONCE]
+        batch = {
+            "source": pad([*vocabularies.source.encode(pairs[n][0]), END] for n in chosen).to(device),
+            "tokens": pad([START, *vocabularies.target.encode(pairs[n][1]), END] for n in chosen).to(device),
+        }
+        one, tokens = nats(model, batch)
+        total, count = total + one, count + tokens
+        if scored:
+            written = generate(model, vocabularies, [pairs[n][0] for n in chosen], **settings)
+            texts.update(zip(chosen, (several[0].text for several in written), strict=True))
+        if report:
+            report(begin + len(chosen), len(own))
+    totals, counts, parts = zip(*processes.gather((total, count, texts)), strict=True)
+    loss = sum(totals) / sum(counts)
+    metrics: dict[str, Any] = {"loss": loss, "perplexity": float(torch.tensor(loss).clamp(max=700).exp())}
+    if scored:
+        every = {n: text for part in parts for n, text in part.items()}
+        references = [target for _, target in pairs]
+        metrics |= translation_scores([every[n] for n in range(len(pairs))], references)
+    return metrics
