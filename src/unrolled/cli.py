@@ -110,6 +110,10 @@ def demo(task: str | None, run: Path | None, quiet: bool) -> None:
     progress = Progress(quiet)
     outcome, preview = tasks.demo(task, run=run, progress=progress)
     _ended(task, outcome, progress, preview)
+    if preview and preview.answer and not quiet and sys.stdin.isatty() and sys.stdout.isatty():
+        click.echo("\nType a line of your own; an empty one ends.")
+        while line := click.prompt("", default="", show_default=False, prompt_suffix="> "):
+            click.echo(preview.answer(line))
 
 
 def _settings(ctx: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:

@@ -187,6 +187,8 @@ class Preview:
     """Something that the model made."""
     commands: tuple[str, ...] = ()
     """Commands to try next, each ready to be typed."""
+    answer: Callable[[str], str] | None = None
+    """What the model makes of a line: after a demo, people at a terminal can type lines of their own."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -167,4 +167,5 @@ def _caption(sentence: str) -> str:
 
 
 def _text(sentence: str) -> str:
-    return " " + sentence.strip()  # so that a word has the same tokens at the beginning as elsewhere
+    text = sentence.strip()
+    return f" {text}" if text else ""  # a space, so that a word has the same tokens at the beginning as elsewhere
