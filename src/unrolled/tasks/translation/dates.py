@@ -13,10 +13,11 @@ import numpy as np
 
 from unrolled.errors import DataError
 
-LOCALES = (
-    "bg_BG cs_CZ da_DK de_DE el_GR en_GB en_US es_ES et_EE fi_FI fr_FR he_IL hi_IN hr_HR hu_HU id_ID it_IT ja_JP ko_KR lt_LT "
-    "nb_NO nl_NL pl_PL pt_BR ro_RO ru_RU sv_SE sw_KE tr_TR uk_UA vi_VN zh_CN"
-).split()
+LOCALES = [
+    *("bg_BG", "cs_CZ", "da_DK", "de_DE", "el_GR", "en_GB", "en_US", "es_ES", "et_EE", "fi_FI", "fr_FR", "he_IL", "hi_IN"),
+    *("hr_HR", "hu_HU", "id_ID", "it_IT", "ja_JP", "ko_KR", "lt_LT", "nb_NO", "nl_NL", "pl_PL", "pt_BR", "ro_RO", "ru_RU"),
+    *("sv_SE", "sw_KE", "tr_TR", "uk_UA", "vi_VN", "zh_CN"),
+]
 FORMATS = ("short", "medium", "long", "full")
 SKELETONS = ("yMd", "yMMMd", "yMEd", "yMMMEd")
 """Babel's names of further ways to write a date; what a locale lacks is passed over."""

@@ -36,10 +36,10 @@ def demo(folder: Path) -> Demo:
             "beam": 1,
             "batch_size": 128,
             "learning_rate": 4e-3,
-            "max_steps": 1500,
-            "evaluate_every": 500,
+            "max_steps": 1000,
+            "evaluate_every": 250,
             "sample_every": 250,
-            "save_every": 500,
+            "save_every": 250,
         },
         unseen=(str(folder / "unseen.tsv"),),
         preview=lambda run: translate_unseen(run, folder / "unseen.tsv"),
@@ -61,8 +61,8 @@ def translate_unseen(run: Run, file: Path) -> Preview:
             alignment.draw(run.folder / "pictures" / f"{number + 1}.png", *run.attention(one))
     lines += [
         "",
-        f"{sum(right):,} of {len(right):,} are exactly right ({sum(right) / len(right):.2%}); of these days the model has seen none,",
-        f"in any language. What it attended to, of the first {PICTURES}: {run.folder / 'pictures'}",
+        f"{sum(right):,} of {len(right):,} are exactly right ({sum(right) / len(right):.2%}); none of these days was in the",
+        f"training set, in any language. What it attended to in the first {PICTURES}: {run.folder / 'pictures'}",
     ]
     return Preview(
         "dates it has never seen",
