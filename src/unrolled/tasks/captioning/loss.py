@@ -11,6 +11,7 @@ from torch.nn.functional import cross_entropy
 from unrolled.data.sentences import END, PAD, START, UNKNOWN
 from unrolled.decoding import sample, step_function
 from unrolled.ensemble import Ensemble
+from unrolled.losses import smoothed_token_loss
 from unrolled.metrics import CiderReward
 from unrolled.task import Step
 from unrolled.tasks.captioning.config import Config
@@ -31,11 +32,9 @@ def likelihood_loss(model: Captioner | Ensemble, batch: dict[str, Any], config: 
     losses, nats = [], 0.0
     for member in model.members:
         output = member(member.encode(features), tokens[:, :-1], counted=counted)  # type: ignore[operator]  # of a ModuleList
-        log_p = torch.log_softmax(output.logits.float(), dim=-1)  # (words of all captions, V)
-        target_nats = -log_p.gather(-1, targets[counted].unsqueeze(-1)).sum()
-        smooth = config.label_smoothing
-        loss = ((1 - smooth) * target_nats - smooth * log_p.mean(-1).sum()) / captions
-        nats += float(target_nats.detach()) / log_p.shape[0] / len(model.members)
+        loss, target_nats = smoothed_token_loss(output.logits, targets[counted], config.label_smoothing)
+        loss = loss / captions
+        nats += float(target_nats.detach()) / len(output.logits) / len(model.members)
         if config.doubly_stochastic and output.weights is not None:
             attended = (output.weights * counted.unsqueeze(-1)).sum(1)  # (B, P)
             loss = loss + config.doubly_stochastic * ((1 - attended) ** 2).sum(-1)[counted.any(1)].mean()

@@ -8,6 +8,7 @@ from torch.nn.functional import cross_entropy
 
 from unrolled.data.sentences import END, PAD
 from unrolled.ensemble import Ensemble
+from unrolled.losses import smoothed_token_loss
 from unrolled.task import Step
 from unrolled.tasks.translation.config import Config
 from unrolled.tasks.translation.model import Translator
@@ -16,22 +17,20 @@ from unrolled.tasks.translation.model import Translator
 def training_loss(model: Translator | Ensemble, batch: dict[str, Tensor], config: Config) -> Step:
     """Teacher forcing: -log P of each token of the target, END among them, averaged over the tokens; padding is not counted.
 
-    With `label_smoothing` eps, (1 - eps) of that and eps of the mean over the vocabulary (Szegedy et al. 2016, section 7). With
-    `scheduled_sampling` some of the tokens that the decoder reads are its own predictions. Of an ensemble, the mean of its
+    `label_smoothing` is that of `losses.smoothed_token_loss`. With `scheduled_sampling` some of the tokens that the decoder reads are its own predictions. Of an ensemble, the mean of its
     members' losses.
     """
     tokens, targets = batch["tokens"][:, :-1], batch["tokens"][:, 1:]
     counted = targets != PAD
-    count, smooth = int(counted.sum()), config.label_smoothing
+    count = int(counted.sum())
     share = config.scheduled_sampling * min(1.0, float(batch["step"]) / config.max_steps)
     losses, nats = [], 0.0
     for member in model.members:
         memory = member.encode(batch["source"])  # type: ignore[operator]  # of a ModuleList
         inputs = mix_in_predictions(member, memory, tokens, share) if share else tokens
         output = member(memory, inputs, counted=counted)  # type: ignore[operator]
-        log_p = torch.log_softmax(output.logits.float(), dim=-1)  # (tokens of all sentences, V)
-        target_nats = -log_p.gather(-1, targets[counted].unsqueeze(-1)).sum()
-        losses.append(((1 - smooth) * target_nats - smooth * log_p.mean(-1).sum()) / count)
+        loss, target_nats = smoothed_token_loss(output.logits, targets[counted], config.label_smoothing)
+        losses.append(loss / count)
         nats += float(target_nats.detach()) / count / len(model.members)
     return Step(torch.stack(losses).mean(), count, report={"nats_per_token": nats})
 
