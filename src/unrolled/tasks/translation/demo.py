@@ -13,16 +13,17 @@ from unrolled.tasks.translation import dates
 if TYPE_CHECKING:
     from unrolled.tasks.translation.task import Run
 
-LINES, UNSEEN, SHOWN, PICTURES = 40_000, 2000, 10, 3
+LINES, UNSEEN, SHOWN, PICTURES = 30_000, 1000, 10, 3
 """Lines to learn from; days that no line has, in no language, to measure on; examples at the end; those with pictures."""
 
 
 def demo(folder: Path) -> Demo:
-    """Writes folder/learn.tsv and folder/unseen.tsv."""
+    """Writes folder/learn.tsv and folder/unseen.tsv, and the left column of this as folder/unseen.txt."""
     chance = np.random.default_rng(0)
     days, unseen = dates.split(chance, UNSEEN)
     dates.write(folder / "learn.tsv", chance.choice(days, LINES).tolist(), chance)
-    dates.write(folder / "unseen.tsv", unseen.tolist(), chance)
+    pairs = dates.write(folder / "unseen.tsv", unseen.tolist(), chance)
+    (folder / "unseen.txt").write_text("".join(f"{source}\n" for source, _ in pairs), encoding="utf-8")
     return Demo(
         data=(str(folder / "learn.tsv"),),
         settings={
@@ -36,21 +37,21 @@ def demo(folder: Path) -> Demo:
             "beam": 1,
             "batch_size": 128,
             "learning_rate": 4e-3,
-            "max_steps": 1000,
-            "evaluate_every": 250,
+            "max_steps": 1200,
+            "evaluate_every": 400,
             "sample_every": 250,
-            "save_every": 250,
+            "save_every": 400,
         },
         unseen=(str(folder / "unseen.tsv"),),
-        preview=lambda run: translate_unseen(run, folder / "unseen.tsv"),
+        preview=lambda run: translate_unseen(run, folder),
     )
 
 
-def translate_unseen(run: Run, file: Path) -> Preview:
-    """Translate the dates of a table, count the right ones, and draw what a few of them attended to."""
+def translate_unseen(run: Run, folder: Path) -> Preview:
+    """Translate the unseen dates of `folder`, count the right ones, and draw what a few of them attended to."""
     from unrolled.inspection import alignment
 
-    pairs = [line.split("\t") for line in file.read_text(encoding="utf-8").splitlines()]
+    pairs = [line.split("\t") for line in (folder / "unseen.tsv").read_text(encoding="utf-8").splitlines()]
     found = list(run.translate(source for source, _ in pairs))
     right = [one.translations[0].text == target for one, (_, target) in zip(found, pairs, strict=True)]
     lines = []
@@ -68,7 +69,7 @@ def translate_unseen(run: Run, file: Path) -> Preview:
         "dates it has never seen",
         "\n".join(lines),
         (
-            f"unrolled translate {run.folder}",
+            f"unrolled translate {run.folder} {folder / 'unseen.txt'}",
             "unrolled train translation YOUR_SENTENCES.txt THEIR_TRANSLATIONS.txt",
         ),
         answer=lambda line: next(run.translate(line)).translations[0].text,
