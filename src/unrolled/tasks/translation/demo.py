@@ -35,6 +35,7 @@ def demo(folder: Path) -> Demo:
             "dropout": 0.0,
             "label_smoothing": 0.0,
             "beam": 1,
+            "longest": 64,
             "batch_size": 128,
             "learning_rate": 4e-3,
             "max_steps": 1200,

@@ -17,8 +17,8 @@ from unrolled.tasks.translation.model import Translator
 def training_loss(model: Translator | Ensemble, batch: dict[str, Tensor], config: Config) -> Step:
     """Teacher forcing: -log P of each token of the target, END among them, averaged over the tokens; padding is not counted.
 
-    `label_smoothing` is that of `losses.smoothed_token_loss`. With `scheduled_sampling` some of the tokens that the decoder reads
-    are its own predictions. Of an ensemble, the mean of its members' losses.
+    `label_smoothing` is that of `losses.smoothed_token_loss`. With `scheduled_sampling` some of the tokens that the decoder
+    reads are its own predictions. Of an ensemble, the mean of its members' losses.
     """
     tokens, targets = batch["tokens"][:, :-1], batch["tokens"][:, 1:]
     counted = targets != PAD
