@@ -14,7 +14,7 @@ FORM = "Give two files, SOURCE TARGET, or one table with a tab between source an
 
 
 def lines(source: Source) -> Iterator[str]:
-    """The lines of a text without their ends, \\\\n or \\\\r\\\\n; other signs that break lines are part of them.
+    """The lines of a text without their ends, \\n or \\r\\n; other signs that break lines are part of them.
 
     Raises:
         DataError: it cannot be read, or is not text.
@@ -45,12 +45,9 @@ class Pairs:
         if len(paths) not in (1, 2):
             names = f": {', '.join(paths)}" if paths else ""
             raise DataError(f"expected pairs of sentences in one file or in two, got {len(paths)} files{names}. {FORM}.")
-        for path in paths:
-            if sources.kind_of(path) == "folder":
-                raise DataError(f"{path}: expected a file of sentences, got a folder. {FORM}.")
         if len(paths) == 2 and _same_file(*paths):
             raise DataError(f"source and target are the same file, {paths[0]}. {FORM}.")
-        self.files = [sources.find([path], encoding=encoding)[0] for path in paths]
+        self.files = [_opened(path, encoding) for path in paths]
 
     def __iter__(self) -> Iterator[tuple[str, str]]:
         return self._of_table(self.files[0]) if len(self.files) == 1 else self._of_two(*self.files)
@@ -75,6 +72,21 @@ class Pairs:
             if len(columns) < 2:
                 raise DataError(f"{table.path}, line {number:,}: expected a tab between source and target, got none. {FORM}.")
             yield columns[0], columns[1]
+
+
+def _opened(path: str, encoding: str) -> Source:
+    kind = sources.kind_of(path)
+    if kind in ("folder", "nothing"):
+        raise DataError(
+            f"{path}: expected a file of sentences, {'got a folder' if kind == 'folder' else 'there is none'}. {FORM}."
+        )
+    if kind == "pipe":
+        source = Source("standard input" if path == "-" else path, sources.read_whole(path), encoding, byte_unit=False)
+    else:
+        source = Source(os.path.expanduser(path), encoding=encoding, byte_unit=False)
+    if problem := source.not_text():
+        raise DataError(f"{source.path}: expected text, got {problem}.")
+    return source
 
 
 def _same_file(one: str, other: str) -> bool:

@@ -66,6 +66,8 @@ class Source:
     """Kept only for what cannot be read twice."""
     encoding: str = "utf-8"
     """Of the file, as Python names it; `auto` goes by its byte order mark, and takes UTF-8 without one."""
+    byte_unit: bool = True
+    """Whether --unit byte could read it too, which errors then advise."""
 
     def blocks(self) -> Iterator[bytes]:
         """The file's bytes, a few megabytes at a time.
@@ -158,14 +160,14 @@ class Source:
         for first, ending in ((1, "le"), (0, "be")):  # in most UTF-16 text every second byte is zero
             if beginning[first::2].count(0) > 0.4 * len(beginning) / 2 and not beginning[1 - first :: 2].count(0):
                 return f"what looks like UTF-16 text without a byte order mark. If it is, add --encoding utf-16-{ending}"
-        return "a binary file (it has zero bytes). To learn its bytes as they are, add --unit byte"
+        return "a binary file (it has zero bytes)" + ". To learn its bytes as they are, add --unit byte" * self.byte_unit
 
     def _undecodable(self, offset: int) -> DataError:
         name = "UTF-8" if self.encoding in ("utf-8", "auto") else self.encoding
+        otherwise = ", or learn its bytes as they are with --unit byte" * self.byte_unit
         return DataError(
             f"{self.path}: expected {name} text, got an invalid byte at offset {offset:,}. "
-            "Name its encoding, such as --encoding latin-1 (evaluate: --set encoding=latin-1), "
-            "or learn its bytes as they are with --unit byte."
+            f"Name its encoding, such as --encoding latin-1 (evaluate: --set encoding=latin-1){otherwise}."
         )
 
 
