@@ -66,6 +66,9 @@ def prepare(config: Config, folder: Path, say: Callable[[str], None]) -> None:
     held_out = np.zeros(total, bool)
     if config.validation:
         validation = [pair for pair in Pairs(config.validation, config.encoding) if complete(pair)]
+        if not validation:
+            names = ", ".join(config.validation)
+            raise DataError(f"{names}: expected pairs of sentences to measure on (--validation), got none that is not empty.")
     else:
         count = min(LARGEST_VALIDATION, int(total * config.validation_fraction))
         held_out[np.random.default_rng(config.seed).choice(total, count, replace=False)] = True
@@ -219,9 +222,11 @@ class Batches:
         noise = rng.random(len(self.sizes))
         order = np.lexsort((self.pairs.source.lengths + 2 * noise, self.pairs.target.lengths))
         total = np.cumsum(self.sizes[order])
-        cuts = np.searchsorted(total, total[-1] * np.arange(1, self.per_epoch) / self.per_epoch)
-        cuts = np.unique(np.concatenate([[0], cuts, [len(order)]]))
-        return order, cuts, rng.permutation(self.per_epoch) % (len(cuts) - 1)
+        number = np.arange(1, self.per_epoch)
+        cuts = np.searchsorted(total, total[-1] * number / self.per_epoch)
+        cuts = np.maximum.accumulate(np.maximum(cuts - number, 0)) + number  # a batch has one pair at least
+        cuts = np.minimum(cuts, len(order) - self.per_epoch + number)
+        return order, np.concatenate([[0], cuts, [len(order)]]), rng.permutation(self.per_epoch)
 
 
 def pad(sentences: Iterable[np.ndarray | Sequence[int]], before: Sequence[int] = ()) -> Tensor:
