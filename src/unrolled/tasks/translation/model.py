@@ -69,16 +69,18 @@ class Translator(Decoder):
         self.encoder_layers = nn.ModuleList(
             [LAYERS[config.cell](read if i else size, width, **options) for i in range(config.encoder_layers)]
         )
-        self.project = Linear(read, size) if read != size else nn.Identity()
+        self.project = Linear(read, size) if attention is not None and read != size else nn.Identity()
 
     def encode(self, source: Tensor) -> Memory:
         """source (N, S), PAD behind each sentence -> what the decoder needs."""
         mask = source != PAD
         lengths = mask.sum(1)
+        backwards = None
         if self.reverse_source:  # END stays where it is
             positions = torch.arange(source.shape[1], device=source.device)
             from_end = lengths.unsqueeze(1) - 2 - positions
-            source = source.gather(1, torch.where(from_end >= 0, from_end, positions))
+            backwards = torch.where(from_end >= 0, from_end, positions)
+            source = source.gather(1, backwards)
         x = self.dropout(self.source_embedding(source) * self.embedding_scale)  # (N, S, H)
         last: list[Tensor] = []
         for number, layer in enumerate(self.encoder_layers):
@@ -92,6 +94,8 @@ class Translator(Decoder):
         start = torch.cat(last, dim=-1)
         if self.start is not None:
             start = torch.tanh(self.start(start))
+        if backwards is not None:  # places are those of the source as it is written
+            x = x.gather(1, backwards.unsqueeze(-1).expand_as(x))
         vectors = self.project(x)
         keys = self.attention.keys(vectors) if self.attention else vectors[..., :0]
         return Memory(vectors, keys, start.to(self.embedding.weight.dtype), mask)
