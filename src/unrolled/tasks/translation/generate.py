@@ -85,19 +85,22 @@ def generate(
         for row, (n, hypotheses) in enumerate(zip(chosen, several, strict=True)):
             one = take_rows(encoded, torch.tensor([row], device=device)) if copies else None
             found[n] = [
-                Translation(_text(model, vocabularies, one, sentences[n], each.tokens), each.score, each.tokens)
+                Translation(_text(model, vocabularies, one, sentences[n], len(ids[n]), each.tokens), each.score, each.tokens)
                 for each in hypotheses
             ]
     return found
 
 
-def _text(model: Translator | Ensemble, vocabularies: Vocabularies, encoded: Any, sentence: str, tokens: list[int]) -> str:
-    """The tokens as text, unknown ones copied from the source where `encoded`, of this sentence alone, is given."""
+def _text(
+    model: Translator | Ensemble, vocabularies: Vocabularies, encoded: Any, sentence: str, read: int, tokens: list[int]
+) -> str:
+    """The tokens as text, unknown ones copied from the `read` words of the source, where `encoded`, of this sentence alone, is
+    given.
+    """
     if encoded is None or UNKNOWN not in tokens:
         return vocabularies.target.decode(tokens)
     words = vocabularies.source.pieces(sentence)
-    weights = _weights(model, encoded, tokens)[:, : len(words)]  # of the words that were read, without END
-    places = weights.argmax(-1).tolist()
+    places = _weights(model, encoded, tokens)[:, :read].argmax(-1).tolist()  # END is not copied
     return vocabularies.target.decode(tokens, [words[place] for place, i in zip(places, tokens, strict=True) if i == UNKNOWN])
 
 

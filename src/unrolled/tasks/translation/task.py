@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +15,7 @@ from unrolled.data.pairs import Pairs
 from unrolled.data.sentences import END, START
 from unrolled.ensemble import Ensemble
 from unrolled.errors import DataError, ExportError
-from unrolled.metrics import translation_scores, translation_scores_installed
+from unrolled.metrics import TRANSLATION_NOT_INSTALLED, translation_scores, translation_scores_installed
 from unrolled.task import Carry, Metric, Preview, Processes, Step
 from unrolled.tasks.translation import data
 from unrolled.tasks.translation.config import Config
@@ -155,7 +155,7 @@ class Run:
 
     def evaluate(self, *paths: str, report: Callable[[str, int, int], None] | None = None) -> dict[str, Any]:
         """`loss` in nats per token, `perplexity`, and of the translations `bleu`, `chrf`, with sacrebleu's signatures, `exact`;
-        how many pairs were measured.
+        how many `pairs` were measured, and of how many the source was cut (`sources_cut`), being longer than `longest`.
 
         Args:
             paths: SOURCE and TARGET, or a table.
@@ -164,11 +164,15 @@ class Run:
         Raises:
             DataError: the data cannot be read, or there is no package for the scores.
         """
+        if not translation_scores_installed():  # said before anything is translated
+            raise DataError(TRANSLATION_NOT_INSTALLED)
         pairs = list(Pairs(paths, self.config.encoding))
         if not pairs:
             raise DataError(f"{', '.join(paths)}: expected pairs of sentences to measure on, got none.")
         each = partial(report, "lines") if report else None
-        return {**measure(self.model, self.vocabularies, pairs, each, **self.decoding()), "pairs": len(pairs)}
+        cut = sum(len(self.vocabularies.source.encode(source)) > self.config.longest for source, _ in pairs)
+        metrics = measure(self.model, self.vocabularies, pairs, each, **self.decoding())
+        return {**metrics, "pairs": len(pairs), "sources_cut": cut}
 
 
 def measure(
@@ -177,35 +181,35 @@ def measure(
     pairs: Sequence[Pair],
     report: Callable[[int, int], None] | None = None,
     *,
+    longest: int,
     processes: Processes | None = None,
     scored: bool = True,
     **settings: Any,
 ) -> dict[str, Any]:
     """`loss` in nats per token and `perplexity` of the targets, and `translation_scores` of what the model writes.
 
-    Without `scored` there is the loss alone. `report` is called with how many lines are done, and the total. Several
-    `processes` take some of the lines each.
+    Tokens of a source beyond `longest` are not read, as when it is translated; targets count whole. Without `scored` there is
+    the loss alone. `report` is called with how many lines are done, and the total. Several `processes` take some of the lines
+    each.
     """
     model.eval()
     processes = processes or Processes()
     device = next(model.parameters()).device
     order = sorted(range(len(pairs)), key=lambda n: len(pairs[n][0]))  # alike lengths together, every process some of each
     own = order[processes.index :: processes.count]
-    total, count = 0.0, 0
+    tokens = {n: [START, *vocabularies.target.encode(pairs[n][1]), END] for n in own}
+    total, count, done = 0.0, 0, 0
     texts: dict[int, str] = {}
-    for begin in range(0, len(own), SENTENCES_AT_ONCE):
-        chosen = own[begin : begin + SENTENCES_AT_ONCE]
-        batch = {
-            "source": pad([*vocabularies.source.encode(pairs[n][0]), END] for n in chosen).to(device),
-            "tokens": pad([START, *vocabularies.target.encode(pairs[n][1]), END] for n in chosen).to(device),
-        }
-        one, tokens = nats(model, batch)
-        total, count = total + one, count + tokens
+    for chosen in _batches(own, {n: len(ids) for n, ids in tokens.items()}, SENTENCES_AT_ONCE * (longest + 2)):
+        sources = [pairs[n][0] for n in chosen]
+        read = ([*vocabularies.source.encode(source)[:longest], END] for source in sources)
+        one = nats(model, {"source": pad(read).to(device), "tokens": pad(tokens[n] for n in chosen).to(device)})
+        total, count, done = total + one[0], count + one[1], done + len(chosen)
         if scored:
-            written = generate(model, vocabularies, [pairs[n][0] for n in chosen], **settings)
+            written = generate(model, vocabularies, sources, longest=longest, **settings)
             texts.update(zip(chosen, (several[0].text for several in written), strict=True))
         if report:
-            report(begin + len(chosen), len(own))
+            report(done, len(own))
     totals, counts, parts = zip(*processes.gather((total, count, texts)), strict=True)
     loss = sum(totals) / sum(counts)
     metrics: dict[str, Any] = {"loss": loss, "perplexity": float(torch.tensor(loss).clamp(max=700).exp())}
@@ -214,3 +218,16 @@ def measure(
         references = [target for _, target in pairs]
         metrics |= translation_scores([every[n] for n in range(len(pairs))], references)
     return metrics
+
+
+def _batches(numbers: Sequence[int], lengths: Mapping[int, int], most: int) -> Iterator[list[int]]:
+    """`SENTENCES_AT_ONCE` each, or fewer, so that padded to the longest they have `most` tokens; a longer one is alone."""
+    batch: list[int] = []
+    for n in numbers:
+        widest = max(lengths[one] for one in [*batch, n])
+        if batch and (len(batch) == SENTENCES_AT_ONCE or (len(batch) + 1) * widest > most):
+            yield batch
+            batch = []
+        batch.append(n)
+    if batch:
+        yield batch
