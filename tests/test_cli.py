@@ -59,7 +59,7 @@ def test_train_sample_evaluate_info(command, real_text: Path, tmp_path: Path, ti
     code, out, _ = command("evaluate", run, real_text, "--json")
     assert code == 0
     measured = json.loads(out)
-    assert measured.keys() == {"loss", "perplexity", "bits_per_character", "tokens", "unknown_tokens"}
+    assert measured.keys() == {"loss", "perplexity", "bits_per_character", "tokens", "unknown_tokens", "unknown_share"}
     assert measured["tokens"] == len(real_text.read_text()) - 1
 
     code, out, _ = command("info", run, "--json")
@@ -158,7 +158,7 @@ def write_binary(path: Path) -> None:
 
 MISTAKES = {
     "missing path": (["train", "language-model", "nosuch.txt"], "nosuch.txt: no such file or folder"),
-    "no data": (["train", "language-model"], "expected text to learn from, got none"),
+    "no data": (["train", "language-model"], "expected text, got none"),
     "empty text": (["train", "language-model", "empty.txt"], "empty.txt: expected text, got nothing"),
     "short text": (["train", "language-model", "short.txt"], "shorter than one chunk"),
     "folder without text": (["train", "language-model", "binaries"], "a folder without text"),

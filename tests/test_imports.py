@@ -9,7 +9,7 @@ import unrolled
 
 ROOT = Path(unrolled.__file__).parent
 LEVEL = {
-    "errors": 0, "config": 1, "files": 1, "task": 2,
+    "errors": 0, "config": 1, "files": 1, "flags": 1, "task": 2,
     "cells": 2, "options": 2, "kernels": 2, "memory": 2, "streaming": 2, "recurrence": 2,
     "layers": 3, "bptt": 3, "attention": 3, "losses": 3, "metrics": 3, "decoding": 3, "encoders": 3, "data": 3,
     "beam_search": 3, "dropout": 3, "ensemble": 3, "decoder": 4,

@@ -60,10 +60,11 @@ def read_config(folder: Path) -> Saved:
     if not os.path.isdir(folder):
         if os.path.lexists(folder):
             raise RunError(f"{folder}: expected a run folder, got a file.")
+        runs: dict[str, Path] = {}
         with contextlib.suppress(OSError, ValueError):
-            siblings = [str(entry) for entry in folder.parent.iterdir()]
-            raise RunError(f"{folder}: no such run folder.{nearest(str(folder), siblings)}")
-        raise RunError(f"{folder}: no such run folder.")
+            runs = {entry.name: entry for entry in folder.parent.iterdir() if (entry / CONFIG).is_file()}
+        hint = nearest(folder.name, runs)
+        raise RunError(f"{folder}: no such run folder.{hint}")
     path = folder / CONFIG
     if not os.path.lexists(path):
         raise RunError(f"{folder}: not a run folder, it has no {CONFIG}. Give a folder that `unrolled train` wrote.")
@@ -248,6 +249,12 @@ def append_metrics(folder: Path, line: Mapping[str, Any]) -> None:
     """
     with open(folder / METRICS, "a", encoding="utf-8") as file:
         file.write(json.dumps({name: finite_or_none(value) for name, value in line.items()}) + "\n")
+
+
+def last_evaluation(folder: Path) -> dict[str, float]:
+    """The figures of the last evaluation that metrics.jsonl reports; none where it has none."""
+    last = next((line for line in reversed(read_metrics(folder)) if line["part"] == "validation"), {})
+    return {name: value for name, value in last.items() if name not in Report.model_fields}
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import json
 import math
 import os
@@ -22,7 +23,7 @@ import rich_click as click
 from click.exceptions import NoArgsIsHelpError
 
 from unrolled import __version__
-from unrolled.errors import UnrolledError, nearest
+from unrolled.errors import ConfigError, UnrolledError, nearest
 from unrolled.tasks import discovery
 from unrolled.tasks.discovery import TaskPackage
 
@@ -88,17 +89,25 @@ def train() -> None:
     """Train a task on data. `unrolled train TASK --help` lists its settings."""
 
 
-@cli.command()
+@cli.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
 @click.argument("task", required=False)
 @click.option(
     "--run", metavar="FOLDER", type=click.Path(path_type=Path), help="Folder to make.  [default: runs/TASK-demo-<date>]"
 )
 @click.option("--quiet", is_flag=True, help="Show nothing but errors.")
-def demo(task: str | None, run: Path | None, quiet: bool) -> None:
+@click.pass_context
+def demo(context: click.Context, task: str | None, run: Path | None, quiet: bool) -> None:
     """See a task work: its own example, in under three minutes. Without TASK, list the examples.
 
     unrolled demo language-model
     """
+    given = [*([task] if task and task.startswith("-") else []), *context.args]
+    if given:
+        name = task if task in discovery.find() else "TASK"
+        raise click.UsageError(
+            f"a demo has its own data and settings, got {' '.join(given)}. With yours it is: unrolled train {name} DATA... "
+            f"(unrolled train {name} --help lists the settings)"
+        )
     if task is None:
         demos = {name: one.demo_summary for name, one in discovery.find().items() if one.demo_summary is not None}
         _print(demos, as_json=False)
@@ -120,9 +129,12 @@ def _settings(ctx: click.Context, parameter: click.Parameter, values: tuple[str,
     """`NAME=VALUE ...` as a dictionary; names as on the command line or as in Python."""
     for value in values:
         if not value.partition("=")[0].strip() or "=" not in value:
-            raise click.UsageError(f"--set {value}: expected NAME=VALUE, such as --set beam=5.")
-    pairs = (value.partition("=") for value in values)
-    return {name.strip().replace("-", "_"): value.strip() for name, _, value in pairs}
+            raise click.UsageError(f"--set {value}: expected NAME=VALUE.")
+    pairs = [value.partition("=") for value in values]
+    names = [name.strip().replace("-", "_") for name, _, _ in pairs]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise click.UsageError(f"--set {twice[0]}: expected one value, got {names.count(twice[0])}. Leave out all but one.")
+    return {name: value.strip() for name, (_, _, value) in zip(names, pairs, strict=True)}
 
 
 @cli.command()
@@ -134,7 +146,8 @@ def _settings(ctx: click.Context, parameter: click.Parameter, values: tuple[str,
     metavar="NAME=VALUE",
     multiple=True,
     callback=_settings,
-    help="Evaluate with another setting than the run's, such as beam=5; may be repeated. Settings that shape the model stay.",
+    help="Evaluate with another setting than the run's; may be repeated. Which can be set goes by the task, and any other name "
+    "lists them; those that shape the model stay.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def evaluate(run: Path, data: tuple[str, ...], settings: dict[str, str], as_json: bool) -> None:
@@ -206,6 +219,9 @@ def main() -> None:
     if "RANK" in os.environ:  # one of several processes: torch warns of what is meant so, once in each
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     _keep_freed_memory()
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by whoever started this: what is printed goes nowhere
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
     try:
         cli.main(standalone_mode=False)
         sys.stdout.flush()
@@ -213,16 +229,22 @@ def main() -> None:
         click.echo(error.format_message())
         sys.exit(0)
     except click.ClickException as error:
+        if os.environ.get("RANK", "0") != "0":  # the first of the processes says it
+            sys.exit(error.exit_code)
         _fail(error.format_message(), error.exit_code)
     except UnrolledError as error:
         if error.everywhere and os.environ.get("RANK", "0") != "0":  # the first of the processes says it
             sys.exit(1 if isinstance(error, DivergenceError) else 2)
-        _fail(str(error), 1 if isinstance(error, DivergenceError) else 2)
+        text = error.with_flags() if isinstance(error, ConfigError) else str(error)
+        _fail(text, 1 if isinstance(error, DivergenceError) else 2)
     except (KeyboardInterrupt, click.Abort):
         _fail("interrupted", 130)
     except Exception as error:
         if isinstance(error, OSError) and isinstance(error.filename, (str, bytes)):  # a task of somebody's own did not look
             _fail(f"{os.fsdecode(error.filename)}: cannot be read or written ({error.strerror}).", 2)
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115  (or Python tries once more at the end)
+            _fail("could not write: the disk, or what standard output goes to, is full.", 2)
         if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
             _fail("not enough memory. Make the model, the batch or what is asked for smaller.", 2)
         _fail(_unexpected(error), 1)

@@ -6,17 +6,26 @@ its findings become one text that names every problem at once.
 
 from __future__ import annotations
 
+import stat
 import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, ValidationError
 from pydantic_core import ErrorDetails
 
 from unrolled.errors import ConfigError, nearest
 
 C = TypeVar("C", bound="TrainingConfig")
+Count = Annotated[int, Field(gt=0, le=2**53)]
+"""A number of steps, rows or tokens: as JSON, TensorBoard and PyTorch can all hold it."""
+CountOrZero = Annotated[int, Field(ge=0, le=2**53)]
+"""The same, where 0 turns something off."""
+Width = Annotated[int, Field(gt=0, le=2**20)]
+"""Of a layer, whose weights grow with its square."""
+Depth = Annotated[int, Field(gt=0, le=256)]
+"""How many layers there are: each is made one by one."""
 
 
 class TrainingConfig(BaseModel):
@@ -30,35 +39,35 @@ class TrainingConfig(BaseModel):
 
     data: tuple[str, ...] = ()
     """What to learn from: the command's DATA arguments."""
-    max_steps: PositiveInt = 5000
+    max_steps: Count = 5000
     """Stop after this many optimizer steps; the learning rate reaches zero there."""
     max_seconds: float | None = Field(None, gt=0)
     """Stop after this many seconds of training, evaluations and samples included, unless max_steps comes first."""
-    batch_size: PositiveInt = 32
+    batch_size: Count = 32
     """Sequences per step, over all processes together."""
     learning_rate: float = Field(2e-3, gt=0)
     """Peak learning rate of AdamW: linear warm-up, then cosine decay to zero."""
-    warmup_steps: NonNegativeInt = 100
+    warmup_steps: CountOrZero = 100
     """Steps of linear learning-rate warm-up."""
     weight_decay: NonNegativeFloat = 0.01
     """Decoupled weight decay of AdamW, of matrices only (no biases, no norms)."""
     clip_norm: float = Field(1.0, gt=0)
     """Gradient clipping: maximum norm of all gradients together."""
-    evaluate_every: PositiveInt = 250
+    evaluate_every: Count = 250
     """Steps between evaluations on the validation set; the best weights are kept."""
-    patience: NonNegativeInt = 10
+    patience: CountOrZero = 10
     """Early stopping: after this many evaluations without improvement; 0 turns it off."""
-    save_every: PositiveInt = 250
+    save_every: Count = 250
     """Steps between checkpoints; a crash loses at most these."""
-    sample_every: NonNegativeInt = 250
+    sample_every: CountOrZero = 250
     """Steps between short samples on the screen; 0 shows none."""
-    workers: NonNegativeInt = 1
+    workers: int = Field(1, ge=0, le=1000)
     """Threads that prefetch batches, in each process; 0 prepares each batch when it is needed."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16: mixed precision, matrix products in bfloat16 and weights in fp32; faster where the processor has it."""
     device: str = "auto"
     """Where to train: auto (an accelerator if there is one), cpu, cuda, ..."""
-    seed: NonNegativeInt = 0
+    seed: int = Field(0, ge=0, lt=2**63)
     """Seed of the initial weights, dropout and data order: the same seed and threads give the same weights, bit for bit."""
 
 
@@ -75,10 +84,10 @@ def load(config_class: type[C], recipe: Path | None = None, flags: Mapping[str, 
     except ValidationError as error:
 
         def place(name: str) -> str:
-            return f"--{name.replace('_', '-')}" if name in from_flags or not recipe else f"{name} in {recipe}"
+            return name if name in from_flags or not recipe else f"{name} in {recipe}"
 
         problems = [_explain(detail, config_class.model_fields, place) for detail in error.errors(include_url=False)]
-        raise ConfigError("\n".join(problems)) from None
+        raise ConfigError("\n".join(problems), from_flags).in_every_process() from None
 
 
 def read_recipe(path: Path) -> dict[str, Any]:
@@ -88,12 +97,14 @@ def read_recipe(path: Path) -> dict[str, Any]:
         ConfigError: it cannot be read, is not UTF-8 or not TOML.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        if not stat.S_ISREG(path.stat().st_mode):  # a pipe might be waited for, a device read without end
+            raise ConfigError(f"recipe {path}: expected a TOML file, got a folder, a pipe or a device.")
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"recipe {path}: cannot be read ({error.strerror}). Give the path of a TOML file.") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"recipe {path}: expected UTF-8 text, got an invalid byte at offset {error.start}.") from None
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"recipe {path}: is not valid TOML: {error}.") from None
 
 
@@ -143,12 +154,19 @@ def _explain(detail: ErrorDetails, known: Mapping[str, Any], place: Callable[[st
     where = place(name)
     if detail["type"] == "extra_forbidden":
         return f"{where}: unknown key.{nearest(name, known)}"
-    message = detail["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    message = _KINDS.get(detail["type"].split("_")[0], "") if detail["type"].endswith(_NOT_OF_KIND) else ""
+    message = message or detail["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
     value = detail["input"]
+    got = repr(value) if len(repr(value)) < 100 else f"{repr(value)[:60]}... ({len(repr(value))} characters)"
     hint = (
         nearest(value, known[name].annotation.__args__) if detail["type"] == "literal_error" and isinstance(value, str) else ""
     )
-    return f"{where}: expected {message[0].lower() + message[1:]}, got {value!r}.{hint}"
+    return f"{where}: expected {message[0].lower() + message[1:]}, got {got}.{hint}"
+
+
+_NOT_OF_KIND = ("_parsing", "_type", "_from_float", "_parsing_size")
+_KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "string": "text"}
+"""What pydantic calls by the names of Python's types."""
 
 
 class Saved(BaseModel):
@@ -156,7 +174,7 @@ class Saved(BaseModel):
 
     model_config = ConfigDict(strict=True)
 
-    format_version: PositiveInt
+    format_version: int = Field(gt=0)
     task: str
     unrolled_version: str
     config: dict[str, Any]

@@ -53,7 +53,7 @@ def choose(
     >>> choose(torch.tensor([[0.0, 3.0, 1.0]]), temperature=0)
     tensor([1])
     """
-    if temperature < 0 or (top_k is not None and top_k < 1) or (top_p is not None and not 0 < top_p <= 1):
+    if not temperature >= 0 or (top_k is not None and top_k < 1) or (top_p is not None and not 0 < top_p <= 1):
         raise ValueError(
             "expected temperature of at least 0, top_k of at least 1 and top_p in (0, 1], "
             f"got temperature={temperature}, top_k={top_k}, top_p={top_p}."
@@ -63,7 +63,8 @@ def choose(
     if temperature == 0:
         return logits.argmax(-1)
     if temperature != 1:
-        logits = logits.double() / temperature  # doubles: tiny temperatures keep their order
+        logits = logits.double()
+        logits = (logits - logits.amax(-1, keepdim=True)) / temperature  # none overflows, however small it is
     probabilities = torch.softmax(logits, dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32))
     order = None
     if top_k is not None or top_p is not None:
@@ -196,7 +197,7 @@ def decode_sentences(
     Raises:
         ValueError: a number below what it can be, or `samples` without `agreement`.
     """
-    if number < 1 or max_length < 1 or samples < 0 or (temperature is not None and temperature <= 0):
+    if number < 1 or max_length < 1 or samples < 0 or (temperature is not None and not temperature > 0):
         raise ValueError(
             "expected number and max_length of at least 1, samples of at least 0 and a temperature above 0, "
             f"got number={number}, max_length={max_length}, samples={samples}, temperature={temperature}."

@@ -52,11 +52,7 @@ class Engine(Processes):
 
     def __init__(self, device: str = "auto", precision: str = "fp32") -> None:
         if device not in ("auto", "cpu"):
-            try:
-                torch.empty(0, device=device)
-            except (RuntimeError, AssertionError) as error:
-                reason = str(error).splitlines()[0]
-                raise ConfigError(f"--device {device}: not available on this machine ({reason}). Use auto or cpu.") from None
+            _check_device(device)
         # Precision is `autocast` below rather than accelerate's own: that one patches the model's forward for good, and
         # evaluation is to run in fp32. A parameter that a step does not use (a CNN before it learns) gets no gradient; with
         # find_unused_parameters the buckets also stay as they are from the first step on, so that sums are taken in the
@@ -91,8 +87,9 @@ class Engine(Processes):
         """
         if batch_size < self.count:
             raise ConfigError(
-                f"--batch-size {batch_size}: expected at least 1 for each of {self.count} processes, which share the batch. "
-                f"Give {self.count} or more, or start fewer processes."
+                f"batch_size {batch_size}: expected at least 1 for each of {self.count} processes, which share the batch. "
+                f"Give {self.count} or more, or start fewer processes.",
+                ["batch_size"],
             )
 
     def on_main(self, work: Callable[[], Value]) -> Value:
@@ -230,6 +227,19 @@ class _Loss(nn.Module):
     def taken(self) -> Step:
         """What the last `forward` came to."""
         return self._steps.pop()
+
+
+def _check_device(device: str) -> None:
+    """Refuse a device that is not here, and one that computes nothing, such as meta."""
+    try:
+        accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        here = torch.empty(0, device=device).device.type in ("cpu", accelerator and accelerator.type)
+        reason = "" if here else " (nothing trains on it)"
+    except (RuntimeError, AssertionError) as error:
+        reason = f" ({str(error).splitlines()[0]})"
+    if reason:
+        text = f"device {device}: not available on this machine{reason}. Use auto or cpu."
+        raise ConfigError(text, ["device"]).in_every_process()
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 from typing import Self
 
@@ -24,7 +25,27 @@ class DataError(UnrolledError):
 
 
 class ConfigError(UnrolledError):
-    """Settings that are unknown, of the wrong kind or at odds with each other; all problems are in one text."""
+    """Settings that are unknown, of the wrong kind or at odds with each other; all problems are in one text.
+
+    Args:
+        text: a line for each problem.
+        arguments: the settings that were given by name, with which lines may begin.
+
+    >>> ConfigError("hidden_size: expected a whole number, got 'x'.", ["hidden_size"]).with_flags()
+    "--hidden-size: expected a whole number, got 'x'."
+    """
+
+    def __init__(self, text: str, arguments: Iterable[str] = ()) -> None:
+        super().__init__(text)
+        self.arguments = frozenset(arguments)
+
+    def with_flags(self) -> str:
+        """The text as the command line has it, where the arguments are flags."""
+        words = [re.match(r"\w*", line)[0] for line in str(self).splitlines()]  # type: ignore[index]  # matches nothing, too
+        return "\n".join(
+            f"--{word.replace('_', '-')}{line[len(word) :]}" if word in self.arguments else line
+            for word, line in zip(words, str(self).splitlines(), strict=True)
+        )
 
 
 class RunError(UnrolledError):

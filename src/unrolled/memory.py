@@ -1,13 +1,30 @@
-"""How many bytes of tensors a piece of code needs at once, counted as it runs, on any device."""
+"""How much memory there is, and how many bytes of tensors a piece of code needs at once, counted as it runs, on any device."""
 
 from __future__ import annotations
 
+import contextlib
+import os
 import weakref
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+
+def capacity(device: torch.device) -> int | None:
+    """The most bytes that this process could ever have on a device, used or not; None where the system does not say."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    limits: list[int] = []
+    with contextlib.suppress(AttributeError, ValueError, OSError):
+        limits.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    with contextlib.suppress(ImportError, ValueError, OSError):
+        import resource
+
+        limits += [limit for limit in resource.getrlimit(resource.RLIMIT_AS)[:1] if limit != resource.RLIM_INFINITY]
+    return min((limit for limit in limits if limit > 0), default=None)
 
 
 class LiveBytes(TorchDispatchMode):

@@ -152,11 +152,11 @@ class Run(Protocol):
     """The settings that it was trained with. What evaluates and decodes reads them here: `unrolled.load(run, beam=5)` puts
     other values in place of those that the config names in `evaluation_settings`."""
 
-    def evaluate(self, *paths: str, report: Callable[[str, int, int], None] | None = None) -> dict[str, float]:
+    def evaluate(self, *paths: Any, report: Callable[[str, int, int], None] | None = None) -> dict[str, float]:
         """Metrics on data it has not seen, by standard name.
 
         Args:
-            paths: the data, in any form that training takes.
+            paths: the data, in any form that training takes; names, or lists of them.
             report: called with what is being done, how much of it is done, and the total.
 
         Raises:

@@ -18,11 +18,11 @@ from types import FrameType
 import torch
 from torch import nn
 
-from unrolled import checkpoint, optimizer
+from unrolled import checkpoint, memory, optimizer
 from unrolled.config import TrainingConfig
 from unrolled.data.prefetch import prefetch
 from unrolled.engine import Engine
-from unrolled.errors import DivergenceError
+from unrolled.errors import ConfigError, DivergenceError
 from unrolled.optimizer import learning_rate
 from unrolled.progress import Progress
 from unrolled.task import Counters, Outcome, Task
@@ -56,6 +56,7 @@ def train(
     engine = engine or Engine(config.device, config.precision)
     if resume:
         checkpoint.require_fit(folder / checkpoint.TRAINING, task.build, prefix="model.")
+    _require_memory(task, engine)
     torch.manual_seed(config.seed)
     model = task.build()
     step_of, adamw = engine.prepare(task.loss, model, optimizer.build(model, config))
@@ -72,7 +73,7 @@ def train(
     started = time.perf_counter() - counters.seconds
     reason = _finished(counters, config)
     if reason:
-        return Outcome(folder, counters, reason, metrics)
+        return Outcome(folder, counters, reason, checkpoint.last_evaluation(folder))
     log_of = open_log(folder, counters.step) if engine.is_main else nullcontext(_no_log)
     steps = range(counters.step, config.max_steps)
     batches_of = prefetch(lambda step: engine.shard(task.batch(step)), steps, config.workers)
@@ -118,6 +119,21 @@ def _finished(counters: Counters, config: TrainingConfig) -> str:
     if counters.step >= config.max_steps or out_of_time:
         return "finished"
     return "early stopping" if config.patience and counters.evaluations_without_gain >= config.patience else ""
+
+
+def _require_memory(task: Task, engine: Engine) -> None:
+    """Refuse a model that cannot be held here, before it is made.
+
+    Raises:
+        ConfigError: its weights, their gradients and AdamW's two moments are more than there is.
+    """
+    tensors = checkpoint.blueprint(task.build).values()
+    needed, there = 4 * sum(tensor.nbytes for tensor in tensors), memory.capacity(engine.device)
+    if there is not None and needed > there:
+        raise ConfigError(
+            f"a model of {sum(tensor.numel() for tensor in tensors):,} weights needs {needed / 2**30:,.0f} GiB to be trained "
+            f"(weights, gradients and AdamW's two moments), and this machine has {there / 2**30:,.0f} GiB. Make it smaller."
+        ).in_every_process()
 
 
 def _no_log(counters: Counters, part: str, values: dict[str, float]) -> None:

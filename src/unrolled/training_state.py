@@ -50,7 +50,7 @@ class TrainingState:
         tensors = {f"model.{name}": tensor for name, tensor in checkpoint.deduplicated_state(self.model).items()}
         tensors |= {f"optimizer.{name}": tensor for name, tensor in self._moments().items()}
         for number, several in enumerate(of_each):
-            tensors |= {f"process.{number}.{name}": tensor for name, tensor in several.items()}
+            tensors |= {f"{_process(number)}{name}": tensor for name, tensor in several.items()}
         facts = {**vars(counters), "processes": self.engine.count}
         checkpoint.save_tensors(self.folder / checkpoint.TRAINING, tensors, facts)
         if counters.best is None and counters.step:  # nothing has been evaluated: the last weights are the best known
@@ -84,10 +84,15 @@ class TrainingState:
         random, carry = self.engine.random_state(), self._carry(task, counters.step)
         expected = {f"model.{name}": tensor for name, tensor in checkpoint.deduplicated_state(self.model).items()}
         expected |= {f"optimizer.{name}": tensor for name, tensor in self._moments().items()}
-        own = f"process.{self.engine.index}."
+        own = _process(self.engine.index)
         expected |= {f"{own}random.{name}": state for name, state in random.items()}
         expected |= {f"{own}carry.{name}": state for name, state in carry.items()}
-        others = tuple(f"process.{number}." for number in range(self.engine.count) if number != self.engine.index)
+        others = [
+            f"{_process(number)}{what}."
+            for number in range(self.engine.count)
+            for what in ("random", "carry")
+            if number != self.engine.index
+        ]
         unused = (*others, *([] if "cuda" in random else [f"{own}random.cuda"]))
         tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(unused)}
         checkpoint.check_tensors(path, tensors, expected)
@@ -113,3 +118,8 @@ class TrainingState:
             return {}
         with torch.random.fork_rng(), torch.no_grad(), self.engine.autocast():
             return task.loss(self.model, self.engine.shard(task.batch(step - 1)), {}).carry
+
+
+def _process(number: int) -> str:
+    """What the names of a process's own tensors begin with: of the first, which may be the only one, with nothing."""
+    return f"process.{number}." if number else ""

@@ -49,8 +49,8 @@ def captions_file(path: str | Path) -> str:
         return os.path.expanduser(path)
     folder = Path(os.path.expanduser(path))
     if kind == "nothing":
-        siblings = [str(entry) for entry in folder.parent.iterdir()] if folder.parent.is_dir() else []
-        raise DataError(f"{path}: no such file or folder.{nearest(str(path), siblings)}")
+        siblings = [entry.name for entry in folder.parent.iterdir()] if folder.parent.is_dir() else []
+        raise DataError(f"{path}: no such file or folder.{nearest(folder.name, siblings)}")
     try:
         files = [entry for entry in sorted(folder.iterdir()) if entry.is_file() and not entry.name.startswith(".")]
     except OSError as error:
@@ -77,8 +77,8 @@ def captions_file(path: str | Path) -> str:
     )
 
 
-def read_captions(path: str | Path) -> dict[str, list[str]]:
-    """Photo -> its captions. Read are
+def read_captions(path: str | Path, encoding: str = "auto") -> dict[str, list[str]]:
+    """Photo -> its captions, in an encoding as `sources.Source` has it. Read are
 
     - a CSV or TSV of (image, caption) or (image, number, caption), with or without a header; Flickr30k's results.csv;
     - the token file of Flickr8k and 30k (`photo.jpg#0<tab>caption`);
@@ -89,10 +89,10 @@ def read_captions(path: str | Path) -> dict[str, list[str]]:
     Raises:
         DataError: it cannot be read, has other columns, or no caption is left once empty ones are dropped.
     """
-    return read(str(path)).captions
+    return read(str(path), encoding).captions
 
 
-def read(path: str) -> Captions:
+def read(path: str, encoding: str = "auto") -> Captions:
     """What `read_captions` reads, with what else the file says.
 
     Raises:
@@ -101,9 +101,9 @@ def read(path: str) -> Captions:
     unlisted: dict[str, None] = {}  # a set in order
     splits: dict[str, str] = {}
     if sources.kind_of(path) == "folder":
-        pairs: Pairs = _from_folder(Path(path))
+        pairs: Pairs = _from_folder(Path(path), encoding)
     else:
-        text, suffix = read_text(path), Path(path).suffix.lower()
+        text, suffix = read_text(path, encoding), Path(path).suffix.lower()
         if suffix == ".jsonl":
             pairs = _from_json_lines(path, text)
         elif suffix == ".json" or (suffix not in (".csv", ".tsv", ".txt", ".token") and text.lstrip()[:1] in ("{", "[")):
@@ -125,26 +125,33 @@ def read(path: str) -> Captions:
     return Captions(captions, [*unlisted], {name: split for name, split in splits.items() if name in captions})
 
 
-def read_text(path: str) -> str:
-    """The text of a file or a pipe, in UTF-8 or in what its byte order mark says.
+def read_text(path: str, encoding: str = "auto") -> str:
+    """The text of a file or a pipe; `auto` is what its byte order mark says, and UTF-8 without one.
 
     Raises:
         DataError: it cannot be read, or is in another encoding.
     """
     content = sources.read_whole(path)
-    encoding = sources.marked_encoding(content) or "utf-8"
+    if encoding == "auto":
+        encoding = sources.marked_encoding(content) or "utf-8"
     if b"\0" in content and encoding.startswith("utf-8"):
-        raise DataError(f"{path}: expected UTF-8 text, got zero bytes: a binary file, or UTF-16 without a byte order mark.")
+        raise DataError(
+            f"{path}: expected UTF-8 text, got zero bytes: a binary file, or UTF-16 without a byte order mark. "
+            "If it is, add --encoding utf-16-le or utf-16-be."
+        )
     try:
         return content.decode(encoding)
     except UnicodeError as error:
         place = f" at offset {error.start:,}" if isinstance(error, UnicodeDecodeError) else ""
-        raise DataError(f"{path}: expected {encoding.upper()} text, got an invalid byte{place}. Save it as UTF-8.") from None
+        raise DataError(
+            f"{path}: expected {encoding.upper()} text, got an invalid byte{place}. "
+            "Name its encoding, such as --encoding latin-1 (evaluate: --set encoding=latin-1)."
+        ) from None
 
 
-def _from_folder(folder: Path) -> Pairs:
+def _from_folder(folder: Path, encoding: str) -> Pairs:
     for photo in _photos_with_text(folder):
-        for line in read_text(str(photo.with_suffix(".txt"))).splitlines():
+        for line in read_text(str(photo.with_suffix(".txt")), encoding).splitlines():
             yield photo.relative_to(folder).as_posix(), line
 
 

@@ -72,7 +72,7 @@ class Found:
     """Name -> train, val, test, ..., where the captions' file says so."""
 
 
-def find(data: Sequence[str], images: str | None = None) -> Found:
+def find(data: Sequence[str], images: str | None = None, encoding: str = "auto") -> Found:
     """Captioned photos from what a user names.
 
     Args:
@@ -80,6 +80,7 @@ def find(data: Sequence[str], images: str | None = None) -> Found:
             lists, files that name one photo a line, which limit it to these.
         images: the folder or .tar of the photos; when left out, looked for beside the captions: `images.tar`, another .tar, the
             folders `images` and `Images`, else the folder itself.
+        encoding: of the captions and the lists, see `sources.Source.encoding`.
 
     Raises:
         DataError: no such file, no captions in it, columns that are not what they have to be, no photo that it names, or a
@@ -90,9 +91,9 @@ def find(data: Sequence[str], images: str | None = None) -> Found:
     source = captions_file(data[0])
     if not images and sources.kind_of(source) == "pipe":
         raise DataError(f"{source}: captions from a pipe have no folder beside them. Say where the photos are with --images.")
-    read = caption_files.read(source)
+    read = caption_files.read(source, encoding)
     captions, absent = read.captions, read.unlisted
-    wanted = [name for path in data[1:] for name in read_list(path, captions)]
+    wanted = [name for path in data[1:] for name in read_list(path, captions, encoding)]
     if wanted:
         captions = {name: captions[name] for name in wanted if name in captions}
         if not captions:
@@ -111,13 +112,13 @@ def find(data: Sequence[str], images: str | None = None) -> Found:
     return Found(found, absent, read.splits)
 
 
-def read_list(path: str | Path, known: Iterable[str] = ()) -> list[str]:
+def read_list(path: str | Path, known: Iterable[str] = (), encoding: str = "auto") -> list[str]:
     """The names of photos that a file lists, one a line; names without folder or extension are matched to `known`.
 
     Raises:
         DataError: it cannot be read, names none, or a name stands for several photos.
     """
-    names = [line.strip() for line in caption_files.read_text(str(path)).replace("\r", "\n").split("\n")]
+    names = [line.strip() for line in caption_files.read_text(str(path), encoding).replace("\r", "\n").split("\n")]
     names = [name for name in names if name]
     if not names:
         raise DataError(f"{path}: expected a list of photos, one a line, got an empty file.")

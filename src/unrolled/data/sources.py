@@ -15,12 +15,13 @@ import stat
 import sys
 import time
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from unrolled.errors import DataError
 
+Named = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 BLOCK = 1 << 22  # bytes read at a time
 BYTE_ORDER_MARKS = {  # UTF-32's first: its little-endian mark begins like UTF-16's
     codecs.BOM_UTF32_LE: "utf-32",
@@ -193,7 +194,7 @@ def find(
         DataError: nothing is there, cannot be read, or is not text.
     """
     if not patterns:
-        raise DataError("expected text to learn from, got none. Name files, folders, patterns, or - for standard input.")
+        raise DataError("expected text, got none. Name files, folders, patterns, or - for standard input.")
     found: list[Source] = []
     for pattern in patterns:
         path = os.path.expanduser(pattern)
@@ -204,6 +205,18 @@ def find(
             if not binary and (problem := one.not_text()):
                 raise DataError(f"{one.path}: expected text, got {problem}.")
             found.append(one)
+    return found
+
+
+def names(several: Iterable[Named]) -> list[str]:
+    """Names of files and folders, alone and in lists, in a row.
+
+    >>> names(["a.txt", Path("b.txt"), ["c.txt"]])
+    ['a.txt', 'b.txt', 'c.txt']
+    """
+    found: list[str] = []
+    for one in several:
+        found += [os.fspath(one)] if isinstance(one, (str, os.PathLike)) else map(os.fspath, one)
     return found
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import codecs
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -28,6 +29,8 @@ UNKNOWN, END = "<|unknown|>", "<|end|>"
 UNKNOWN_WORD, END_WORD = " <|unknown|>", " <|end|>"
 """How a vocabulary of words does: a word of a text has no space in it."""
 FILE = "tokenizer.json"
+_CHARACTERS = 0x110000 - 0x800
+"""How many characters Unicode has room for."""
 WORDS = rf"\n|<[^\s<>]+>|{words.WORD}|[^\w\s]|_|\p{{M}}"
 """Besides words, a <mark>, a sign and a newline are tokens."""
 _WORDS = regex.compile(WORDS)
@@ -40,6 +43,12 @@ class Tokenizer:
     size: int
     documents: bool
     unknown, end = 0, 1
+    unknown_nats = 0.0
+    """What it costs to spell what UNKNOWN stands for, beside saying that it is something unknown.
+
+    A character is one of all that the vocabulary lacks, each as likely; bytes and byte-pair encodings lack nothing; words are
+    not spelled, so that their figures are those of their vocabulary.
+    """
 
     def encode(self, text: str) -> np.ndarray:
         """Token ids of a text, (N,) int64."""
@@ -101,6 +110,7 @@ class CharTokenizer(Tokenizer):
     def __init__(self, characters: Sequence[str], documents: bool) -> None:
         self.vocabulary, self.documents = list(characters), documents
         self.size = len(self.vocabulary) + 2
+        self.unknown_nats = math.log(max(1, _CHARACTERS - len(self.vocabulary)))
         self._id = np.zeros(0x110000, np.int64)  # UNKNOWN for what is not listed
         self._id[[ord(character) for character in self.vocabulary]] = np.arange(2, self.size)
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from unrolled import config as settings_of
 from unrolled.config import TrainingConfig
-from unrolled.errors import RunError
+from unrolled.errors import RunError, UnrolledError
 from unrolled.tasks import discovery
 
 if TYPE_CHECKING:
@@ -82,7 +82,18 @@ def train(
             checkpoint.write_config(unfinished, task, config)
         return folder
 
-    return _run(module, config, engine.on_main(prepare), engine, progress, resume=False)
+    if config.max_steps <= config.warmup_steps:
+        progress.say(
+            f"max_steps ({config.max_steps:,}) is within the warm-up (warmup_steps, {config.warmup_steps:,}), so the learning "
+            "rate does not reach its peak."
+        )
+    folder = engine.on_main(prepare)
+    try:
+        return _run(module, config, folder, engine, progress, resume=False)
+    except Exception as error:
+        if engine.is_main and not _worth_keeping(folder, error):
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def resume(run: str | Path, *, task: str | None = None, progress: Progress | None = None, **settings: Any) -> Outcome:
@@ -114,7 +125,7 @@ def resume(run: str | Path, *, task: str | None = None, progress: Progress | Non
         reached = max((line["step"] for line in checkpoint.read_metrics(folder)), default=0)
         if reached >= config.max_steps:
             progress.say(f"{training} is missing, but all {reached:,} steps are done: nothing to do.")
-            return Outcome(folder, Counters(step=reached), "finished", {})
+            return Outcome(folder, Counters(step=reached), "finished", checkpoint.last_evaluation(folder))
         raise RunError(
             f"{training}: missing, so the run cannot be continued; it has {' and '.join(begun)}, so it was begun. "
             "Going on would train from the beginning, over what is there. Restore the file, or begin a new run with --run."
@@ -210,6 +221,13 @@ def _run(module: Any, config: Any, folder: Path, engine: Engine, progress: Progr
         if engine.is_main:
             loss_curve.draw(folder, task.loss_name, task.selection)
     return outcome
+
+
+def _worth_keeping(folder: Path, error: Exception) -> bool:
+    """Whether a run folder made just now, in which training failed, is one to go on with; what we say in an error says so."""
+    from unrolled import checkpoint
+
+    return (folder / (checkpoint.TRAINING if isinstance(error, UnrolledError) else checkpoint.MODEL)).exists()
 
 
 def _module(task: str) -> Any:

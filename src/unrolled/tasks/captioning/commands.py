@@ -9,6 +9,8 @@ from typing import Any
 
 import rich_click as click
 
+from unrolled import flags
+
 
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path))
@@ -20,20 +22,20 @@ import rich_click as click
     type=click.Path(path_type=Path),
     help="Write a picture per photo: its attention map for each word.",
 )
-@click.option("--beam", type=click.IntRange(min=1), help="Width of the beam search; 1 is greedy.  [default: the run's]")
+@click.option("--beam", type=flags.SENTENCES, help="Width of the beam search; 1 is greedy.  [default: the run's]")
 @click.option(
     "--consensus",
-    type=click.IntRange(min=0),
+    type=click.IntRange(min=0, max=1000),
     help="Samples per photo for minimum Bayes risk decoding: of the captions that the beam search found, the one most similar "
     "to the samples comes first; 0 takes the likeliest.  [default: the run's]",
 )
-@click.option("--captions", default=1, show_default=True, type=click.IntRange(min=1), help="Captions for each photo.")
+@click.option("--captions", default=1, show_default=True, type=flags.SENTENCES, help="Captions for each photo.")
 @click.option(
     "--temperature",
-    type=click.FloatRange(min=0, min_open=True),
+    type=flags.Number(min=0, min_open=True),
     help="Sample captions instead of searching for the likeliest, logits divided by this.",
 )
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Random seed of the samples.")
+@click.option("--seed", default=0, show_default=True, type=flags.SEED, help="Random seed of the samples.")
 def caption(run: Path, images: tuple[str, ...], as_json: bool, show: Path | None, **settings: Any) -> None:
     """Describe photos; IMAGES are files and folders, or - for standard input.
 

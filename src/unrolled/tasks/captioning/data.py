@@ -56,12 +56,12 @@ def prepare(config: Config, folder: Path, say: Say) -> None:
         ConfigError: an encoder that is not here, or settings that differ from those of the run to start from.
         RunError: the run to start from is missing or damaged.
     """
-    if config.objective == "self-critical" and not scores_installed():  # its best weights are those of the best scores
-        raise DataError(NOT_INSTALLED)
+    _require_scores(config, say)
     training, validation = split(config, say)
     if config.start:
         _check_start(config)
         tokenizer = SentenceTokenizer.load(Path(config.start))
+        files.require_file(Path(config.start) / checkpoint.MODEL)
         shutil.copyfile(Path(config.start) / checkpoint.MODEL, folder / STARTING_WEIGHTS)
     else:
         captions = [caption for one in training for caption in one.captions]
@@ -87,6 +87,22 @@ def prepare(config: Config, folder: Path, say: Say) -> None:
     }
     (folder / FILE).write_text(json.dumps(content), encoding="utf-8")  # in ASCII: paths may be no UTF-8
     tokenizer.save(folder)
+
+
+def _require_scores(config: Config, say: Say) -> None:
+    """Refuse training whose evaluations could not say how good captions are, before anything is made.
+
+    The encoder `small` learns without any package of pretrained ones, so it also learns without that of the scores; not with
+    the self-critical objective, whose best weights are those of the best scores.
+
+    Raises:
+        DataError: the package is not here.
+    """
+    if scores_installed():
+        return
+    if config.encoder != "small" or config.objective == "self-critical":
+        raise DataError(NOT_INSTALLED)
+    say(f"evaluations will give the loss alone: {NOT_INSTALLED}")
 
 
 def load_encoder(config: Config, weights: Path) -> tuple[Encoder, bool]:
@@ -145,13 +161,13 @@ def split(config: Config, say: Say) -> tuple[list[CaptionedPhoto], list[Captione
     where = Path(source.captions_file(config.data[0])) if config.data else Path()
     where = where if where.is_dir() else where.parent
     training_list, validation_list = (name and str(_list_path(name, where)) for name in lists)
-    everything = source.find(config.data, config.images)
+    everything = source.find(config.data, config.images, config.encoding)
     if everything.absent:
         say(f"{len(everything.absent):,} photos that have captions are not there, the first {everything.absent[0]!r}")
     by_name = {one.name: one for one in everything.photos}
 
     def listed(path: str) -> list[CaptionedPhoto]:
-        found = [by_name[name] for name in source.read_list(Path(path), by_name) if name in by_name]
+        found = [by_name[name] for name in source.read_list(Path(path), by_name, config.encoding) if name in by_name]
         if not found:
             raise DataError(f"{path}: none of its names is a photo that {config.data[0]} has captions for.")
         return found

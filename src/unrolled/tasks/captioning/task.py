@@ -16,7 +16,8 @@ from unrolled.beam_search import take_rows
 from unrolled.data import captions as source
 from unrolled.data.features import FeatureCache
 from unrolled.data.images import find_images, read_image
-from unrolled.data.sentences import END, SentenceTokenizer
+from unrolled.data.sentences import END, UNKNOWN, SentenceTokenizer
+from unrolled.data.sources import Named, names
 from unrolled.ensemble import Ensemble
 from unrolled.errors import DataError, ExportError
 from unrolled.metrics import NOT_INSTALLED, CiderReward, caption_scores, scores_installed
@@ -167,7 +168,7 @@ class Run:
         raise ExportError(f"{self.folder}: a captioner cannot be exported: unrolled.export writes no attention and no encoder.")
 
     def caption(
-        self, *paths: str | Path, skipped: Callable[[str], None] | None = None, show: bool = False, **settings: Any
+        self, *paths: Named, skipped: Callable[[str], None] | None = None, show: bool = False, **settings: Any
     ) -> Iterator[CaptionedImage]:
         """Captions of photos and of every image in folders, in order; `settings` are `generate`'s.
 
@@ -179,7 +180,7 @@ class Run:
         Raises:
             DataError: no such file, no image in a folder, or none of the images can be read.
         """
-        images = [str(path) for path in find_images(paths)]
+        images = [str(path) for path in find_images(names(paths))]
         problems: list[str] = []
         for begin in range(0, len(images), PHOTOS_AT_ONCE):
             photos: list[tuple[str, Image.Image | None]] = []
@@ -216,9 +217,10 @@ class Run:
             yield CaptionedImage(path, captions, photo, *attention_of(self.model, self.tokenizer, one, captions[0]))
 
     def evaluate(
-        self, *paths: str, images: str | None = None, report: Callable[[str, int, int], None] | None = None, **settings: Any
+        self, *paths: Named, images: str | None = None, report: Callable[[str, int, int], None] | None = None, **settings: Any
     ) -> dict[str, float]:
-        """`bleu_1` to `bleu_4`, `rouge_l` and `cider` of the captions written; `loss` in nats per token; how many photos.
+        """`bleu_1` to `bleu_4`, `rouge_l` and `cider` of the captions written; `loss` in nats per token; what share of
+        the words was unknown; how many photos.
 
         Args:
             paths: a captions file or its folder; then files that list the photos to take, one a line.
@@ -228,7 +230,8 @@ class Run:
         """
         if not scores_installed():
             raise DataError(NOT_INSTALLED)
-        found, report = source.find(paths, images), report or (lambda what, done, of: None)
+        paths = tuple(names(paths))
+        found, report = source.find(paths, images, self.config.encoding), report or (lambda what, done, of: None)
         examples, problems = [data.example(one) for one in found.photos], []
         several = data.cache_features(self.cache, examples, False, problems.append, partial(report, "features"))
         if not several:
@@ -236,7 +239,10 @@ class Run:
         metrics = measure(
             self.model, self.tokenizer, several, self.cache, partial(report, "captions"), **self.decoding(**settings)
         )
-        return {**metrics, "photos": len(several), "photos_left_out": len(found.absent) + len(found.photos) - len(several)}
+        ids = [i for one in several for caption in one.captions for i in self.tokenizer.encode(caption)]
+        share = {"unknown_share": ids.count(UNKNOWN) / max(1, len(ids))}  # in the loss they are one token, cheap where common
+        left_out = len(found.absent) + len(found.photos) - len(several)
+        return {**metrics, **share, "photos": len(several), "photos_left_out": left_out}
 
 
 def measure(

@@ -8,25 +8,29 @@ from typing import Any
 
 import rich_click as click
 
+from unrolled import flags
+
 
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--prompt", default="", help="Text to continue.")
-@click.option("--length", default=500, show_default=True, type=click.IntRange(min=1), help="Tokens to write at most.")
+@click.option(
+    "--length", default=500, show_default=True, type=click.IntRange(min=1, max=2**53), help="Tokens to write at most."
+)
 @click.option(
     "--temperature",
     default=0.8,
     show_default=True,
-    type=click.FloatRange(min=0),
+    type=flags.Number(min=0),
     help="Divides the logits: below 1 prefers likely tokens, above 1 evens them out; 0 always takes the likeliest (greedy).",
 )
-@click.option("--top-k", type=click.IntRange(min=1), help="Sample among the k likeliest tokens only.")
+@click.option("--top-k", type=click.IntRange(min=1, max=2**53), help="Sample among the k likeliest tokens only.")
 @click.option(
     "--top-p",
-    type=click.FloatRange(min=0, max=1, min_open=True),
+    type=flags.Number(min=0, max=1, min_open=True),
     help="Sample among the fewest likeliest tokens whose probabilities reach this sum (nucleus sampling).",
 )
-@click.option("--seed", type=click.IntRange(min=0), help="Random seed: the same seed gives the same text.")
+@click.option("--seed", type=flags.SEED, help="Random seed: the same seed gives the same text.")
 @click.option(
     "--precision",
     type=click.Choice(["fp32", "bf16", "int8"]),

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal, Self
 
-from pydantic import Field, PositiveInt, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from unrolled.config import TrainingConfig
+from unrolled.config import Count, Depth, TrainingConfig, Width
 from unrolled.data.sources import check_encoding
 
 
@@ -21,7 +21,7 @@ class Config(TrainingConfig):
     """Encoding of the text files, such as utf-16, latin-1 or cp1252; auto: by each file's byte order mark, else UTF-8."""
     unit: Literal["char", "byte", "word", "bpe"] = "char"
     """What a token is: a character, a byte (any file), a word, or a subword (byte-pair encoding)."""
-    vocabulary_size: int = Field(8000, ge=260)
+    vocabulary_size: int = Field(8000, ge=260, le=10**7)
     """With --unit word or bpe: vocabulary size; rarer words are split into smaller subwords (bpe) or become unknown (word)."""
     validation_fraction: float = Field(0.1, ge=0, lt=1)
     """Fraction of the text, taken from its end, held out for validation; 0 for none."""
@@ -29,21 +29,21 @@ class Config(TrainingConfig):
     """Treat each file as a document of its own: the state is reset where one ends."""
     cell: Literal["rnn", "lstm", "gru"] = "lstm"
     """Recurrent cell: vanilla RNN, LSTM or GRU."""
-    hidden_size: PositiveInt = 512
+    hidden_size: Width = 512
     """Width of the hidden state."""
-    num_layers: PositiveInt = 1
+    num_layers: Depth = 1
     """Number of recurrent layers."""
     input: Literal["embedding", "one-hot"] = "embedding"
     """Input representation of a token: a learned embedding, or a one-hot vector."""
-    embedding_size: PositiveInt | None = None
+    embedding_size: Width | None = None
     """Width of the embedding; by default that of the hidden state."""
     tied: bool = False
     """Share weights between the embedding and the output layer; needs embedding_size equal to hidden_size."""
     dropout: float = Field(0.0, ge=0, lt=1)
     """Dropout rate between layers and before the output."""
-    k1: PositiveInt = 64
+    k1: Count = 64
     """Truncated BPTT: time steps between updates."""
-    k2: PositiveInt | None = None
+    k2: Count | None = None
     """Truncated BPTT: time steps that the gradient flows back; by default k1."""
 
     @field_validator("encoding")

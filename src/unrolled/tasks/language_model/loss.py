@@ -52,7 +52,8 @@ def measure(
     """Nats per token, perplexity and bits per character over a text: every token after the first is predicted once.
 
     The text is read in up to `streams` parallel segments. Each but the first starts `WARM_UP` tokens early, uncounted,
-    so that its state knows what came before. tokens (N,), N at least 2. `report` is called with how far each segment is, and
+    so that its state knows what came before. A character that the vocabulary lacks counts what it takes to spell it, too
+    (`Tokenizer.unknown_nats`). tokens (N,), N at least 2. `report` is called with how far each segment is, and
     its length. Several `processes` take some of the segments each. Keys: `loss`, `perplexity`, and, where tokens can be turned
     back into text, `bits_per_character`.
     """
@@ -80,7 +81,7 @@ def measure(
         nats += float(losses.double()[torch.from_numpy(counted.ravel()).to(device)].sum())
         if report:
             report(max(0, end), length)
-    nats = sum(processes.gather(nats))
+    nats = sum(processes.gather(nats)) + int((tokens[1:] == tokenizer.unknown).sum()) * tokenizer.unknown_nats
     loss = nats / total
     metrics = {"loss": loss, "perplexity": math.exp(min(loss, 700.0))}
     characters = tokenizer.characters_per_token()

@@ -12,6 +12,7 @@ from torch import nn
 
 from unrolled import checkpoint, export
 from unrolled.data import tokenizers
+from unrolled.data.sources import Named, names
 from unrolled.data.token_streams import open_tokens
 from unrolled.errors import ExportError
 from unrolled.task import Carry, Metric, Preview, Processes, Step
@@ -117,17 +118,19 @@ class Run:
         export.state_outputs(graph, self.model.layers, state)
         return graph.save(path)
 
-    def evaluate(self, *paths: str, report: Callable[[str, int, int], None] | None = None) -> dict[str, float]:
-        """`loss` (nats per token), `perplexity`, `bits_per_character`, and how many tokens were measured or unknown;
-        `files_left_out` where folders have files that are not text.
+    def evaluate(self, *paths: Named, report: Callable[[str, int, int], None] | None = None) -> dict[str, float]:
+        """`loss` (nats per token), `perplexity`, `bits_per_character`, how many tokens were measured, and how many of them and
+        what share were unknown; `files_left_out` where folders have files that are not text.
 
         `report` is called with what is being done, how much of it is done, and the total.
         """
-        tokens, left_out = data.encode(list(paths), self.tokenizer, self.config.encoding)
+        tokens, left_out = data.encode(names(paths), self.tokenizer, self.config.encoding)
         metrics = measure(self.model, tokens, self.tokenizer, report=partial(report, "steps") if report else None)
+        unknown = int((tokens[1:] == self.tokenizer.unknown).sum())
         return {
             **metrics,
             "tokens": len(tokens) - 1,
-            "unknown_tokens": int((tokens[1:] == self.tokenizer.unknown).sum()),
+            "unknown_tokens": unknown,
+            "unknown_share": unknown / (len(tokens) - 1),
             **({"files_left_out": len(left_out)} if left_out else {}),
         }
