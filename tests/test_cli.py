@@ -176,6 +176,19 @@ MISTAKES = {
     "unknown command": (["smaple", "nosuch"], "no command 'smaple'. Did you mean 'sample'?"),
     "task for a command": (["captioning", "short.txt"], "Did you mean 'unrolled train captioning'?"),
     "unknown demo": (["demo", "captoning"], "Did you mean 'captioning'?"),
+    "a demo's settings": (["demo", "language-model", "--hidden-size", "3"], "unrolled train language-model DATA..."),
+    "a demo's settings first": (["demo", "--hidden-size", "3"], "unrolled train TASK DATA..."),
+    "a demo's data": (["demo", "language-model", "short.txt"], "a demo has its own data and settings, got short.txt"),
+    "set twice": (["evaluate", "x", "y", "--set", "a-b=1", "--set", "a_b=2"], "--set a_b: expected one value, got 2"),
+    "no number": (["sample", "x", "--temperature", "nan"], "'nan' is not a finite number"),
+    "no number either": (["sample", "x", "--top-p", "nan"], "'nan' is not a finite number"),
+    "huge seed": (["sample", "x", "--seed", "9" * 30], "--seed"),
+    "huge beam": (["caption", "x", "y", "--beam", "1000000000"], "--beam"),
+    "a device that computes nothing": (["train", "language-model", "long.txt", "--device", "meta"], "--device meta: not"),
+    "a model that no machine holds": (
+        ["train", "language-model", "long.txt", "--hidden-size", "1000000", "--run", "r"],
+        "Make it smaller",
+    ),
     "run and resume": (["train", "language-model", "--resume", "x", "--run", "y"], "leave out --run"),
 }  # fmt: skip
 
@@ -287,6 +300,45 @@ def test_a_full_disk_before_training_leaves_nothing(full_disk, real_text: Path, 
     assert code == 2, errors
     assert "the disk is full. Nothing was left behind." in errors
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_standard_output_that_is_full_is_one_line_and_one_that_is_closed_takes_nothing(trained: Path) -> None:
+    for words, code, shown in (("> /dev/full", 2, "error: could not write: "), (">&-", 0, "")):
+        info = f"{sys.executable} -m unrolled info {trained} {words}"
+        done = subprocess.run(["bash", "-c", info], capture_output=True, text=True)
+        assert (done.returncode, done.stderr.count("\n")) == (code, code // 2)
+        assert done.stderr.startswith(shown)
+
+
+def test_a_finished_run_that_is_resumed_shows_its_figures_again(command, trained: Path) -> None:
+    loss = checkpoint.last_evaluation(trained)["loss"]
+    code, _, err = command("train", "language-model", "--resume", trained)
+    assert code == 0
+    assert re.search(rf"^loss +{loss:.4f}$", err, re.MULTILINE)
+
+
+def test_a_run_that_is_not_there_is_compared_with_the_runs_beside_it(command, trained: Path) -> None:
+    (trained.parent / "rum.txt").write_text("no run")
+    code, _, err = command("info", trained.parent / "rum")
+    assert (code, err) == (2, f"error: {trained.parent / 'rum'}: no such run folder. Did you mean 'run'?\n")
+    code, _, err = command("info", trained.parent / "quite-another")
+    assert (code, err) == (2, f"error: {trained.parent / 'quite-another'}: no such run folder.\n")
+
+
+def test_steps_that_end_within_the_warm_up_are_said(command, real_text: Path, tmp_path: Path, tiny_flags: list[str]) -> None:
+    flags = [*tiny_flags, "--max-steps", "3", "--warmup-steps", "3"]
+    code, _, err = command("train", "language-model", real_text, "--run", tmp_path / "run", *flags)
+    assert code == 0
+    assert "max_steps (3) is within the warm-up (warmup_steps, 3)" in err
+
+
+def test_of_several_processes_the_first_says_what_all_of_them_meet(command, monkeypatch: pytest.MonkeyPatch) -> None:
+    for words in (["train", "language-model", "x", "--k1", "0"], ["train", "language-model", "--hiden-size", "3"]):
+        for rank, lines in (("0", 1), ("1", 0)):
+            monkeypatch.setenv("RANK", rank)
+            code, _, err = command(*words)
+            assert (code, err.count("\n")) == (2, lines)
 
 
 def test_a_reader_that_has_seen_enough_is_no_error(trained: Path) -> None:

@@ -1,5 +1,7 @@
 """Defaults, then the recipe, then flags; and every problem named at once."""
 
+import os
+import re
 from pathlib import Path
 
 import pytest
@@ -28,8 +30,8 @@ def test_all_problems_are_reported_together_with_their_place(tmp_path: Path) -> 
             f"hiden_size in {recipe}: unknown key. Did you mean 'hidden_size'?",
             f"cell in {recipe}: expected 'rnn', 'lstm' or 'gru', got 'lsmt'. Did you mean 'lstm'?",
             f"k1 in {recipe}: expected greater than 0, got 0.",
-            "--learning-rate: expected greater than 0, got '-1'.",
-            "--batch-size: expected a valid integer, unable to parse string as an integer, got 'many'.",
+            "learning_rate: expected greater than 0, got '-1'.",
+            "batch_size: expected a whole number, got 'many'.",
         ]
     )
 
@@ -37,20 +39,20 @@ def test_all_problems_are_reported_together_with_their_place(tmp_path: Path) -> 
 @pytest.mark.parametrize("name", ["hidden_size", "num_layers", "batch_size", "k1", "k2", "embedding_size", "max_steps"])
 @pytest.mark.parametrize("value", ["0", "-3"])
 def test_sizes_of_zero_or_less_are_refused(name: str, value: str) -> None:
-    with pytest.raises(ConfigError, match=rf"--{name.replace('_', '-')}: expected greater than 0, got '{value}'"):
+    with pytest.raises(ConfigError, match=rf"{name}: expected greater than 0, got '{value}'"):
         config.load(Config, None, {name: value})
 
 
 @pytest.mark.parametrize("name", ["learning_rate", "clip_norm", "max_seconds", "evaluate_every", "save_every"])
 def test_what_zero_would_stop_or_divide_by_is_above_zero(name: str) -> None:
-    with pytest.raises(ConfigError, match=rf"--{name.replace('_', '-')}: expected greater than 0, got '0'"):
+    with pytest.raises(ConfigError, match=rf"{name}: expected greater than 0, got '0'"):
         config.load(Config, None, {name: "0"})
 
 
 @pytest.mark.parametrize("name", ["warmup_steps", "weight_decay", "patience", "sample_every", "seed"])
 def test_what_zero_turns_off_is_not_below_zero(name: str) -> None:
     assert getattr(config.load(Config, None, {name: "0"}), name) == 0
-    with pytest.raises(ConfigError, match=rf"--{name.replace('_', '-')}: expected greater than or equal to 0, got '-1'"):
+    with pytest.raises(ConfigError, match=rf"{name}: expected greater than or equal to 0, got '-1'"):
         config.load(Config, None, {name: "-1"})
 
 
@@ -59,12 +61,38 @@ def test_what_zero_turns_off_is_not_below_zero(name: str) -> None:
     [
         ({"tied": True, "input": "one-hot"}, "tied: expected an embedding"),
         ({"tied": True, "embedding_size": 9}, "tied: expected embedding_size equal to hidden_size = 512, got 9"),
-        ({"learning_rate": "nan"}, "--learning-rate: expected a finite number, got 'nan'"),
+        ({"learning_rate": "nan"}, "learning_rate: expected a finite number, got 'nan'"),
     ],
 )
 def test_settings_that_do_not_fit_together_are_refused(settings: dict, text: str) -> None:
     with pytest.raises(ConfigError, match=text):
         config.load(Config, None, settings)
+
+
+def test_the_command_names_flags_and_python_arguments() -> None:
+    with pytest.raises(ConfigError, match=r"^hiden_size: unknown key\. Did you mean 'hidden_size'\?\nk1: expected") as error:
+        config.load(Config, None, {"k1": 0, "hiden_size": 3})
+    assert error.value.with_flags().splitlines() == [
+        "--hiden-size: unknown key. Did you mean 'hidden_size'?",
+        "--k1: expected greater than 0, got 0.",
+    ]
+
+
+@pytest.mark.parametrize("kind", ["30.5", "many", "", "1e3"])
+def test_what_is_no_whole_number_is_said_in_words(kind: str) -> None:
+    with pytest.raises(ConfigError, match=f"^k1: expected a whole number, got '{kind}'.$"):
+        config.load(Config, None, {"k1": kind})
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, field in Config.model_fields.items() if re.search(r"\bint\b", str(field.annotation))]
+)
+def test_no_whole_number_is_without_bounds(name: str) -> None:
+    """What is too large for a machine is said before memory is taken, or a loop begun."""
+    with pytest.raises(ConfigError, match=f"^{name}: expected less than"):
+        config.load(Config, None, {name: str(10**30)})
+    with pytest.raises(ConfigError, match=f"^{name}: expected .{{,300}}$"):
+        config.load(Config, None, {name: "9" * 5000})
 
 
 def test_every_setting_has_a_text_for_its_flag() -> None:
@@ -73,7 +101,13 @@ def test_every_setting_has_a_text_for_its_flag() -> None:
 
 @pytest.mark.parametrize(
     ("content", "text"),
-    [(b"a = = 1", "not valid TOML"), (b"\xff", "UTF-8"), (None, "cannot be read")],
+    [
+        (b"a = = 1", "not valid TOML"),
+        (b"a = " + b"[" * 100_000, "not valid TOML"),
+        (b"a = " + b"9" * 5000, "not valid TOML"),
+        (b"\xff", "UTF-8"),
+        (None, "cannot be read"),
+    ],
 )
 def test_an_unreadable_recipe_is_named(tmp_path: Path, content: bytes | None, text: str) -> None:
     recipe = tmp_path / "r.toml"
@@ -81,3 +115,15 @@ def test_an_unreadable_recipe_is_named(tmp_path: Path, content: bytes | None, te
         recipe.write_bytes(content)
     with pytest.raises(ConfigError, match=f"r.toml.*{text}"):
         config.load(Config, recipe)
+
+
+def test_a_recipe_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    (tmp_path / "r.toml").write_text("k1 = 7", encoding="utf-8-sig")
+    assert config.load(Config, tmp_path / "r.toml").k1 == 7
+
+
+def test_a_pipe_for_a_recipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero"), tmp_path):
+        with pytest.raises(ConfigError, match="expected a TOML file, got a folder, a pipe or a device"):
+            config.load(Config, path)

@@ -47,6 +47,12 @@ def test_a_seed_draws_the_same_again() -> None:
     assert torch.equal(first, second)
 
 
+@pytest.mark.parametrize("temperature", [1e-30, 1e-45, 5e-324])
+def test_the_smallest_temperatures_are_greedy(temperature: float) -> None:
+    logits = torch.randn(7, 11)
+    assert torch.equal(choose(logits, temperature=temperature), logits.argmax(-1))
+
+
 def test_nan_scores_are_refused() -> None:
     with pytest.raises(ValueError, match="got NaN"):
         choose(torch.tensor([[0.0, float("nan")]]))

@@ -1,6 +1,7 @@
 """What onnxruntime computes from our files is what the layers compute, whole and step by step."""
 
 import builtins
+import os
 from pathlib import Path
 
 import numpy as np
@@ -209,6 +210,13 @@ class TestErrors:
     def test_no_such_folder(self, tmp_path: Path) -> None:
         with pytest.raises(ExportError, match=r"gone.layer\.onnx: could not write [\d,]+ bytes, No such file or directory"):
             unrolled.export_onnx(unrolled.GRU(WIDTH, H), tmp_path / "gone" / "layer.onnx")
+
+    def test_a_device_is_not_replaced(self, tmp_path: Path) -> None:
+        os.mkfifo(tmp_path / "pipe")
+        os.symlink("/dev/null", tmp_path / "device")
+        for name in ("pipe", "device", "."):
+            with pytest.raises(ExportError, match="expected the name of a file, got a folder, a pipe or a device"):
+                unrolled.export_onnx(unrolled.GRU(3, 4), tmp_path / name)
 
     def test_a_failed_write_keeps_the_old_file(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         path = unrolled.export_onnx(unrolled.GRU(WIDTH, H), tmp_path / "layer.onnx")

@@ -128,8 +128,15 @@ class Graph:
         return model
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the file, whole or not at all."""
+        """Write the file, whole or not at all.
+
+        Raises:
+            ExportError: the disk is full or refuses, or something else than a file has that name.
+        """
         path = Path(path)
+        if os.path.lexists(path) and not path.is_file():  # a device would be replaced
+            raise ExportError(f"{path}: expected the name of a file, got a folder, a pipe or a device. Name another.")
+        files.remove_leftovers(path.parent)
         files.write_atomically(path, self.model().SerializeToString(), error=ExportError)
         return path
 

@@ -272,3 +272,14 @@ def test_a_folder_with_two_captions_files_asks_which(tmp_path: Path) -> None:
         (tmp_path / name).write_text("a.jpg\tone\n")
     with pytest.raises(DataError, match=r"expected one captions file, got x.tsv, y.csv. Name the one"):
         captions.captions_file(tmp_path)
+
+
+def test_captions_and_lists_in_another_encoding_are_read_when_it_is_named(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (4, 4)).save(tmp_path / "images" / "caf\xe9.png")
+    (tmp_path / "captions.tsv").write_bytes("caf\xe9.png\tun caf\xe9 noir\n".encode("latin-1"))
+    (tmp_path / "list").write_bytes("caf\xe9\n".encode("latin-1"))
+    with pytest.raises(DataError, match=r"got an invalid byte at offset 3\. Name its encoding, such as --encoding latin-1"):
+        captions.find([str(tmp_path)])
+    found = captions.find([str(tmp_path / "captions.tsv"), str(tmp_path / "list")], encoding="latin-1")
+    assert found.photos[0].captions == ["un caf\xe9 noir"]

@@ -47,7 +47,7 @@ def test_gzip_files_are_read_as_the_text_that_was_packed(tmp_path: Path) -> None
 def test_nothing_there(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"nosuch\.txt: no such file or folder"):
         sources.find([str(tmp_path / "nosuch.txt")])
-    with pytest.raises(DataError, match="expected text to learn from, got none"):
+    with pytest.raises(DataError, match="expected text, got none"):
         sources.find([])
 
 

@@ -1,5 +1,6 @@
 """Text becomes ids and ids become the same text."""
 
+import json
 import os
 from pathlib import Path
 
@@ -141,4 +142,33 @@ def test_several_documents_are_closed_by_end() -> None:
 def test_a_damaged_tokenizer_is_named(tmp_path: Path, content: str) -> None:
     (tmp_path / tokenizers.FILE).write_text(content)
     with pytest.raises(RunError, match=r"tokenizer\.json: damaged"):
+        tokenizers.load(tmp_path)
+
+
+@pytest.mark.parametrize("unit", ["word", "bpe"])
+def test_of_a_saved_tokenizer_only_the_vocabulary_counts(unit: str, tmp_path: Path) -> None:
+    """A pattern that takes for ever, padding to gigabytes, and dropout of merges are not this library's to obey."""
+    tokenizer = learned(unit)
+    tokenizer.save(tmp_path)
+    content = json.loads((tmp_path / tokenizers.FILE).read_text())
+    for_ever = {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Removed", "invert": False}
+    content["library"] |= {
+        "pre_tokenizer": for_ever,
+        "normalizer": {"type": "Replace", "pattern": {"String": "a"}, "content": ""},
+    }
+    content["library"]["padding"] = {"strategy": {"Fixed": 10**9}, "direction": "Right", "pad_id": 0, "pad_type_id": 0}
+    content["library"]["padding"] |= {"pad_to_multiple_of": None, "pad_token": "x"}
+    content["library"]["model"] |= {"dropout": 0.5} if unit == "bpe" else {}
+    (tmp_path / tokenizers.FILE).write_text(json.dumps(content))
+    text = "a cat " + "a" * 60 + "!"
+    assert tokenizers.load(tmp_path).encode(text).tolist() == tokenizer.encode(text).tolist()
+
+
+def test_tokens_that_are_no_bytes_are_refused(tmp_path: Path) -> None:
+    tokenizer = learned("bpe")
+    tokenizer.save(tmp_path)
+    content = json.loads((tmp_path / tokenizers.FILE).read_text())
+    content["library"]["model"]["vocab"] |= {"a b": tokenizer.size}
+    (tmp_path / tokenizers.FILE).write_text(json.dumps(content))
+    with pytest.raises(RunError, match=r"tokenizer\.json: damaged .*got ' ' in one"):
         tokenizers.load(tmp_path)

@@ -207,6 +207,25 @@ def test_unknown_tokens_are_counted_among_those_that_are_predicted(trained: Path
     assert (measured["tokens"], measured["unknown_tokens"]) == (3, 2)
 
 
+@pytest.mark.parametrize("strange", ["☃", "\U0001f600"])
+def test_what_the_vocabulary_lacks_costs_what_it_takes_to_spell(trained: Path, tmp_path: Path, strange: str) -> None:
+    """Else a model that knows few letters would look the better, the less it knows of a text."""
+    (tmp_path / "unseen.txt").write_text("i" + strange * 999)
+    measured = tasks.load(trained).evaluate(tmp_path / "unseen.txt")
+    assert measured["unknown_share"] == 1
+    assert measured["bits_per_character"] > 20
+    assert measured["loss"] == pytest.approx(measured["bits_per_character"] * math.log(2))
+
+
+def test_names_are_given_alone_or_in_a_list(trained: Path, tmp_path: Path) -> None:
+    for name in "ab":
+        (tmp_path / name).write_text("some text")
+    run, names = tasks.load(trained), [tmp_path / "a", tmp_path / "b"]
+    assert run.evaluate(names) == run.evaluate(*map(str, names))
+    with pytest.raises(DataError, match="expected text, got none"):
+        run.evaluate()
+
+
 class TestSampling:
     @pytest.fixture
     def run(self, trained: Path) -> Run:

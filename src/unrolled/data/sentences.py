@@ -43,7 +43,7 @@ class SentenceTokenizer:
     def __init__(self, unit: str, content: Any, style: str = "caption") -> None:
         self.unit, self.style, self._content = unit, style, content
         if unit == "bpe":
-            self._library = bpe.from_json(content)
+            self._library = bpe.from_json(content, bpe.empty(add_prefix_space=style == "caption"))
             self.size = self._library.get_vocab_size()
         else:
             self._tokens = [*SPECIALS, *content]

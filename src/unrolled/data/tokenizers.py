@@ -186,15 +186,12 @@ class LibraryTokenizer(Tokenizer):
         texts = (text for source in sources for text in source.text())
         if unit == "bpe":
             return cls(unit, bpe.learn(texts, size, [UNKNOWN, END], add_prefix_space=False), documents)
-        from tokenizers import Regex, models, normalizers, pre_tokenizers, trainers
-        from tokenizers import Tokenizer as Library
+        from tokenizers import trainers
 
-        library = Library(models.WordLevel(unk_token=UNKNOWN_WORD))
-        library.normalizer = normalizers.Replace(Regex(r"\r\n?"), "\n")  # type: ignore[assignment]
-        library.pre_tokenizer = pre_tokenizers.Split(Regex(WORDS), "removed", invert=True)  # type: ignore[assignment]
+        library = _empty(unit)
         trainer = trainers.WordLevelTrainer(vocab_size=size, special_tokens=[UNKNOWN_WORD, END_WORD], show_progress=False)
         library.train_from_iterator(texts, trainer)
-        return cls(unit, bpe.without_special_text(library), documents)
+        return cls(unit, bpe.without_special_text(library, _empty(unit)), documents)
 
     def encode(self, text: str) -> np.ndarray:
         return np.array(self._library.encode(text, add_special_tokens=False).ids, np.int64)
@@ -222,6 +219,19 @@ class LibraryTokenizer(Tokenizer):
 
     def state(self) -> dict[str, Any]:
         return {"library": json.loads(self._library.to_str())}
+
+
+def _empty(unit: str) -> Any:
+    """The library's tokenizer of this unit, without a vocabulary."""
+    if unit == "bpe":
+        return bpe.empty(add_prefix_space=False)
+    from tokenizers import Regex, models, normalizers, pre_tokenizers
+    from tokenizers import Tokenizer as Library
+
+    library = Library(models.WordLevel(unk_token=UNKNOWN_WORD))
+    library.normalizer = normalizers.Replace(Regex(r"\r\n?"), "\n")  # type: ignore[assignment]
+    library.pre_tokenizer = pre_tokenizers.Split(Regex(WORDS), "removed", invert=True)  # type: ignore[assignment]
+    return library
 
 
 def learn(unit: str, sources: Sequence[Source], vocabulary_size: int) -> Tokenizer:
@@ -275,7 +285,7 @@ def _from_saved(content: Any) -> Tokenizer:
         return CharTokenizer(saved.vocabulary, saved.documents)
     if saved.unit == "byte":
         return ByteTokenizer(saved.documents)
-    return LibraryTokenizer(saved.unit, bpe.from_json(saved.library), saved.documents)
+    return LibraryTokenizer(saved.unit, bpe.from_json(saved.library, _empty(saved.unit)), saved.documents)
 
 
 _NO_SPACE_BEFORE, _NO_SPACE_AFTER = frozenset(".,;:!?)]}%…\n。，、！？；：）」』】》"), frozenset("([{\n（「『【《")

@@ -17,7 +17,7 @@ from torch import Tensor
 from unrolled import files
 
 _COLUMNS = 5
-_SMALL = 224  # pixels on the longer side of each map
+_LARGE, _SMALL = 1024, 224  # pixels on the longer side of the photo and of each map
 
 
 def draw(
@@ -50,7 +50,8 @@ def draw(
     ...     draw(folder + "/seen.png", photo, ["all", "teal"], torch.full((2, 16), 1 / 16)).name
     'seen.png'
     """
-    path = Path(path)
+    path, photo = Path(path), photo.copy()
+    photo.thumbnail((_LARGE, _LARGE))  # matplotlib takes 16 bytes for each pixel
     maps = None if weights is None else _maps(weights, len(words), grid)
     shape = min(max(photo.height / photo.width, 0.4), 2.0)  # a thin line of a photo leaves room around it
     caption = " ".join(words) or "(nothing)"

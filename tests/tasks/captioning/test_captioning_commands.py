@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from tests.tasks.captioning.tiny import TINY
 
 from unrolled import tasks
@@ -110,3 +111,26 @@ def test_what_cannot_be_learned_from_leaves_nothing_behind(shapes: Path, tmp_pat
         with pytest.raises(DataError):
             tasks.train("captioning", tmp_path / name, run=tmp_path / "run", **TINY)
         assert not (tmp_path / "run").exists()
+
+
+def test_without_the_package_of_the_scores_training_is_refused_before_anything_is_made(
+    command, shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("unrolled.tasks.captioning.data.scores_installed", lambda: False)
+    code, _, err = command("train", "captioning", shapes, "--run", tmp_path / "run")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "pycocoevalcap: pip install" in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_large_photo_is_shown_smaller(captioner: Path, tmp_path: Path) -> None:
+    """Photos wait together to be drawn, and matplotlib takes 16 bytes for a pixel."""
+    Image.new("RGB", (3000, 1500), "teal").save(tmp_path / "large.png")
+    (one,) = tasks.load(captioner).caption([tmp_path / "large.png"], show=True)
+    assert one.photo.size == (1024, 512)
+
+
+def test_what_share_of_the_captions_is_unknown_is_told(captioner: Path, shapes: Path, tmp_path: Path) -> None:
+    shutil.copytree(shapes, tmp_path / "some")
+    (tmp_path / "some" / "captions.tsv").write_text("red-circle-left.png\ta red zebra\nred-circle-left.png\tzebra zebra red\n")
+    assert tasks.load(captioner).evaluate(tmp_path / "some")["unknown_share"] == pytest.approx(3 / 6)

@@ -30,6 +30,7 @@ from unrolled.tasks.captioning.loss import likelihood_loss, nats, self_critical_
 from unrolled.tasks.captioning.model import Captioner, build, photo_features
 
 PHOTOS_AT_ONCE = 50
+LARGEST_SHOWN = 1024  # pixels on the longer side
 
 
 class Task:
@@ -109,7 +110,7 @@ class CaptionedImage(NamedTuple):
     captions: list[Caption]
     """Best first."""
     photo: Image.Image | None = None
-    """The photo itself, where it is to be shown."""
+    """The photo itself, where it is to be shown; a large one smaller."""
     words: Sequence[str] = ()
     """Of the best caption, where it is to be shown."""
     weights: Tensor | None = None
@@ -194,6 +195,7 @@ class Run:
                         skipped(str(error))
                     continue
                 pixels.append(self.encoder.pixels(photo))
+                photo.thumbnail((LARGEST_SHOWN, LARGEST_SHOWN))  # some wait here together, and each may have 500 MB
                 photos.append((path, photo if show else None))
             if photos:
                 yield from self._caption(photos, torch.stack(pixels), show, settings)
