@@ -87,7 +87,7 @@ def load(config_class: type[C], recipe: Path | None = None, flags: Mapping[str, 
             return name if name in from_flags or not recipe else f"{name} in {recipe}"
 
         problems = [_explain(detail, config_class.model_fields, place) for detail in error.errors(include_url=False)]
-        raise ConfigError("\n".join(problems), from_flags).in_every_process() from None
+        raise ConfigError("\n".join(problems), from_flags) from None
 
 
 def read_recipe(path: Path) -> dict[str, Any]:

@@ -283,3 +283,13 @@ def test_captions_and_lists_in_another_encoding_are_read_when_it_is_named(tmp_pa
         captions.find([str(tmp_path)])
     found = captions.find([str(tmp_path / "captions.tsv"), str(tmp_path / "list")], encoding="latin-1")
     assert found.photos[0].captions == ["un caf\xe9 noir"]
+
+
+def test_photos_are_not_waited_for_at_a_pipe_nor_read_from_a_device(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero"), tmp_path):
+        with pytest.raises(DataError, match=r"got a (pipe|device|folder)"):
+            captions.Photo(str(path)).read()
+    for path in (tmp_path / "pipe", Path("/dev/zero")):
+        with pytest.raises(DataError, match=r"got a (pipe|device)"):
+            captions.find_photos(path)

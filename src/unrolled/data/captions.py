@@ -52,6 +52,8 @@ class Photo:
         Raises:
             DataError: it cannot be read.
         """
+        if (kind := sources.kind_of(self.path)) not in ("file", "nothing"):
+            raise DataError(f"{self.path}: expected a photo, got a {kind}.")
         try:
             with open(self.path, "rb") as file:
                 file.seek(self.offset)
@@ -153,7 +155,9 @@ def find_photos(where: Path) -> dict[str, Photo]:
         DataError: no such folder or file, or no .tar.
     """
     photos: dict[str, Photo] = {}
-    if where.is_dir():
+    if (kind := sources.kind_of(str(where))) == "pipe":
+        raise DataError(f"{where}: expected a folder or an uncompressed .tar of photos, got a pipe.")
+    if kind == "folder":
         for path in sorted(where.rglob("*")):
             if path.suffix.lower() in EXTENSIONS and not path.name.startswith(".") and path.is_file():
                 photos[path.relative_to(where).as_posix()] = Photo(str(path.resolve()))

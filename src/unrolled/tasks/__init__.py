@@ -13,7 +13,7 @@ import datetime
 import os
 import shlex
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,8 +68,9 @@ def train(
 
     paths = [str(path) for path in ([data] if isinstance(data, (str, Path)) else data)]
     given = {**settings, **({"data": paths} if paths else {})}
-    config = settings_of.load(config_class(task), Path(recipe) if recipe else None, given)
-    module = _module(task)
+    with _alike_in_every_process():
+        config = settings_of.load(config_class(task), Path(recipe) if recipe else None, given)
+        module = _module(task)
     engine = Engine(config.device, config.precision)  # before anything is written: the device may not be there
     progress = progress or Progress(quiet=True)
 
@@ -107,29 +108,30 @@ def resume(run: str | Path, *, task: str | None = None, progress: Progress | Non
     from unrolled.progress import Progress
     from unrolled.task import Counters, Outcome
 
-    folder = Path(run)
-    saved = checkpoint.read_config(folder)
-    if task and saved.task != task:
-        raise RunError(f"{folder}: expected a run of {task}, got one of {saved.task}.")
-    config = checkpoint.open_config(folder, saved.task, config_class(saved.task))
-    if differences := settings_of.changed(config, settings):
-        raise RunError(
-            f"{folder}: a resumed run keeps its settings; {'; '.join(differences)}. "
-            "Leave those flags out, or begin a new run with --run."
-        )
-    module = _module(saved.task)
-    engine, progress = Engine(config.device, config.precision), progress or Progress(quiet=True)
-    training = folder / checkpoint.TRAINING
-    begun = [name for name in (checkpoint.MODEL, checkpoint.METRICS) if (folder / name).exists()]
-    if begun and not os.path.lexists(training):  # a run that has begun has written it
-        reached = max((line["step"] for line in checkpoint.read_metrics(folder)), default=0)
-        if reached >= config.max_steps:
-            progress.say(f"{training} is missing, but all {reached:,} steps are done: nothing to do.")
-            return Outcome(folder, Counters(step=reached), "finished", checkpoint.last_evaluation(folder))
-        raise RunError(
-            f"{training}: missing, so the run cannot be continued; it has {' and '.join(begun)}, so it was begun. "
-            "Going on would train from the beginning, over what is there. Restore the file, or begin a new run with --run."
-        )
+    folder, progress = Path(run), progress or Progress(quiet=True)
+    with _alike_in_every_process():
+        saved = checkpoint.read_config(folder)
+        if task and saved.task != task:
+            raise RunError(f"{folder}: expected a run of {task}, got one of {saved.task}.")
+        config = checkpoint.open_config(folder, saved.task, config_class(saved.task))
+        if differences := settings_of.changed(config, settings):
+            raise RunError(
+                f"{folder}: a resumed run keeps its settings; {'; '.join(differences)}. "
+                "Leave those flags out, or begin a new run with --run."
+            )
+        module = _module(saved.task)
+        training = folder / checkpoint.TRAINING
+        begun = [name for name in (checkpoint.MODEL, checkpoint.METRICS) if (folder / name).exists()]
+        if begun and not os.path.lexists(training):  # a run that has begun has written it
+            reached = max((line["step"] for line in checkpoint.read_metrics(folder)), default=0)
+            if reached >= config.max_steps:
+                progress.say(f"{training} is missing, but all {reached:,} steps are done: nothing to do.")
+                return Outcome(folder, Counters(step=reached), "finished", checkpoint.last_evaluation(folder))
+            raise RunError(
+                f"{training}: missing, so the run cannot be continued; it has {' and '.join(begun)}, so it was begun. "
+                "Going on would train from the beginning, over what is there. Restore the file, or begin a new run with --run."
+            )
+    engine = Engine(config.device, config.precision)
     return _run(module, config, folder, engine, progress, resume=bool(begun) or os.path.lexists(training))
 
 
@@ -238,6 +240,15 @@ def _module(task: str) -> Any:
     require(module.Task, Task, module.__name__)
     require(module.Run, Run, module.__name__)
     return module
+
+
+@contextlib.contextmanager
+def _alike_in_every_process() -> Iterator[None]:
+    """What goes wrong in here does so in each of the processes that train together, and one of them need say it."""
+    try:
+        yield
+    except UnrolledError as error:
+        raise error.in_every_process()  # noqa: B904  (it is the same one)
 
 
 def _default_folder(task: str) -> Path:
