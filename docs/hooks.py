@@ -17,6 +17,8 @@ from unrolled.tasks import config_class
 
 KINDS = {"integer": "whole number", "number": "number", "boolean": "true or false", "string": "text", "array": "texts"}
 BOUNDS = {"exclusiveMinimum": "above", "minimum": "at least", "exclusiveMaximum": "below", "maximum": "at most"}
+ENDLESS = 2**53
+"""A bound that nobody meets is not shown."""
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
@@ -64,16 +66,23 @@ def _values(schema: dict[str, Any]) -> str:
         return " or ".join(_values(one) for one in schema["anyOf"] if one != {"type": "null"})
     if "enum" in schema:
         return ", ".join(f"`{value}`" for value in schema["enum"])
-    return " ".join([KINDS[schema["type"]], *(f"{word} {schema[key]:g}" for key, word in BOUNDS.items() if key in schema)])
+    bounds = [f"{word} {_number(schema[key])}" for key, word in BOUNDS.items() if schema.get(key, ENDLESS) < ENDLESS]
+    return " ".join([KINDS[schema["type"]], *bounds])
 
 
 def _range(kind: dict[str, Any]) -> str:
-    words = {"Int": "whole number", "Float": "number"}.get(
-        kind["param_type"].removesuffix("Range").removesuffix("ParamType"), "text"
+    words = {"integer": "whole number", "float": "number"}.get(kind["name"].removesuffix(" range"), "text")
+    low = [] if kind.get("min") is None else [f"{'above' if kind['min_open'] else 'at least'} {_number(kind['min'])}"]
+    high = (
+        []
+        if (kind.get("max") or ENDLESS) >= ENDLESS
+        else [f"{'below' if kind['max_open'] else 'at most'} {_number(kind['max'])}"]
     )
-    low = [] if kind.get("min") is None else [f"{'above' if kind['min_open'] else 'at least'} {kind['min']:g}"]
-    high = [] if kind.get("max") is None else [f"{'below' if kind['max_open'] else 'at most'} {kind['max']:g}"]
     return " ".join([words, *low, *high])
+
+
+def _number(bound: float) -> str:
+    return f"{bound:,}" if isinstance(bound, int) else f"{bound:g}"
 
 
 def _table(header: list[str], rows: list[list[str]]) -> str:

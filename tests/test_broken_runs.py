@@ -32,6 +32,12 @@ VALUES: list[Any] = [
     *([], {}, [[]], [1, 2], {"a": 1}, ["ab", ""], [None]),
 ]
 """What a value in JSON is replaced by."""
+USES = {
+    "language-model": (["text.txt"], ["sample", "--seed", "1"]),
+    "captioning": (["captions.tsv"], ["caption", "{data}/0.png", "--json"]),
+    "translation": (["source.txt", "target.txt"], ["translate", "{data}/source.txt", "--json"]),
+}
+"""Of each task the data that its runs are measured on, and what else its runs do."""
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +57,11 @@ def runs(real_text: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     del short["k1"]
     few = {"encoder": "small", "photo_size": 32, "fine_tune_from": 1, "minimum_count": 1, "longest": 4}
     tasks.train("captioning", folder / "data", run=folder / "captioning", **short, **few)
+    pairs = [(f"{n} red walls and {n + 1} blue ones", f"{n} rote Mauern und {n + 1} blaue") for n in range(40)]
+    for side, several in zip(("source", "target"), zip(*pairs, strict=True), strict=True):
+        (folder / "data" / f"{side}.txt").write_text("\n".join(several))
+    sides = [folder / "data" / "source.txt", folder / "data" / "target.txt"]
+    tasks.train("translation", sides, run=folder / "translation", **short, vocabulary_size=300, longest=40)
     for run in folder.iterdir():
         if (run / "config.json").exists():
             content = json.loads((run / "config.json").read_text())
@@ -178,23 +189,21 @@ def answer(words: list[str]) -> str:
     phases=[Phase.generate],
     suppress_health_check=list(HealthCheck),
 )
-@given(data=st.data())
-def test_commands_on_a_broken_run_work_or_say_what_is_wrong_in_one_line(runs: dict[str, Path], data: st.DataObject) -> None:
-    draw = data.draw
+@given(drawn=st.data())
+def test_commands_on_a_broken_run_work_or_say_what_is_wrong_in_one_line(runs: dict[str, Path], drawn: st.DataObject) -> None:
+    draw = drawn.draw
     name = draw(st.sampled_from([name for name in runs if name != "data"]))
     with tempfile.TemporaryDirectory() as folder:
         run = Path(shutil.copytree(runs[name], Path(folder) / "run"))
         for path in draw(st.lists(st.sampled_from(sorted(p for p in run.rglob("*") if p.is_file())), min_size=1, max_size=2)):
             if path.is_file() and not path.is_symlink():
                 break_file(path, draw)
-        task = "captioning" if name == "captioning" else "language-model"
-        beside = runs["data"]
+        task = name if name in ("captioning", "translation") else "language-model"
+        data, use = USES[task]
         verbs = [
             ["info", str(run), "--json"],
-            ["evaluate", str(run), str(beside if task == "captioning" else beside / "text.txt"), "--json"],
-            ["caption", str(run), str(beside / "0.png"), "--json"]
-            if task == "captioning"
-            else ["sample", str(run), "--seed", "1"],
+            ["evaluate", str(run), *(str(runs["data"] / file) for file in data), "--json"],
+            [use[0], str(run), *(word.format(data=runs["data"]) for word in use[1:])],
             ["export", str(run)],
             ["train", task, "--resume", str(run), "--quiet"],
         ]

@@ -175,7 +175,7 @@ def test_a_truncated_file_is_named(run: Path, name: str, keep: float) -> None:
 def test_a_truncated_training_state_is_named(run: Path) -> None:
     path = run / checkpoint.TRAINING
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(RunError, match=r"training\.safetensors: damaged or truncated"):
+    with pytest.raises(RunError, match=r"training\.safetensors: damaged"):
         tasks.resume(run)
 
 
@@ -296,10 +296,10 @@ def test_weights_that_are_not_finite_are_refused(run: Path, command, real_text: 
 
 def test_a_model_is_compared_with_its_file_before_memory_is_taken_for_it(run: Path) -> None:
     content = json.loads((run / "config.json").read_text())
-    content["config"] |= {"hidden_size": 2**24, "embedding_size": 2**24}
+    content["config"] |= {"hidden_size": 2**20, "embedding_size": 2**20}
     (run / "config.json").write_text(json.dumps(content))
     for use in (tasks.load, tasks.resume):
-        with pytest.raises(RunError, match=r"of shape \(.*16777216.*\) \(from config\.json\), got \(.*16.*\)"):
+        with pytest.raises(RunError, match=r"of shape \(.*1048576.*\) \(from config\.json\), got \(.*16.*\)"):
             use(run)
 
 

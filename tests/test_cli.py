@@ -186,7 +186,7 @@ MISTAKES = {
     "huge beam": (["caption", "x", "y", "--beam", "1000000000"], "--beam"),
     "a device that computes nothing": (["train", "language-model", "long.txt", "--device", "meta"], "--device meta: not"),
     "a model that no machine holds": (
-        ["train", "language-model", "long.txt", "--hidden-size", "1000000", "--run", "r"],
+        ["train", "language-model", "long.txt", "--hidden-size", "1000000", "--run", "r", "--quiet"],
         "Make it smaller",
     ),
     "run and resume": (["train", "language-model", "--resume", "x", "--run", "y"], "leave out --run"),
@@ -293,6 +293,19 @@ def test_a_full_disk_during_a_report_is_one_line_too(full_disk, tmp_path: Path, 
     assert code == 2, errors
     assert "could not write a report, the disk is full" in errors
     assert "Traceback" not in errors
+
+
+@pytest.mark.parametrize("method", ["build", "loss"])
+def test_a_start_that_fails_leaves_nothing(
+    command, monkeypatch: pytest.MonkeyPatch, real_text: Path, tmp_path: Path, tiny_flags: list[str], method: str
+) -> None:
+    def fail(*arguments) -> None:
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(f"unrolled.tasks.language_model.task.Task.{method}", fail)
+    code, _, err = command("train", "language-model", real_text, "--run", tmp_path / "run", "--quiet", *tiny_flags)
+    assert (code, err) == (2, "error: not enough memory. Make the model, the batch or what is asked for smaller.\n")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_full_disk_before_training_leaves_nothing(full_disk, real_text: Path, tmp_path: Path) -> None:

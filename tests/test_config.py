@@ -70,11 +70,11 @@ def test_settings_that_do_not_fit_together_are_refused(settings: dict, text: str
 
 
 def test_the_command_names_flags_and_python_arguments() -> None:
-    with pytest.raises(ConfigError, match=r"^hiden_size: unknown key\. Did you mean 'hidden_size'\?\nk1: expected") as error:
+    with pytest.raises(ConfigError, match=r"^k1: expected greater than 0, got 0\.\nhiden_size: unknown key\.") as error:
         config.load(Config, None, {"k1": 0, "hiden_size": 3})
     assert error.value.with_flags().splitlines() == [
-        "--hiden-size: unknown key. Did you mean 'hidden_size'?",
         "--k1: expected greater than 0, got 0.",
+        "--hiden-size: unknown key. Did you mean 'hidden_size'?",
     ]
 
 

@@ -157,7 +157,7 @@ def test_going_on_with_another_number_of_processes_is_refused(trained: Path, rea
 def test_a_batch_that_leaves_a_process_without_a_row_is_refused(real_text: Path, tmp_path: Path) -> None:
     for error in launch(learn, real_text, tmp_path / "run", TEXT | {"batch_size": 1}):
         assert isinstance(error, ConfigError)
-        assert str(error).startswith("--batch-size 1: expected at least 1 for each of 2 processes")
+        assert str(error).startswith("batch_size 1: expected at least 1 for each of 2 processes")
     assert not (tmp_path / "run").exists()
 
 

@@ -228,7 +228,7 @@ def _opened(path: Path) -> Iterator[Any]:
         with safe_open(path, framework="pt") as file:
             yield file
     except (OSError, SafetensorError, ValueError, TypeError, AttributeError) as error:
-        raise RunError(f"{path}: damaged or truncated ({files.reason(error)}). Restore the file or train again.") from None
+        raise RunError(f"{path}: damaged ({files.reason(error)}). Restore the file or train again.") from None
 
 
 class Report(BaseModel):

@@ -48,11 +48,12 @@ def test_what_a_run_cannot_do_is_said_with_what_it_can(command, captioner: Path)
 
 
 MISTAKES = {
-    "beem=5": "beem: unknown setting. Did you mean 'beam'? At evaluation can be set: beam, consensus, longest.",
+    "beem=5": "beem: unknown setting. Did you mean 'beam'? At evaluation can be set: beam, consensus, longest, encoding.",
     "beam=0": "beam: expected greater than 0, got '0'.",
-    "beam=wide": "beam: expected a valid integer, unable to parse string as an integer, got 'wide'.",
-    "heads=2": "heads: cannot be changed once a model is trained. At evaluation can be set: beam, consensus, longest.",
-    "beam": "--set beam: expected NAME=VALUE, such as --set beam=5.",
+    "beam=wide": "beam: expected a whole number, got 'wide'.",
+    "heads=2": "heads: cannot be changed once a model is trained. "
+    "At evaluation can be set: beam, consensus, longest, encoding.",
+    "beam": "--set beam: expected NAME=VALUE.",
 }
 
 

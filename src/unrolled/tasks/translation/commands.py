@@ -11,20 +11,22 @@ from typing import Any
 
 import rich_click as click
 
+from unrolled import flags
+
 
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path))
 @click.argument("file", default="-", type=click.Path(allow_dash=True))
-@click.option("--beam", type=click.IntRange(1, 1000), help="Width of the beam search; 1 is greedy.  [default: the run's]")
+@click.option("--beam", type=flags.SENTENCES, help="Width of the beam search; 1 is greedy.  [default: the run's]")
 @click.option(
     "--length-power",
-    type=click.FloatRange(min=0),
+    type=flags.Number(min=0),
     help="Length normalisation: log probability divided by length ** this.  [default: the run's]",
 )
 @click.option(
-    "--coverage", type=click.FloatRange(min=0), help="Weight of the coverage penalty; 0 turns it off.  [default: the run's]"
+    "--coverage", type=flags.Number(min=0), help="Weight of the coverage penalty; 0 turns it off.  [default: the run's]"
 )
-@click.option("--n-best", "number", type=click.IntRange(1, 1000), help="Print this many of each line, best first, with scores.")
+@click.option("--n-best", "number", type=flags.SENTENCES, help="Print this many of each line, best first, with scores.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
 @click.option(
     "--show",

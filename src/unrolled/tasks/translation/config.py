@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal, Self
 
-from pydantic import Field, NonNegativeFloat, PositiveInt, field_validator, model_validator
+from pydantic import Field, NonNegativeFloat, field_validator, model_validator
 
-from unrolled.config import TrainingConfig
+from unrolled.config import Count, Depth, TrainingConfig, Width
 from unrolled.data.sources import check_encoding
 
 
@@ -29,16 +29,16 @@ class Config(TrainingConfig):
     """What a token is: a subword (byte-pair encoding), a word or sign, or a character."""
     vocabulary: Literal["joint", "separate"] = "joint"
     """One vocabulary for both sides, or one for each."""
-    vocabulary_size: int = Field(6000, ge=260)
+    vocabulary_size: int = Field(6000, ge=260, le=10**7)
     """With --unit bpe: size of each vocabulary."""
-    minimum_count: PositiveInt = 1
+    minimum_count: Count = 1
     """With --unit word or char: minimum frequency of a token in the vocabulary; rarer ones become unknown."""
     cell: Literal["rnn", "lstm", "gru"] = "lstm"
     """Recurrent cell: vanilla RNN, LSTM or GRU."""
     attention: Literal["none", "additive", "dot", "general", "between"] = "between"
     """None; additive, before each step (Bahdanau et al. 2015); dot or general, after it (Luong et al. 2015); or between the
     decoder's first layer and the second, where no step waits for another (fastest)."""
-    heads: PositiveInt = 1
+    heads: Width = 1
     """Number of attention heads, with --attention between."""
     input_feeding: bool = False
     """With --attention dot or general: the attentional output of each step is an input of the next (Luong et al. 2015)."""
@@ -46,13 +46,13 @@ class Config(TrainingConfig):
     """Whether the encoder also reads from the end to the beginning."""
     reverse_source: bool = False
     """Read the source from its end to its beginning (Sutskever et al. 2014)."""
-    encoder_layers: PositiveInt = 1
+    encoder_layers: Depth = 1
     """Number of the encoder's recurrent layers."""
-    num_layers: PositiveInt = 2
+    num_layers: Depth = 2
     """Number of the decoder's recurrent layers; between needs at least two."""
-    hidden_size: PositiveInt = 512
+    hidden_size: Width = 512
     """Width of the decoder's state, of the embeddings and of what attention reads."""
-    encoder_size: PositiveInt | None = None
+    encoder_size: Width | None = None
     """Width of the encoder's state in each direction; by default the hidden_size, shared by both directions."""
     residual: bool = False
     """Add what a layer above the first reads to what it says, in encoder and decoder."""
@@ -60,7 +60,7 @@ class Config(TrainingConfig):
     """Share weights between the target's embedding and the output layer."""
     shared: bool = True
     """With a joint vocabulary: share the embedding between source and target."""
-    members: PositiveInt = 1
+    members: int = Field(1, gt=0, le=32)
     """Size of the ensemble: models trained together, which predict by the mean of their probabilities."""
     dropout: float = Field(0.3, ge=0, lt=1)
     """Dropout rate of the embeddings, between layers and before the output."""
@@ -69,13 +69,13 @@ class Config(TrainingConfig):
     scheduled_sampling: float = Field(0.0, ge=0, le=1)
     """Scheduled sampling: share of the decoder's inputs that are its own predictions, growing from 0 to this at the end of
     training (Bengio et al. 2015)."""
-    batch_size: PositiveInt = 64
+    batch_size: Count = 64
     """Pairs per step on average, over all processes together. Batches are by length and hold as many tokens as each other: of
     short sentences more."""
-    longest: PositiveInt = 100
+    longest: int = Field(100, gt=0, le=10_000)
     """Maximum length of a sentence in tokens: in training, longer pairs are left out; in translation, longer sources are cut,
     and no more than this is written."""
-    beam: PositiveInt = 5
+    beam: int = Field(5, gt=0, le=1000)
     """Beam width in decoding; 1 is greedy."""
     length_power: NonNegativeFloat = 1.0
     """Length normalisation in decoding: log P is divided by length ** length_power (Wu et al. 2016)."""
