@@ -230,6 +230,20 @@ class TestExact:
         assert plan.recomputed == pytest.approx(sum(recorded.without[first_plan:]) / self.LONG)
         assert plan.kept < pieces  # the state before each but the first; more there is not
 
+    @pytest.mark.parametrize("room", [0, 500, 3_000, 20_000])
+    def test_no_length_of_segments_is_much_faster(self, room: int) -> None:
+        total, kept_bytes, measured = 1000, 100, {steps: 500 + 90 * steps for steps in (1, 2, 4, 8, 16, 32, 64)}
+
+        def steps_run(segment: int, kept: int) -> int:  # forwards and back counts three, a call as eight steps
+            segments = -(-total // segment)
+            return (bptt._advances(segments, min(kept, segments - 1)) + 3 * segments) * (segment + 8)
+
+        memory = measured[1] + room
+        plan = bptt._fastest(total, memory, kept_bytes, measured)
+        possible = [(n, (memory - bptt._need(n, measured)) // kept_bytes) for n in range(1, total + 1)]
+        least = min(steps_run(segment, kept) for segment, kept in possible if kept >= 0)
+        assert steps_run(plan.segment, plan.kept) <= 1.2 * least
+
     def test_no_placing_of_kept_states_needs_fewer_runs(self) -> None:
         @functools.cache
         def least(pieces: int, free: int) -> int:
@@ -281,15 +295,18 @@ class TestExact:
         for got, want in zip(gradients(everything), expected, strict=True):
             assert_same(got, want)
 
-    def test_a_loss_at_the_last_step_only_reaches_the_first(self, layer) -> None:
+    @pytest.mark.parametrize("last", [True, False])
+    def test_a_loss_at_one_end_only_reaches_all_that_it_depends_on(self, layer, last: bool) -> None:
         x = self.inputs()
-        layer(x)[0][-1].sum().backward()
+        layer(x)[0][-1 if last else 0].sum().backward()
         expected = gradients([x, *layer.parameters()])
         memory = 2 * self.least(layer, x)
         bptt.exact(
             layer,
             x,
-            loss=lambda outputs, steps: outputs[-1].sum() if steps.stop == self.LONG else torch.zeros(()),
+            loss=lambda outputs, steps: (
+                outputs[-1 if last else 0].sum() if (steps.stop == self.LONG if last else steps.start == 0) else torch.zeros(())
+            ),
             memory=memory,
         )
         for got, want in zip(gradients([x, *layer.parameters()]), expected, strict=True):

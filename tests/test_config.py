@@ -5,10 +5,13 @@ import re
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from unrolled import config
 from unrolled.errors import ConfigError
+from unrolled.tasks.captioning.config import Config as CaptioningConfig
 from unrolled.tasks.language_model.config import Config
+from unrolled.tasks.translation.config import Config as TranslationConfig
 
 
 def test_flags_win_over_the_recipe_and_the_recipe_over_defaults(tmp_path: Path) -> None:
@@ -54,6 +57,23 @@ def test_what_zero_turns_off_is_not_below_zero(name: str) -> None:
     assert getattr(config.load(Config, None, {name: "0"}), name) == 0
     with pytest.raises(ConfigError, match=rf"{name}: expected greater than or equal to 0, got '-1'"):
         config.load(Config, None, {name: "-1"})
+
+
+@pytest.mark.parametrize("config_class", [Config, CaptioningConfig, TranslationConfig])
+@pytest.mark.parametrize(
+    ("name", "most"),
+    [("dropout", 0.99), ("label_smoothing", 0.99), ("validation_fraction", 0.99), ("encoder_rate", 1.0), ("crops", 1.0)],
+)
+def test_a_fraction_is_of_no_more_than_the_whole(config_class: type[config.TrainingConfig], name: str, most: float) -> None:
+    if name in config_class.model_fields:
+        assert getattr(config.load(config_class, None, {name: most}), name) == most
+        with pytest.raises(ConfigError, match=rf"--{name.replace('_', '-')}: expected less than (or equal to )?1, got"):
+            config.load(config_class, None, {name: most + 0.01})
+
+
+def test_settings_stay_what_they_were_checked_to_be() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        Config().hidden_size = 0
 
 
 @pytest.mark.parametrize(

@@ -153,6 +153,32 @@ def test_a_beam_of_one_is_greedy(seed: int) -> None:
     assert said(found) == [[greedy]]
 
 
+def from_bigrams(*rows: list[float]):
+    """A model whose next token depends on the last one only, with these probabilities; its state has no numbers."""
+    log_p = torch.tensor(rows).log()
+    return lambda tokens, state: (log_p[tokens], state)
+
+
+def test_a_search_stops_when_as_many_sentences_as_the_beam_is_wide_are_finished() -> None:
+    step = from_bigrams(  # to START, END, A, B, C
+        [0, 0.4, 0.32, 0.28, 0],
+        [0, 1, 0, 0, 0],
+        [0, 0.6, 0, 0, 0.4],
+        [0, 0, 0, 0, 1],
+        [0, 1, 0, 0, 0],
+    )
+    options = {"start": START, "end": END, "max_length": 6, "length_power": 1.0}
+    assert said(beam_search(step, torch.zeros(1, 0), beam=2, **options)) == [[[2]]]  # after two steps: END and A END
+    assert said(beam_search(step, torch.zeros(1, 0), beam=3, **options)) == [[[3, 4]]]  # B C END is better
+
+
+def test_sentences_are_ranked_by_their_log_p_unless_told_otherwise() -> None:
+    step = from_bigrams([0, 0.4, 0.6], [0, 1, 0], [0, 0.5, 0.5])  # END, 0.4, before A END, 0.3; by length it is after
+    (found,) = beam_search(step, torch.zeros(1, 0), start=START, end=END, max_length=3, beam=3, best=2)
+    assert [sentence.tokens for sentence in found] == [[], [2]]
+    assert_same(torch.tensor([sentence.score for sentence in found]), torch.tensor([0.4, 0.3]).log())
+
+
 def test_forbidden_ids_are_never_said_and_sentences_are_no_longer_than_allowed() -> None:
     for seed in range(5):
         options = {"start": START, "end": END, "max_length": 5, "beam": 4, "best": 4, "forbidden": [PAD, 4]}

@@ -58,6 +58,8 @@ def test_the_reward_is_the_reference_implementations_cider_on_words() -> None:
     samples = [[rng.randrange(11) for _ in range(rng.randrange(0, 9))] for _ in captions]
     captions += [[[1, 2, 3, 4, 5, 6, 7]], [[3]], [[4, 5]]]  # so short, or of such length, that how it is counted shows
     samples += [[7], [3, 1, 2, 3, 4, 5], [4]]
+    captions += [[[1, 2, 3, 4, 8, 5], [0, 2, 3, 4, 8]]]  # pairs, triples and quadruples of words in common
+    samples += [[0, 2, 3, 4, 8, 6]]
 
     def as_text(ids: list[int]) -> str:
         return " ".join(f"w{id_}" for id_ in ids)
@@ -67,7 +69,7 @@ def test_the_reward_is_the_reference_implementations_cider_on_words() -> None:
         {image: [as_text(sample)] for image, sample in enumerate(samples)},
     )
     assert max(expected) > 0.1
-    assert_same(CiderReward(captions).reward(range(10), samples), torch.tensor(expected))
+    assert_same(CiderReward(captions).reward(range(11), samples), torch.tensor(expected))
 
 
 def test_the_reward_takes_many_samples_of_an_image_in_any_order() -> None:

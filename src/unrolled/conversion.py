@@ -142,8 +142,6 @@ def _change_class(module: nn.Module, wanted: type[nn.Module]) -> None:
 def _fresh(kind: type[nn.Module], like: Any) -> nn.Module:
     """A new layer of the sizes of `like`, without storage for its weights."""
     options = {name: getattr(like, name) for name in _OPTIONS}
-    if kind in (nn.RNN, RNN):
-        options["nonlinearity"] = like.nonlinearity
     if kind in (nn.LSTM, LSTM):
         options["proj_size"] = like.proj_size
     if options["num_layers"] == 1:

@@ -46,6 +46,18 @@ def test_leading_dimensions_strides_and_the_second_derivative() -> None:
     assert torch.autograd.gradgradcheck(product, (x, w, bias))
 
 
+def test_all_gradients_can_be_differentiated_again() -> None:
+    """Finite differences check only those that say that they can be."""
+    inputs, d = drawn((5, 7, 3), torch.float64)
+    d.requires_grad_()
+    second = []
+    for function in (product, functional.linear):
+        first = torch.autograd.grad(function(*inputs), inputs, d, create_graph=True)
+        second.append(torch.autograd.grad(sum(g.square().sum() for g in first), [*inputs[:2], d]))
+    for ours, theirs in zip(*second, strict=True):
+        assert_same(ours, theirs)
+
+
 def test_the_number_of_threads_changes_no_bit(threads) -> None:
     inputs, d = drawn((300, 70, 50), torch.float32)
     results = []

@@ -29,6 +29,16 @@ def test_what_is_no_tensor(value) -> None:
             unrolled.RNN(4, 5).step(value)
 
 
+@pytest.mark.parametrize("state", [(None, None), (torch.zeros(1, 3, H), None), [[0.0], [0.0]]], ids=["none", "half", "lists"])
+def test_a_state_of_no_tensors_is_refused_by_a_step_as_by_a_call(state) -> None:
+    layer, x = unrolled.LSTM(I, H), torch.zeros(1, 3, I)
+    with torch.no_grad():
+        with pytest.raises((TypeError, ValueError, RuntimeError)) as of_call:
+            layer(x, state)
+        with pytest.raises(type(of_call.value), match=re.escape(str(of_call.value))):
+            layer.step(x[0], state)
+
+
 def test_width() -> None:
     same_error("lstm", r"LSTM: .*got 9: \(T=5, B=3, I=9\)", torch.zeros(T, B, 9))
 

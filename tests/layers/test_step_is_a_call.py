@@ -289,6 +289,15 @@ def test_hooks_run_on_a_step_as_on_a_call() -> None:
     assert len(ran) == 2
 
 
+def test_a_hook_sees_the_keyword_arguments_and_may_leave_all_as_it_is() -> None:
+    layer, x, seen = unrolled.GRU(3, 4), torch.randn(5, 2, 3), []
+    resets = torch.rand(5, 2) < 0.5
+    want = layer.states(x, resets=resets)[0].h
+    layer.register_forward_pre_hook(lambda module, args, kwargs: seen.append(kwargs["resets"]), with_kwargs=True)
+    assert_same(layer.states(x, resets=resets)[0].h, want)
+    assert seen == [resets]
+
+
 def test_fx_takes_a_layer_whole() -> None:
     class Model(nn.Module):
         def __init__(self) -> None:
