@@ -162,6 +162,18 @@ class TestExact:
             result = run(least * budget)
         assert bytes.peak <= result.plan.memory <= least * budget
 
+    def test_gradients_of_wide_weights_count(self) -> None:
+        layer, x = torch.nn.Linear(200, 200), torch.randn(4, 1, 200)  # 160 kB of weights, 0.8 kB a step
+        layer.weight.grad, layer.bias.grad = torch.zeros_like(layer.weight), torch.zeros_like(layer.bias)
+
+        def forward(x, state):
+            return layer(x).tanh(), state
+
+        least = self.least(forward, x)
+        with LiveBytes() as bytes:
+            bptt.exact(forward, x, loss=lambda outputs, _: outputs.square().sum(), memory=least)
+        assert layer.weight.nbytes < bytes.peak <= least
+
     def test_a_state_that_is_part_of_the_outputs_does_not_keep_them(self) -> None:
         wide = 40
         layer = torch.nn.Linear(I, wide)
@@ -230,9 +242,11 @@ class TestExact:
         assert plan.recomputed == pytest.approx(sum(recorded.without[first_plan:]) / self.LONG)
         assert plan.kept < pieces  # the state before each but the first; more there is not
 
-    @pytest.mark.parametrize("room", [0, 500, 3_000, 20_000])
-    def test_no_length_of_segments_is_much_faster(self, room: int) -> None:
-        total, kept_bytes, measured = 1000, 100, {steps: 500 + 90 * steps for steps in (1, 2, 4, 8, 16, 32, 64)}
+    @pytest.mark.parametrize(
+        ("total", "step_bytes", "kept_bytes", "room"), [(1000, 90, 1000, 3_000), (10_000, 10, 100, 500), (100, 90, 100, 20_000)]
+    )
+    def test_no_length_of_segments_is_much_faster(self, total: int, step_bytes: int, kept_bytes: int, room: int) -> None:
+        measured = {steps: 500 + step_bytes * steps for steps in (1, 2, 4, 8, 16, 32, 64)}
 
         def steps_run(segment: int, kept: int) -> int:  # forwards and back counts three, a call as eight steps
             segments = -(-total // segment)
