@@ -14,7 +14,7 @@ from tests.launched import launch
 from tests.tolerance import assert_same
 from torch import nn
 
-from unrolled import checkpoint, tasks
+from unrolled import checkpoint, files, tasks
 from unrolled import engine as engine_module
 from unrolled.config import TrainingConfig
 from unrolled.engine import Engine
@@ -114,6 +114,25 @@ def test_each_process_draws_its_own_random_numbers_and_the_first_draws_those_of_
     one, two = tensors_of(tmp_path / "one"), tensors_of(tmp_path / "two")
     assert torch.equal(two["carry.drawn"], one["carry.drawn"])
     assert not torch.equal(two["process.1.carry.drawn"], two["carry.drawn"])
+    before = torch.get_rng_state()
+    Engine("cpu").seed(3)
+    assert torch.equal(torch.get_rng_state(), before)  # one process draws from the seed as it is
+
+
+def fit_and_look(folder: Path) -> tuple[set[str], tuple[float, bool]]:
+    """What this process wrote, and what it decides when its clock and its wish to stop are its own."""
+    written, write = set(), files.write_atomically
+    files.write_atomically = lambda path, *given, **more: written.add(path.name) or write(path, *given, **more)
+    fit(folder, Weighted([1] * 4))
+    engine = Engine("cpu")
+    return written, engine.agree(7.0 + engine.index, stop=engine.index == 1)
+
+
+def test_the_first_process_alone_writes_and_its_clock_is_everyones_and_any_may_stop_all(tmp_path: Path) -> None:
+    (written, agreed), others = launch(fit_and_look, tmp_path)
+    assert {checkpoint.TRAINING, checkpoint.MODEL} <= written
+    assert agreed == (7.0, True)
+    assert others == (set(), agreed)
 
 
 def learn_and_die(text: Path, run: Path, settings: dict, rank: int) -> Outcome:
