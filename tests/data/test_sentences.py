@@ -72,3 +72,9 @@ def test_a_damaged_vocabulary_is_named(tmp_path: Path) -> None:
 
 def test_a_sentence_that_is_too_long_is_truncated_and_has_no_end() -> None:
     assert pad_sentences([[5, 6], [7], []], longest=2).tolist() == [[START, 5, 6], [START, 7, END], [START, END, 0]]
+
+
+def test_the_share_of_unknown_tokens_is_over_all_sentences() -> None:
+    tokenizer = SentenceTokenizer.learn("word", ["a red dog"])
+    assert tokenizer.unknown_share(["a zebra", "zebra", "a red dog"]) == 2 / 6
+    assert tokenizer.unknown_share([]) == 0

@@ -87,6 +87,11 @@ class SentenceTokenizer:
             return self._library.encode(text, add_special_tokens=False).ids
         return [self._ids.get(token, UNKNOWN) for token in _split(sentence, self.unit, self.style)]
 
+    def unknown_share(self, sentences: Iterable[str]) -> float:
+        """What share of their tokens the vocabulary lacks. In a loss these are one token, the cheaper the commoner it is."""
+        ids = [i for sentence in sentences for i in self.encode(sentence)]
+        return ids.count(UNKNOWN) / max(1, len(ids))
+
     def pieces(self, sentence: str) -> list[str]:
         """What each of the ids of `encode` stands for, as it is written."""
         if self.unit == "bpe":

@@ -16,7 +16,7 @@ from unrolled.beam_search import take_rows
 from unrolled.data import captions as source
 from unrolled.data.features import FeatureCache
 from unrolled.data.images import find_images, read_image
-from unrolled.data.sentences import END, UNKNOWN, SentenceTokenizer
+from unrolled.data.sentences import END, SentenceTokenizer
 from unrolled.data.sources import Named, names
 from unrolled.ensemble import Ensemble
 from unrolled.errors import DataError, ExportError
@@ -241,8 +241,7 @@ class Run:
         metrics = measure(
             self.model, self.tokenizer, several, self.cache, partial(report, "captions"), **self.decoding(**settings)
         )
-        ids = [i for one in several for caption in one.captions for i in self.tokenizer.encode(caption)]
-        share = {"unknown_share": ids.count(UNKNOWN) / max(1, len(ids))}  # in the loss they are one token, cheap where common
+        share = {"unknown_share": self.tokenizer.unknown_share(caption for one in several for caption in one.captions)}
         left_out = len(found.absent) + len(found.photos) - len(several)
         return {**metrics, **share, "photos": len(several), "photos_left_out": left_out}
 

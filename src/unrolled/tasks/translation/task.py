@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from unrolled import checkpoint
 from unrolled.data.pairs import Pairs
 from unrolled.data.sentences import END, START
+from unrolled.data.sources import Named, names
 from unrolled.ensemble import Ensemble
 from unrolled.errors import DataError, ExportError
 from unrolled.metrics import TRANSLATION_NOT_INSTALLED, translation_scores, translation_scores_installed
@@ -153,9 +154,10 @@ class Run:
     def export(self, path: str | Path) -> Path:
         raise ExportError(f"{self.folder}: not yet")
 
-    def evaluate(self, *paths: str, report: Callable[[str, int, int], None] | None = None) -> dict[str, Any]:
+    def evaluate(self, *paths: Named, report: Callable[[str, int, int], None] | None = None) -> dict[str, Any]:
         """`loss` in nats per token, `perplexity`, and of the translations `bleu`, `chrf`, with sacrebleu's signatures, `exact`;
-        how many `pairs` were measured, and of how many the source was cut (`sources_cut`), being longer than `longest`.
+        what share of the targets' tokens is unknown (`unknown_share`); how many `pairs` were measured, and of how many the
+        source was cut (`sources_cut`), being longer than `longest`.
 
         Args:
             paths: SOURCE and TARGET, or a table.
@@ -166,13 +168,14 @@ class Run:
         """
         if not translation_scores_installed():  # said before anything is translated
             raise DataError(TRANSLATION_NOT_INSTALLED)
-        pairs = list(Pairs(paths, self.config.encoding))
+        pairs = list(Pairs(tuple(names(paths)), self.config.encoding))
         if not pairs:
-            raise DataError(f"{', '.join(paths)}: expected pairs of sentences to measure on, got none.")
+            raise DataError(f"{', '.join(names(paths))}: expected pairs of sentences to measure on, got none.")
+        share = self.vocabularies.target.unknown_share(target for _, target in pairs)
         each = partial(report, "lines") if report else None
         cut = sum(len(self.vocabularies.source.encode(source)) > self.config.longest for source, _ in pairs)
         metrics = measure(self.model, self.vocabularies, pairs, each, **self.decoding())
-        return {**metrics, "pairs": len(pairs), "sources_cut": cut}
+        return {**metrics, "unknown_share": share, "pairs": len(pairs), "sources_cut": cut}
 
 
 def measure(
