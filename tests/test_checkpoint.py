@@ -89,6 +89,12 @@ def test_what_a_kill_left_is_removed_by_the_next_of_any_name(tmp_path: Path, lef
         assert not any(path.exists() for path in leftovers)
 
 
+def test_what_a_killed_export_left_is_removed_by_the_next(command, trained: Path, tmp_path: Path, leftovers) -> None:
+    pytest.importorskip("onnx")
+    assert command("export", trained, "--output", tmp_path / "model.onnx")[0] == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
+
+
 def test_what_is_not_provably_ours_or_still_in_use_stays(tmp_path: Path, leftovers: tuple[Path, Path]) -> None:
     file, _ = leftovers
     theirs = [".run.partial-1", ".run.partial-backup", ".file.partial", ".unrolled-backup", f"{file.name}x"]
