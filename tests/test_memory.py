@@ -1,8 +1,11 @@
-"""Bytes are counted while tensors live, once each, and only those made inside."""
+"""Bytes are counted while tensors live, once each, and only those made inside; and how many there can be."""
+
+import subprocess
+import sys
 
 import torch
 
-from unrolled.memory import LiveBytes
+from unrolled.memory import LiveBytes, capacity
 
 
 def test_views_and_writes_in_place_cost_nothing() -> None:
@@ -24,3 +27,16 @@ def test_a_graph_counts_until_it_is_freed() -> None:
         del loss, gradient
     assert bytes.live == 0
     assert bytes.peak >= 12000
+
+
+def test_capacity_is_no_more_than_a_process_may_have() -> None:
+    limit = 2**33
+    code = (
+        "import resource, torch; from unrolled import memory\n"
+        f"resource.setrlimit(resource.RLIMIT_AS, ({limit}, {limit}))\n"
+        "print(memory.capacity(torch.device('cpu')))"
+    )
+    most = int(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+    there = capacity(torch.device("cpu"))
+    assert there is not None
+    assert most == min(limit, there)

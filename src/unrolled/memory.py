@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import weakref
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,6 +21,9 @@ def capacity(device: torch.device) -> int | None:
     limits: list[int] = []
     with contextlib.suppress(AttributeError, ValueError, OSError):
         limits.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    for of_container in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        with contextlib.suppress(ValueError, OSError):
+            limits.append(int(Path(of_container).read_text()))
     with contextlib.suppress(ImportError, ValueError, OSError):
         import resource
 
