@@ -216,7 +216,7 @@ def names(several: Iterable[Named]) -> list[str]:
     """
     found: list[str] = []
     for one in several:
-        found += map(os.fspath, [one] if isinstance(one, (str, os.PathLike)) else one)
+        found += [os.fspath(each) for each in ([one] if isinstance(one, (str, os.PathLike)) else one)]
     return found
 
 
