@@ -54,9 +54,21 @@ def test_the_figures_are_sacrebleus_of_the_lines_in_order_and_the_loss_is_a_sum_
     assert found["loss"] == pytest.approx(total / count, rel=1e-5)
     assert found["perplexity"] == pytest.approx(math.exp(total / count), rel=1e-5)
     assert (found["pairs"], found["sources_cut"]) == (7, 0)
+    assert found["unknown_share"] == pytest.approx(2 / 11)  # "nichts" and "unerhört"
     assert told[-1] == ("lines", 7, 7)
     assert set(found) == {
-        *("loss", "perplexity", "bleu", "bleu_signature", "chrf", "chrf_signature", "exact", "pairs", "sources_cut")
+        *(
+            "loss",
+            "perplexity",
+            "bleu",
+            "bleu_signature",
+            "chrf",
+            "chrf_signature",
+            "exact",
+            "unknown_share",
+            "pairs",
+            "sources_cut",
+        )
     }
 
 
