@@ -172,10 +172,15 @@ def evaluate(run: Path, data: tuple[str, ...], settings: dict[str, str], as_json
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--output", metavar="FILE.onnx", type=click.Path(path_type=Path), help="[default: RUN/model.onnx]")
 def export(run: Path, output: Path | None) -> None:
-    """Write a trained model as ONNX, for other runtimes; its state goes in and comes out, so it streams there too."""
+    """Write a trained model as ONNX, for other runtimes; its state goes in and comes out, so it streams there too.
+
+    Prints the path of each file.
+    """
     from unrolled.tasks import load
 
-    click.echo(load(run).export(output or run / "model.onnx"))
+    written = load(run).export(output or run / "model.onnx")
+    for path in written if isinstance(written, list) else [written]:
+        click.echo(path)
 
 
 @cli.command()

@@ -1,7 +1,8 @@
 """Layers, and models around them, as ONNX files of the standard operators RNN, LSTM and GRU.
 
-`Graph` collects a file's operators; `recurrent`, `embedding`, `one_hot` and `linear` append what a module does and
-return the name of its result, so that a model's export reads like its forward:
+`Graph` collects a file's operators; `recurrent`, `embedding`, `one_hot` and `linear` append what a module does, `split`,
+`concatenate` and `cast` what torch's functions do, and return the name of the result, so that a model's export reads like its
+forward:
 
     graph = Graph("language_model")
     tokens = graph.input("tokens", torch.int64, ["batch", "time"])
@@ -141,8 +142,11 @@ class Graph:
         return path
 
 
-def recurrent(graph: Graph, layer: Layer, x: str, state: Sequence[str], *, lengths: str | None = None) -> tuple[str, list[str]]:
-    """Append all layers and directions: `(output, [h_n] or [h_n, c_n])`. `x` is laid out as `layer` takes it.
+def recurrent(
+    graph: Graph, layer: Layer, x: str, state: Sequence[str] | None, *, lengths: str | None = None
+) -> tuple[str, list[str]]:
+    """Append all layers and directions: `(output, [h_n] or [h_n, c_n])`. `x` is laid out as `layer` takes it; without a state
+    it begins with zeros.
 
     Raises:
         ExportError: the layer has what ONNX cannot say.
@@ -160,22 +164,22 @@ def recurrent(graph: Graph, layer: Layer, x: str, state: Sequence[str], *, lengt
         attributes["activations"] = ["Relu"] * directions
     if layer.batch_first:
         x = graph.add("Transpose", x, perm=[1, 0, 2])
-    begin = [_split(graph, part, layer.num_layers, directions) for part in state]
-    ends: list[list[str]] = [[] for _ in state]
+    begin = [split(graph, part, [directions] * layer.num_layers, axis=0) for part in state or []]
+    ends: list[list[str]] = [[] for _ in _parts(layer)]
     for k in range(layer.num_layers):
-        initial = [part[k] for part in begin]  # each (D, B, H)
+        initial = [part[k] for part in begin] or [""] * len(ends)  # each (D, B, H)
         inputs = [x, *_weights(graph, layer, operator, k), lengths or "", *initial]
-        output, *final = graph.add(operator, *inputs, count=1 + len(state), **attributes)  # (T, D, B, H)
+        output, *final = graph.add(operator, *inputs, count=1 + len(ends), **attributes)  # (T, D, B, H)
         if directions == 1:
             x = graph.add("Squeeze", output, graph.constant([1]))  # (T, B, H)
         else:
             x = graph.add("Transpose", output, perm=[0, 2, 1, 3])  # (T, B, D, H)
             x = graph.add("Reshape", x, graph.constant([0, 0, directions * layer.hidden_size]))  # (T, B, D*H)
         for end, last, first in zip(ends, final, initial, strict=True):
-            end.append(last if lengths is None else _where_started(graph, lengths, last, first))
+            end.append(_where_started(graph, lengths, last, first) if lengths and first else last)
     if layer.batch_first:
         x = graph.add("Transpose", x, perm=[1, 0, 2])
-    return x, [end[0] if len(end) == 1 else graph.add("Concat", *end, axis=0) for end in ends]
+    return x, [concatenate(graph, end, axis=0) for end in ends]
 
 
 def state_inputs(graph: Graph, layer: Layer) -> list[str]:
@@ -205,6 +209,21 @@ def linear(graph: Graph, module: nn.Linear, x: str) -> str:
     return product if module.bias is None else graph.add("Add", product, graph.constant(module.bias))
 
 
+def split(graph: Graph, x: str, sizes: Sequence[int], *, axis: int) -> list[str]:
+    """Append the cut of an axis into pieces of these sizes."""
+    return [x] if len(sizes) == 1 else graph.add("Split", x, graph.constant(sizes), count=len(sizes), axis=axis)
+
+
+def concatenate(graph: Graph, pieces: Sequence[str], *, axis: int) -> str:
+    """Append the pieces, one after the other along an axis."""
+    return pieces[0] if len(pieces) == 1 else graph.add("Concat", *pieces, axis=axis)
+
+
+def cast(graph: Graph, x: str, dtype: torch.dtype) -> str:
+    """Append the conversion to another dtype."""
+    return graph.add("Cast", x, to=_onnx_type(dtype))
+
+
 def _weights(graph: Graph, layer: Layer, operator: str, k: int) -> list[str]:
     """Constants W (D, G*H, I), R (D, G*H, H), and B (D, 2*G*H) or "", with the gates in ONNX's order."""
     rows: dict[str, list[Tensor]] = {"weight_ih": [], "weight_hh": [], "bias": []}
@@ -220,13 +239,6 @@ def _weights(graph: Graph, layer: Layer, operator: str, k: int) -> list[str]:
 def _in_order(weight: Tensor, operator: str) -> Tensor:
     gates = weight.detach().chunk(len(_ORDER[operator]))
     return torch.cat([gates[k] for k in _ORDER[operator]])
-
-
-def _split(graph: Graph, state: str, layers: int, directions: int) -> list[str]:
-    """(L*D, B, H) into L pieces of (D, B, H)."""
-    if layers == 1:
-        return [state]
-    return graph.add("Split", state, graph.constant([directions] * layers), count=layers, axis=0)
 
 
 def _where_started(graph: Graph, lengths: str, last: str, first: str) -> str:

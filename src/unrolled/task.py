@@ -164,8 +164,9 @@ class Run(Protocol):
         """
         ...
 
-    def export(self, path: Path) -> Path:
-        """Write the model for other runtimes; return where it is.
+    def export(self, path: Path) -> Path | list[Path]:
+        """Write the model for other runtimes; return where it is. A model of several files puts them beside `path`, each under
+        a name made from that.
 
         Raises:
             ExportError: it cannot be written in that format.

@@ -15,12 +15,13 @@ from unrolled.data.pairs import Pairs
 from unrolled.data.sentences import END, START
 from unrolled.data.sources import Named, names
 from unrolled.ensemble import Ensemble
-from unrolled.errors import DataError, ExportError
+from unrolled.errors import DataError
 from unrolled.metrics import TRANSLATION_NOT_INSTALLED, translation_scores, translation_scores_installed
 from unrolled.task import Carry, Metric, Preview, Processes, Step
 from unrolled.tasks.translation import data
 from unrolled.tasks.translation.config import Config
 from unrolled.tasks.translation.data import Batches, Encoded, Vocabularies, pad
+from unrolled.tasks.translation.export import export
 from unrolled.tasks.translation.generate import SENTENCES_AT_ONCE, Translation, attention_of, generate
 from unrolled.tasks.translation.loss import nats, training_loss
 from unrolled.tasks.translation.model import Translator, build
@@ -151,8 +152,14 @@ class Run:
         lines = [f"{one.source}\n  {one.translations[0].text}" for one in self.translate(source for source, _ in chosen)]
         return Preview("translations", "\n".join(lines), (f"unrolled translate {self.folder} YOUR_TEXT.txt",))
 
-    def export(self, path: str | Path) -> Path:
-        raise ExportError(f"{self.folder}: not yet")
+    def export(self, path: str | Path) -> list[Path]:
+        """Write the model as ONNX: NAME.encoder.onnx and NAME.decoder.onnx for the path NAME.onnx, whose inputs and outputs
+        `tasks.translation.export` lists.
+
+        Raises:
+            ExportError: the package onnx is missing, or a file cannot be written.
+        """
+        return export(self.model, path)
 
     def evaluate(self, *paths: Named, report: Callable[[str, int, int], None] | None = None) -> dict[str, Any]:
         """`loss` in nats per token, `perplexity`, and of the translations `bleu`, `chrf`, with sacrebleu's signatures, `exact`;
