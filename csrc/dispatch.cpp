@@ -174,6 +174,8 @@ int unrolled_linear(const unrolled_linear_args *args) {
     return k ? k->linear(*args) : -2;
 }
 
+int unrolled_step(const unrolled_step_args *args) { return unrolled::chosen_isa().step(*args); }
+
 const char *unrolled_isa(void) { return unrolled::chosen_isa().name; }
 
 int unrolled_has_amx_bf16(void) {

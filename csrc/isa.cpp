@@ -7,6 +7,7 @@
 //   avx512_vnni   what avx512 lacks: the streaming engine's products of int8
 #include "entry.hpp"
 #include "regularised.hpp"
+#include "step.hpp"
 #include "streaming.hpp"
 
 #define TEXT_OF(name) #name
@@ -21,21 +22,23 @@ constexpr const char *name = TEXT(UNROLLED_ISA);
 // nothing of the C++ library.
 #if defined(__AVX512BF16__)
 extern constexpr InstructionSet kernels = {
-    name, {{}, sequences<PairedBf16>(), {}}, {}, {{}, stream<StreamPairedBf16>(name), {}}};
+    name, {{}, sequences<PairedBf16>(), {}}, {}, {{}, stream<StreamPairedBf16>(name), {}}, nullptr};
 #elif defined(__AVX512VNNI__)
-extern constexpr InstructionSet kernels = {name, {}, {}, {{}, {}, stream<StreamInt8Vnni>(name)}};
+extern constexpr InstructionSet kernels = {name, {}, {}, {{}, {}, stream<StreamInt8Vnni>(name)}, nullptr};
 #elif defined(__AVX512F__)
 extern constexpr InstructionSet kernels = {
     name,
     {sequences<Plain<Avx512>>(), {}, {}},
     {steps<Avx512>(), {}, {}},
-    {stream<StreamF32<Avx512>>(name), stream<StreamBf16<Avx512>>(name), stream<StreamInt8Avx512>(name)}};
+    {stream<StreamF32<Avx512>>(name), stream<StreamBf16<Avx512>>(name), stream<StreamInt8Avx512>(name)},
+    run_step<Avx512>};
 #elif defined(__AVX2__)
 extern constexpr InstructionSet kernels = {
     name,
     {sequences<Plain<Avx2>>(), {}, {}},
     {steps<Avx2>(), {}, {}},
-    {stream<StreamF32<Avx2>>(name), stream<StreamBf16<Avx2>>(name), stream<StreamInt8Avx2>(name)}};
+    {stream<StreamF32<Avx2>>(name), stream<StreamBf16<Avx2>>(name), stream<StreamInt8Avx2>(name)},
+    run_step<Avx2>};
 #else
 using Floats = Portable<float, 16>;
 using Doubles = Portable<double, 16>;
@@ -43,7 +46,8 @@ extern constexpr InstructionSet kernels = {
     name,
     {sequences<Plain<Floats>>(), {}, sequences<Plain<Doubles>>()},
     {steps<Floats>(), {}, steps<Doubles>()},
-    {stream<StreamF32<Floats>>(name), stream<StreamBf16<Floats>>(name), stream<StreamInt8<Floats>>(name)}};
+    {stream<StreamF32<Floats>>(name), stream<StreamBf16<Floats>>(name), stream<StreamInt8<Floats>>(name)},
+    run_step<Floats>};
 #endif
 
 }  // namespace UNROLLED_ISA

@@ -6,6 +6,7 @@
 #include "streaming_model.hpp"
 #include "unrolled_kernels.h"
 #include "unrolled_regularised.h"
+#include "unrolled_step.h"
 
 namespace unrolled {
 
@@ -56,6 +57,7 @@ struct InstructionSet {
     SequenceKernels sequences[3];  // by dtype
     StepKernels steps[3];          // by dtype
     StreamKernels streams[3];      // by precision
+    int (*step)(const unrolled_step_args &);
 };
 
 // The one in use, and one by its name: null where the build has none or the machine cannot run it.

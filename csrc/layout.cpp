@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "unrolled_regularised.h"
+#include "unrolled_step.h"
 #include "unrolled_streaming.h"
 
 namespace {
@@ -36,6 +37,10 @@ const Field fields[] = {
     WHOLE, FIELD(dtype), FIELD(threads), FIELD(back), FIELD(unused), FIELD(rows), FIELD(inputs),
     FIELD(outputs), FIELD(x), FIELD(w), FIELD(bias), FIELD(y), FIELD(d), FIELD(dx), FIELD(dw),
 #undef STRUCTURE
+#define STRUCTURE unrolled_step_args
+    WHOLE, FIELD(mode), FIELD(L), FIELD(B), FIELD(I), FIELD(H), FIELD(x), FIELD(h_in), FIELD(c_in), FIELD(h_out), FIELD(c_out),
+    FIELD(out),
+#undef STRUCTURE
 #define STRUCTURE unrolled_stream_spec
     WHOLE, FIELD(mode), FIELD(precision), FIELD(L), FIELD(I), FIELD(H), FIELD(weights), FIELD(V),
     FIELD(table), FIELD(embedding), FIELD(V_out), FIELD(decoder), FIELD(decoder_bias), FIELD(isa),
@@ -46,9 +51,6 @@ const Field fields[] = {
 #undef STRUCTURE
 #define STRUCTURE unrolled_stream_call
     WHOLE, FIELD(B), FIELD(x), FIELD(h_in), FIELD(c_in), FIELD(h_out), FIELD(c_out), FIELD(out),
-#undef STRUCTURE
-#define STRUCTURE unrolled_stream_watched
-    WHOLE, FIELD(count), FIELD(from), FIELD(bytes), FIELD(fingerprint),
 };
 
 }  // namespace

@@ -252,16 +252,6 @@ int unrolled_stream_repack(unrolled_stream *s, const unrolled_stream_spec *spec)
     return 0;
 }
 
-void unrolled_stream_watch(const unrolled_stream_watched *watched) {
-    best_kernels(UNROLLED_STREAM_FP32)->fingerprint(*watched, watched->fingerprint);
-}
-
-int unrolled_stream_same(const unrolled_stream_watched *watched) {
-    char now[UNROLLED_STREAM_FINGERPRINT];
-    best_kernels(UNROLLED_STREAM_FP32)->fingerprint(*watched, now);
-    return !memcmp(now, watched->fingerprint, sizeof now);
-}
-
 void unrolled_stream_destroy(unrolled_stream *s) {
     if (!s) return;
     free(s->model.arena);

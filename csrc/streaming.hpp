@@ -16,7 +16,6 @@
 // table - is fp32. A row with a NaN or Inf in it gives NaN.
 #pragma once
 #include "activations.hpp"
-#include "fingerprint.hpp"
 #include "streaming_model.hpp"
 #include "team.hpp"
 #include "transpose.hpp"
@@ -986,16 +985,9 @@ void pack_any(const unrolled_stream_spec &spec, unrolled::StreamModel &m) {
     }
 }
 
-inline void fingerprint(const unrolled_stream_watched &watched, char *sums) {
-    static_assert(sizeof(Fingerprint) == UNROLLED_STREAM_FINGERPRINT);
-    Fingerprint now;
-    for (index i = 0; i < watched.count; ++i) now.add(watched.from[i], watched.bytes[i]);
-    memcpy(sums, now.sums, sizeof now.sums);
-}
-
 template <class P>
 constexpr unrolled::StreamKernels stream(const char *name) {
-    return {name, pack_any<P>, act_bytes<P>, step_any<P>, decode<P>, walk_bytes<P>, walk_on<P>, fingerprint};
+    return {name, pack_any<P>, act_bytes<P>, step_any<P>, decode<P>, walk_bytes<P>, walk_on<P>};
 }
 
 }  // namespace UNROLLED_ISA

@@ -52,7 +52,6 @@ struct StreamKernels {
     // Returns whether one thread would have been faster, because another had lost its core; or -1 if there were not so
     // many threads: nothing was done.
     int (*walk)(const StreamModel &, StreamWalk &, int threads);
-    void (*fingerprint)(const unrolled_stream_watched &, char *sums);  // of UNROLLED_STREAM_FINGERPRINT bytes
 };
 
 }  // namespace unrolled

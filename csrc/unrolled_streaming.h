@@ -50,17 +50,6 @@ UNROLLED_API const char *unrolled_stream_isa(const unrolled_stream *stream); /* 
 UNROLLED_API int64_t unrolled_stream_bytes(const unrolled_stream *stream);   /* of packed weights and tables          */
 UNROLLED_API int unrolled_stream_available(const char *isa, int32_t precision); /* 1 if this machine and build run it */
 
-/* Stretches of memory, and their fingerprint: to see whether weights still hold what was copied. */
-enum { UNROLLED_STREAM_FINGERPRINT = 256 };
-typedef struct unrolled_stream_watched {
-    int64_t count;
-    const void *const *from;
-    const int64_t *bytes;
-    char *fingerprint; /* (UNROLLED_STREAM_FINGERPRINT) bytes: `watch` writes it, `same` compares with it              */
-} unrolled_stream_watched;
-UNROLLED_API void unrolled_stream_watch(const unrolled_stream_watched *watched);
-UNROLLED_API int unrolled_stream_same(const unrolled_stream_watched *watched); /* 1 if it is what it was               */
-
 /* One step from a state to a state, which may be the same memory. */
 typedef struct unrolled_stream_call {
     int64_t B;

@@ -1,11 +1,15 @@
-// Calls the streaming engine and the regularised sequences over odd sizes with every option, on buffers of exactly the right
-// size, for the sanitizers to watch. Built and run by tests/kernels/test_library.py, as all_kernels.cpp.
+// Calls the streaming engine, single steps and the regularised sequences over odd sizes with every option, on buffers of
+// exactly the right size, for the sanitizers to watch. Built and run by tests/kernels/test_library.py, as all_kernels.cpp.
 #include <math.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
+
+#include <algorithm>
 
 #include "../unrolled_regularised.h"
+#include "../unrolled_step.h"
 #include "../unrolled_streaming.h"
 #include "threads.hpp"
 
@@ -66,14 +70,6 @@ static void stream(const char *isa, int precision, int mode, int64_t L, int64_t 
     expect(unrolled_stream_run(s, &call) == 0, "run in place");
     call.B = 0;
     expect(unrolled_stream_run(s, &call) == 0, "run of nothing");
-    const void *stretches[] = {x.data(), ids.data()};
-    const int64_t lengths[] = {int64_t(x.size() * sizeof(float)), int64_t(ids.size() * sizeof(int64_t))};
-    std::vector<char> fingerprint(UNROLLED_STREAM_FINGERPRINT);
-    const unrolled_stream_watched watched = {2, stretches, lengths, fingerprint.data()};
-    unrolled_stream_watch(&watched);
-    expect(unrolled_stream_same(&watched), "the same");
-    std::swap(x[0], x[x.size() - 1]);
-    expect(x.size() == 1 || !unrolled_stream_same(&watched), "not the same");
     expect(unrolled_stream_bind(s, B, h.data(), c.data()) == 0, "bind");
     expect(unrolled_stream_step(s, B, input, out.data()) == 0, "step");
     expect(unrolled_stream_step(s, B + 1, input, out.data()) == UNROLLED_STREAM_SETTINGS, "step of another batch");
@@ -149,6 +145,22 @@ static void linear(int64_t rows, int64_t inputs, int64_t outputs, int threads) {
     expect(unrolled_linear(&a) == 0, "linear, backward");
 }
 
+static void step(int mode, int64_t L, int64_t B, int64_t I, int64_t H, bool biases, bool state) {
+    const int64_t G = mode == UNROLLED_LSTM ? 4 : mode == UNROLLED_GRU ? 3 : 1;
+    std::vector<std::vector<float>> weights;
+    for (int64_t l = 0; l < L; ++l)
+        for (int64_t n : {G * H * (l ? H : I), G * H * H, biases ? G * H : 0, biases ? G * H : 0}) weights.push_back(random<float>(n));
+    auto x = random<float>(B * I), h_in = random<float>(state ? L * B * H : 0), c_in = h_in;
+    std::vector<float> h(size_t(L * B * H)), c(mode == UNROLLED_LSTM ? h.size() : 0), out(size_t(B * H));
+    std::vector<void *> behind;  // the arguments, then the weights
+    behind.resize(sizeof(unrolled_step_args) / sizeof(void *));
+    const unrolled_step_args a = {mode, L, B, I, H, slot(x), slot(h_in), slot(c_in), slot(h), slot(c), slot(out)};
+    memcpy(behind.data(), &a, sizeof a);
+    for (auto &w : weights) behind.push_back(slot(w));
+    expect(unrolled_step(reinterpret_cast<const unrolled_step_args *>(behind.data())) == 0, "step");
+    expect(std::equal(out.begin(), out.end(), h.end() - B * H), "the last layer's h");
+}
+
 int main() {
     unrolled_use_openmp(parallel, thread_number, thread_count);
     const int64_t sizes[][3] = {{1, 1, 1}, {2, 7, 5}, {2, 15, 16}, {1, 33, 17}, {3, 20, 65}};
@@ -171,6 +183,13 @@ int main() {
                         regularised<float>(mode, 3, B, H, options, 1 + options % 3);
                         regularised<double>(mode, 3, B, H, options, 1 + options % 3);
                     }
+    }
+    for (const char *isa : {"portable", "avx2", "avx512"}) {
+        if (unrolled_use_isa(isa) != 0) continue;
+        for (int mode = 0; mode < 4; ++mode)
+            for (auto &s : sizes)
+                for (int64_t B : {0, 1, 2, 7})
+                    for (bool given : {false, true}) step(mode, s[0], B, s[1], s[2], given, given);
     }
     for (const char *isa : {"portable", "avx2", "avx512"}) {
         if (unrolled_use_isa(isa) != 0) continue;

@@ -51,11 +51,6 @@ int main() {
     expect(stream, "create");
     auto bound_h = numbers(H), bound_c = numbers(H);
     expect(unrolled_stream_bind(stream, 1, bound_h.data(), bound_c.data()) == 0, "bind");
-    const void *stretches[] = {w_ih.data(), w_hh.data()};
-    const int64_t bytes[] = {int64_t(w_ih.size() * sizeof(float)), int64_t(w_hh.size() * sizeof(float))};
-    char fingerprint[UNROLLED_STREAM_FINGERPRINT];
-    const unrolled_stream_watched watched = {2, stretches, bytes, fingerprint};
-    unrolled_stream_watch(&watched);
 
     const auto work = [&](int me) {
         for (int round = 0; round < 10; ++round) {
@@ -65,7 +60,6 @@ int main() {
                 auto h = numbers(b * H), c = h, out = h;
                 unrolled_stream_call call = {b, ids.data(), nullptr, nullptr, h.data(), c.data(), out.data()};
                 expect(unrolled_stream_run(stream, &call) == 0, "run");
-                expect(unrolled_stream_same(&watched), "same");
                 std::vector<int64_t> text(20);
                 const unrolled_stream_choice choice = {0.8, 0, 0, -1, nullptr, 0, 2};
                 expect(unrolled_stream_generate(stream, 20, &choice, text.data()) == 20, "generate");

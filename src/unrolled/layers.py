@@ -1,7 +1,7 @@
 """Whole sequences: RNN, LSTM and GRU, drop-in for torch.nn's, and able to take lengths, resets and single steps.
 
 A call is checked by `recurrence.arguments`, and computed by whom `recurrence.plan` chooses. State comes in and goes out; a
-layer remembers nothing between calls but the packed weights of its streaming engine.
+layer remembers nothing between calls.
 """
 
 from __future__ import annotations
@@ -18,10 +18,9 @@ from torch.nn.utils.rnn import PackedSequence
 from unrolled.cells import MODES, Weights
 from unrolled.kernels import context, cudnn_weights
 from unrolled.options import CHANGE_STEPS, DEFAULTS, Options, check
-from unrolled.recurrence import arguments, plan
+from unrolled.recurrence import arguments, one_step, plan
 from unrolled.recurrence.arguments import LayerWeights
 from unrolled.recurrence.hooks import any_hooks, run_pre_hooks
-from unrolled.recurrence.one_step import StepEngine
 
 
 class State(NamedTuple):
@@ -82,7 +81,6 @@ class Recurrent(nn.Module):
         self.zoneout: float
         self.zoneout_cell: float
         vars(self).update({**DEFAULTS, **options})
-        self._engine = StepEngine()
         output_size = proj_size or hidden_size
         gates = MODES[mode].gates * hidden_size
         for layer in range(num_layers):
@@ -106,6 +104,7 @@ class Recurrent(nn.Module):
         names = ("weight_ih", "weight_hh", *biases, "weight_hr" if proj_size else None)
         suffixes = [suffix for layer in range(num_layers) for suffix in self._suffixes(layer)]
         self._weight_names = [[name and name + suffix for name in names] for suffix in suffixes]
+        self._flat_names = [name for names in self._weight_names for name in names[:4] if name]
         self.reset_parameters()
         self.flatten_parameters()
 
@@ -191,6 +190,9 @@ class Recurrent(nn.Module):
                 every sequence (the latter zero but for the LSTM): all the gradient that arrives there, from this step's
                 loss, the layer above and step t+1. Where it falls off going back, gradients vanish.
 
+        Until backward the output may be written to in place (`relu_`), as backward then computes it again; what is written
+        past PyTorch, through `.data` or NumPy, it cannot see, and the gradients would be of those numbers.
+
         Raises:
             RuntimeError: a width, state or number of axes that does not fit (ValueError for an input that is neither
                 2-D nor 3-D, or of another dtype than the weights), as torch.nn raises.
@@ -265,10 +267,9 @@ class Recurrent(nn.Module):
 
         Feed the state back in with the next x_t; `None` starts from zeros. Steps give what `forward` gives on the sequence.
 
-        Without gradients, weights are kept in the order in which a step reads them. They are always the weights of now: each
-        step first looks whether they have changed, however they were written to (in place, through `.data` or NumPy, in a
-        flat vector that they are views of, by another process that shares them). The layer's hooks run as in a call with a
-        sequence of one step, which is what a step of a layer with hooks is.
+        Weights are always those of now, however they were written to (in place, through `.data` or NumPy, in a flat vector
+        that they are views of, by another process that shares them): no copy of them is kept. The layer's hooks run as in a
+        call with a sequence of one step, which is what a step of a layer with hooks is.
 
         Raises:
             RuntimeError: the layer is bidirectional: its second direction begins at the end, which a stream has not; or
@@ -285,7 +286,7 @@ class Recurrent(nn.Module):
         if not isinstance(x_t, Tensor):
             raise arguments.no_tensor(self, "x_t", x_t)
         alone = embedding is None and not torch.is_grad_enabled() and not any_hooks(self)
-        if alone and (done := self._engine.step(self, x_t, state)) is not None:
+        if alone and (done := one_step.step(self, x_t, state)) is not None:
             return done
         if self.training and self.recurrent_dropout:
             raise RuntimeError(
@@ -311,12 +312,8 @@ class Recurrent(nn.Module):
                 return name
         return ""
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "_engine"}  # packed weights are no part of a copy
-
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._engine = StepEngine()
         self.flatten_parameters()
 
     def layer_weights(self) -> tuple[LayerWeights, ...]:
@@ -370,12 +367,17 @@ class RNN(Recurrent):
         dtype: torch.dtype | None = None,
         **options: Unpack[Options],
     ) -> None:
-        if nonlinearity not in ("tanh", "relu"):
-            raise ValueError(f"RNN expected nonlinearity 'tanh' or 'relu', got {nonlinearity!r}.")
-        self.nonlinearity = nonlinearity
-        mode = f"RNN_{nonlinearity.upper()}"
         sizes = (input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional)
-        super().__init__(mode, *sizes, device=device, dtype=dtype, **options)
+        super().__init__(_rnn_mode(nonlinearity), *sizes, device=device, dtype=dtype, **options)
+
+    @property
+    def nonlinearity(self) -> str:
+        """ "tanh" or "relu". Setting it is seen by the next call."""
+        return self.mode.removeprefix("RNN_").lower()
+
+    @nonlinearity.setter
+    def nonlinearity(self, name: str) -> None:
+        self.mode = _rnn_mode(name)
 
 
 class LSTM(Recurrent):
@@ -434,6 +436,12 @@ class GRU(Recurrent):
     ) -> None:
         sizes = (input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional)
         super().__init__("GRU", *sizes, device=device, dtype=dtype, **options)
+
+
+def _rnn_mode(nonlinearity: str) -> str:
+    if nonlinearity not in ("tanh", "relu"):
+        raise ValueError(f"RNN expected nonlinearity 'tanh' or 'relu', got {nonlinearity!r}.")
+    return f"RNN_{nonlinearity.upper()}"
 
 
 def _check_sizes(

@@ -13,7 +13,7 @@ import torch
 from tests.kernels import agree
 from tests.tolerance import TOLERANCE
 
-from unrolled.kernels import library, linear, regularised
+from unrolled.kernels import library, linear, regularised, step
 from unrolled.streaming import interface
 
 SOURCES = Path(__file__).parents[2] / "csrc"
@@ -119,7 +119,7 @@ def test_arm64_computes_what_this_machine_computes(tmp_path):
 
 
 def structures():
-    return [library._Args, linear._Args, regularised._Args, interface.Spec, interface.Choice, interface.Call, interface.Watched]
+    return [library._Args, linear._Args, regularised._Args, step._Args, interface.Spec, interface.Choice, interface.Call]
 
 
 @pytest.mark.parametrize("structure", structures(), ids=lambda structure: structure.c_name)

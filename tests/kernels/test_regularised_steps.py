@@ -128,6 +128,24 @@ def test_backward_can_run_twice(mode):
     assert all(a is b or torch.equal(a, b) for a, b in zip(first, again, strict=True))
 
 
+@pytest.mark.parametrize("mode", agree.MODES)
+@pytest.mark.parametrize("which", [("norms", "rates", "start"), ("mask", "zoneout")], ids=str)
+def test_operators_pass_opcheck(mode, which):
+    """Shapes without data, autograd and dynamic sizes say what the kernels do; p behind a sequence's end is not written."""
+    leaves, parts = drawn(mode, (4, 3, 0, 6), torch.float64, which)
+    names = ("x", "h", "c", "w_hh", "b_hh", "gain", "gain_c", "bias_c", "start_h", "start_c")
+    stays = (stay if isinstance(stay := parts.get(name), torch.Tensor) else None for name in ("zoneout_h", "zoneout_c"))
+    given = [*map(leaves.get, names), parts.get("mask"), *stays, torch.tensor([4, 4, 4]), torch.rand(4, 3) < 0.3]
+    shares = [parts.get(name, 0.0) if "rates" in which else 0.0 for name in ("zoneout_h", "zoneout_c")]
+    operators = torch.ops.unrolled
+    how = mode, False, *shares
+    torch.library.opcheck(operators.regularised.default, (*given, torch.zeros(2, 4, 3), *how, True))
+    results = [r.detach() for r in operators.regularised(*given, None, *how, True)]
+    inputs = [None if t is None else t.detach() for t in given]
+    incoming = [torch.randn_like(r) if r.numel() else None for r in results[:4]]
+    torch.library.opcheck(operators.regularised_backward.default, (*incoming, *inputs, *results[4:], *how, True))
+
+
 @pytest.mark.parametrize("options", [{"layer_norm": True}, {"zoneout": 0.2}], ids=str)
 def test_gradients_to_be_differentiated_do_not_count_the_call_before_twice(options: dict) -> None:
     """A state that is carried over comes from the same weights: that way is the earlier call's."""

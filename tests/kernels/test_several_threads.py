@@ -15,7 +15,6 @@ from torch import Tensor
 
 import unrolled
 from unrolled.streaming import Streamer
-from unrolled.streaming.packed_weights import PackedWeights
 
 T, B, I, H = 20, 3, 8, 24
 
@@ -116,26 +115,6 @@ def test_every_thread_sees_weights_that_another_has_written(through: str) -> Non
             raise
 
     together([lambda me=me: work(me) for me in range(threads)])
-
-
-@pytest.mark.parametrize("through", ["in place", "data"])
-def test_a_write_while_weights_are_copied_is_seen_by_the_next_call(through: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    layer, x, copy = unrolled.GRU(I, H), torch.randn(1, B, I), PackedWeights._copy
-
-    def copy_and_write(self: PackedWeights) -> None:
-        copy(self)
-        weight = layer.weight_ih_l0
-        (weight if through == "in place" else weight.data).mul_(1.1)
-
-    with torch.no_grad():
-        for _ in range(2):
-            monkeypatch.setattr(PackedWeights, "_copy", copy_and_write)
-            layer(x)
-            monkeypatch.setattr(PackedWeights, "_copy", copy)
-            fresh = unrolled.GRU(I, H)
-            fresh.load_state_dict(layer.state_dict())
-            assert torch.equal(layer(x)[0], fresh(x)[0])
-            layer.weight_ih_l0.mul_(1.0)
 
 
 def test_a_streamer_that_starts_anew_while_another_thread_steps() -> None:

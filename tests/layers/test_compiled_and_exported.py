@@ -9,6 +9,10 @@ import torch
 from tests.layers.twins import KINDS, B, H, I, T, assert_all_same, flat, twins
 from tests.tolerance import assert_same
 from torch import nn
+from torch._dynamo.backends.common import aot_autograd
+from torch.fx.experimental.proxy_tensor import make_fx
+
+import unrolled
 
 
 class Tagger(nn.Module):
@@ -49,6 +53,45 @@ def test_an_exported_model_takes_any_number_of_steps(tagger: Tagger) -> None:
     program = torch.export.export(tagger, batch(T), dynamic_shapes=axes)
     inputs = batch(2 * T)
     assert_same(program.module()(*inputs), tagger(*inputs))
+
+
+OPTIONS = [{"layer_norm": True}, {"zoneout": 0.2, "recurrent_dropout": 0.3}, {"learned_state": True}]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_layers_with_options_are_compiled_whole_for_any_number_of_steps(options: dict) -> None:
+    tagger = Tagger(unrolled.LSTM(I, H, bidirectional=True, **options))
+    graphs, found = [], []
+    torch._dynamo.reset()
+
+    def noted(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    compiled = torch.compile(tagger, fullgraph=True, dynamic=True, backend=aot_autograd(fw_compiler=noted, bw_compiler=noted))
+    for steps in (5, 8, 11):
+        inputs = batch(steps)
+        for model in (compiled, tagger):
+            torch.manual_seed(1)
+            tagger.zero_grad()
+            model(*inputs).square().mean().backward()
+            found.append([p.grad for p in tagger.parameters() if p.grad is not None])
+        assert_all_same(found[-2], found[-1])
+    assert len(graphs) == 2  # forward and backward, once
+    names = {str(node.target) for graph in graphs for node in graph.graph.nodes}
+    assert {"unrolled.regularised.default", "unrolled.regularised_backward.default"} <= names
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_exported_layers_with_options_take_any_number_of_steps(options: dict) -> None:
+    tagger = Tagger(unrolled.GRU(I, H, bidirectional=True, **options)).eval()
+    steps = torch.export.Dim("steps", min=2, max=100)
+    axes = {"ids": {0: steps}, "lengths": None, "resets": {0: steps}}
+    inputs = batch(2 * T)
+    want = tagger(*inputs)
+    assert_same(torch.export.export(tagger, batch(T), dynamic_shapes=axes).module()(*inputs), want)
+    layer, x = unrolled.LSTM(I, H, **options).eval(), torch.randn(T, B, I)
+    assert_same(make_fx(lambda x: layer(x)[0])(torch.randn(T, B, I))(x), layer(x)[0])
 
 
 @pytest.mark.parametrize("kind", KINDS)

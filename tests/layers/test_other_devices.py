@@ -110,6 +110,23 @@ def test_what_stands_for_cudnns_gradients_where_they_are_differentiated(kind: st
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_what_stands_for_cudnns_gradients_does_not_count_the_call_before_twice(kind: str) -> None:
+    """A state that is carried over comes from the same weights: that way is the earlier call's."""
+    layer, _ = twins(kind)
+    weights, x = [weight for one in layer.all_weights for weight in one], torch.randn(T, B, I, dtype=torch.float64)
+    state = layer(x)[1]
+    h0 = list(state) if isinstance(state, tuple) else [state]
+    stack = cudnn_weights.Stack(layer.mode, 1, False)
+    own_h0, own_weights = ([t.detach().requires_grad_() for t in one] for one in (h0, weights))
+    results = torch_rnn._operator(stack, x, None, own_h0, own_weights)
+    scale = [torch.randn_like(part) for part in results]
+    want = (None, *torch.autograd.grad(results, [*own_weights, *own_h0], scale))
+    got = torch_rnn._second_derivatives(stack, x, None, h0, weights)(want, tuple(scale))
+    assert got[0] is None
+    assert_all_same(got[1:], want[1:])
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)
 @pytest.mark.parametrize("masks", [(), ("lengths",), ("resets",), ("lengths", "resets")])
 def test_all_layers_at_once_are_one_after_the_other(kind: str, variant: dict, masks) -> None:

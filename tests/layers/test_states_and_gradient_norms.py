@@ -55,3 +55,26 @@ def test_gradient_norms_are_those_of_the_states_gradients(kind: str, variant: di
 def test_gradient_norms_of_another_shape() -> None:
     with pytest.raises(ValueError, match=r"gradient_norms expected shape \(1, 2, 5, 3\)"):
         unrolled.GRU(I, H)(torch.zeros(T, B, I), gradient_norms=torch.zeros(T, B))
+
+
+@pytest.mark.parametrize("options", [{}, {"layer_norm": True}, {"proj_size": 3}, {"save": "outputs"}], ids=str)
+@pytest.mark.parametrize("frozen", ["all", "first layer"])
+def test_gradient_norms_of_frozen_layers_are_those_of_learning_ones(options: dict, frozen: str) -> None:
+    layer, x = unrolled.LSTM(I, H, num_layers=2, **options), torch.randn(T, B, I)
+    found = []
+    for freeze in (False, True):
+        for name, parameter in layer.named_parameters():
+            parameter.requires_grad_(not freeze or (frozen != "all" and "_l1" in name))
+        found.append(torch.full((2, 2, T, B), -1.0))
+        layer(x, gradient_norms=found[-1])[0].square().sum().backward()
+    assert_same(found[1], found[0])
+    assert (found[0] > 0).all()
+
+
+@pytest.mark.parametrize("options", [{}, {"zoneout": 0.1}, {"save": "outputs"}], ids=str)
+def test_where_no_loss_depends_on_a_layer_the_norms_are_zero(options: dict) -> None:
+    layer, norms = unrolled.GRU(I, H, num_layers=2, **options), torch.full((2, 2, T, B), -1.0)
+    _, h_n = layer(torch.randn(T, B, I), gradient_norms=norms)
+    h_n[0].sum().backward()
+    assert norms[0, 0].any()
+    assert not norms[1].any()

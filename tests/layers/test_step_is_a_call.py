@@ -116,12 +116,24 @@ def test_a_trace_holds_the_step(watched) -> None:
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
-    "layer", [unrolled.LSTM(3, 4, proj_size=2), unrolled.GRU(3, 4, layer_norm=True), unrolled.RNN(3, 4, zoneout=0.1)]
+    "layer",
+    [
+        unrolled.LSTM(3, 4, proj_size=2),
+        unrolled.GRU(3, 4, layer_norm=True),
+        unrolled.RNN(3, 4, zoneout=0.1, bidirectional=True),
+        unrolled.LSTM(3, 4, 2, layer_norm=True, zoneout_cell=0.2, learned_state=True),
+    ],
 )
-def test_traces_of_projections_and_options_hold_the_sequence(layer) -> None:
-    x = torch.randn(6, 4, 3)
+def test_traces_of_projections_and_options_hold_sequences_of_any_length(layer) -> None:
+    x = torch.randn(9, 4, 3)
     traced = torch.jit.trace(layer.eval(), torch.randn(6, 2, 3))  # and its own check, without gradients
+    got, want = (
+        torch.autograd.grad(one(x)[0].square().sum(), [*layer.parameters()], allow_unused=True) for one in (traced, layer)
+    )
     assert_same(traced(x)[0], layer(x)[0])
+    for one, other in zip(got, want, strict=True):
+        assert (one is None) == (other is None)
+        assert one is None or torch.allclose(one, other, rtol=1e-5, atol=1e-6)
 
 
 def test_fake_tensors_go_through_the_options(watched) -> None:
@@ -313,6 +325,20 @@ def test_fx_takes_a_layer_whole() -> None:
     traced = torch.fx.symbolic_trace(model)
     assert [node.target for node in traced.graph.nodes if node.op == "call_module"] == ["rnn", "out"]
     assert_same(traced(x, h), want)
+
+
+def test_a_nonlinearity_that_is_set_later_is_seen() -> None:
+    layer, x = unrolled.RNN(3, 4), torch.randn(1, 2, 3)
+    relu = unrolled.RNN(3, 4, nonlinearity="relu")
+    relu.load_state_dict(layer.state_dict())
+    with torch.no_grad():
+        layer.step(x[0])
+        layer.nonlinearity = "relu"
+        assert (layer.nonlinearity, layer.mode) == ("relu", "RNN_RELU")
+        for call in (lambda one: one.step(x[0])[0], lambda one: one(x)[0], lambda one: one(x.repeat(3, 1, 1))[0]):
+            assert_same(call(layer), call(relu))
+    with pytest.raises(ValueError, match="expected nonlinearity 'tanh' or 'relu', got 'gelu'"):
+        layer.nonlinearity = "gelu"
 
 
 @pytest.mark.parametrize("option", ["zoneout", "zoneout_cell"])

@@ -32,7 +32,6 @@ def test_steps_give_the_sequence(kind: str, variant: dict) -> None:
 
 @pytest.mark.parametrize("kind", ["rnn", "relu", "lstm", "gru"])
 def test_steps_without_gradients_follow_the_weights_as_they_change(kind: str) -> None:
-    """There the streaming engine keeps a packed copy of the weights."""
     layer, _ = twins(kind, torch.float32, num_layers=2)
     x = torch.randn(T, B, I)
 

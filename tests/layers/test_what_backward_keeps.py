@@ -8,6 +8,8 @@ import pytest
 import torch
 from tests.layers.twins import KINDS, B, H, I, T, twins
 from tests.tolerance import assert_same
+from torch.profiler import ProfilerActivity
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import unrolled
 
@@ -30,6 +32,27 @@ def test_the_output_may_be_written_to(kind: str, save: str) -> None:
         output, _ = ours(x)
         torch.nn.ReLU(inplace=inplace)(output).square().sum().backward()
         found.append(gradients(ours))
+    assert_same(found[1], found[0])
+
+
+class Seeing(TorchDispatchMode):
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("kind", ["rnn", "relu", "gru", "lstm"])
+@pytest.mark.parametrize("options", [{}, {"save": "outputs"}, {"zoneout": 0.1}], ids=str)
+@pytest.mark.parametrize("watching", ["a mode", "the profiler"])
+def test_the_output_may_be_written_to_whoever_watches(kind: str, options: dict, watching: str) -> None:
+    ours, _, extra = KINDS[kind]
+    layer, x, found = ours(I, H, **extra, **options).eval(), torch.randn(T, B, I), []
+    for inplace in (False, True):
+        layer.zero_grad()
+        watch = Seeing() if watching == "a mode" else torch.profiler.profile(activities=[ProfilerActivity.CPU])
+        with watch:
+            output, _ = layer(x)
+            torch.nn.ReLU(inplace=inplace)(output).square().sum().backward()
+        found.append(gradients(layer))
     assert_same(found[1], found[0])
 
 

@@ -18,11 +18,11 @@ def test_each_call_goes_to_who_can_have_it() -> None:
     x, gru = torch.randn(T, B, I), unrolled.GRU(I, H, num_layers=2, dropout=0.5).eval()
     with torch.no_grad():
         assert chosen(gru, x) == "compiled kernels"
-        assert chosen(gru, x[:1]) == "streaming engine"
+        assert chosen(gru, x[:1]) == "single step"
         assert chosen(gru.train(), x[:1]) == "compiled kernels"  # dropout
         gru.eval()
         assert chosen(gru, x[:1], lengths=torch.tensor([1, 0, 1])) == "compiled kernels"
-        assert chosen(gru, x[:1], torch.zeros(2, B, H)) == "streaming engine"
+        assert chosen(gru, x[:1], torch.zeros(2, B, H)) == "single step"
         with torch.autocast("cpu", torch.bfloat16):
             assert chosen(gru, x[:1]) == "compiled kernels"
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]):
@@ -36,14 +36,19 @@ def test_each_call_goes_to_who_can_have_it() -> None:
     assert chosen(gru, x[:1]) == "compiled kernels"  # gradients
 
 
-@pytest.mark.parametrize("steps", [1, T])
+@pytest.mark.parametrize("steps", [1, T, "step"])
 @pytest.mark.parametrize("state", [torch.float64, torch.float16, "meta"], ids=str)
-def test_a_state_of_another_dtype_or_device_is_refused_however_many_steps(steps: int, state) -> None:
-    layer = unrolled.GRU(I, H)
-    with torch.no_grad():
-        layer(torch.zeros(steps, B, I), torch.zeros(1, B, H))  # a fast path that has served before is as strict
-        with pytest.raises(ValueError, match=r"GRU expected h0 o[fn]"):
-            layer(torch.zeros(steps, B, I), torch.zeros(1, B, H).to(state))
+@pytest.mark.parametrize("options", [{}, {"zoneout": 0.1}, {"layer_norm": True}], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_state_of_another_dtype_or_device_is_refused_however_many_steps(steps, state, options: dict, dtype) -> None:
+    layer = unrolled.GRU(I, H, dtype=dtype, **options).eval()
+    h0, x = torch.zeros(1, B, H, dtype=dtype), torch.zeros(1 if steps == "step" else steps, B, I, dtype=dtype)
+    run = (lambda h: layer.step(x[0], h)) if steps == "step" else (lambda h: layer(x, h))
+    for gradients in (False, True):
+        with torch.set_grad_enabled(gradients):
+            run(h0)  # a fast path that has served before is as strict
+            with pytest.raises(ValueError, match=r"GRU expected h0 o[fn]"):
+                run(h0.to(state))
 
 
 @pytest.mark.parametrize("kind", ["RNN", "LSTM", "GRU"])

@@ -9,22 +9,22 @@ import torch
 from tests.tolerance import assert_same
 
 import unrolled
+from unrolled.kernels import step as kernel
 from unrolled.recurrence import plan
-from unrolled.streaming.packed_weights import PackedWeights
 
 
 @pytest.fixture
-def packed(monkeypatch):
-    """How often weights were packed."""
-    times, copy = [], PackedWeights._copy
-    monkeypatch.setattr(PackedWeights, "_copy", lambda self: times.append(1) or copy(self))
+def stepped(monkeypatch):
+    """How often the kernel of single steps ran."""
+    times, run = [], kernel.run
+    monkeypatch.setattr(kernel, "run", lambda *given: times.append(1) or run(*given))
     return times
 
 
 @pytest.mark.parametrize("batch_first", [False, True])
 @pytest.mark.parametrize("layers", [1, 2])
 @pytest.mark.parametrize("kind", [unrolled.RNN, unrolled.LSTM, unrolled.GRU])
-def test_they_give_the_sequence(kind, layers, batch_first, packed):
+def test_they_give_the_sequence(kind, layers, batch_first, stepped):
     layer = kind(4, 7, num_layers=layers, batch_first=batch_first)
     x, time = torch.randn(6, 3, 4), 1 if batch_first else 0
     whole, last = layer(x.transpose(0, time))
@@ -35,7 +35,7 @@ def test_they_give_the_sequence(kind, layers, batch_first, packed):
             torch.testing.assert_close(output.select(time, 0), whole.select(time, t), rtol=1e-5, atol=1e-6)
             assert output.shape == (3, 1, 7) if batch_first else (1, 3, 7)
             batch_first or output.detach_()  # as loops over chunks like to; transposed outputs could never be
-    assert len(packed) == 1
+    assert len(stepped) == 6
     for one, other in zip(*(s if isinstance(s, tuple) else (s,) for s in (state, last)), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
         one.detach_()
@@ -57,13 +57,13 @@ def test_only_steps_with_gradients_or_autocast_go_through_the_table_of_backends(
 
 
 @pytest.mark.parametrize("how", ["data", "numpy", "in place", "replaced", "loaded", "functional"])
-def test_changed_weights_are_seen(how, packed):
+def test_changed_weights_are_seen(how, stepped):
     layer, x = unrolled.GRU(4, 7), torch.randn(1, 1, 4)
     other = unrolled.GRU(4, 7)
     with torch.no_grad():
         for _ in range(5):
             before = layer(x)[0]
-        assert len(packed) == 1
+        assert len(stepped) == 5
         if how == "data":
             layer.weight_hh_l0.data.copy_(other.weight_hh_l0)
             layer.bias_ih_l0.data.copy_(other.bias_ih_l0)
@@ -82,8 +82,7 @@ def test_changed_weights_are_seen(how, packed):
         assert not torch.allclose(want, before)
         for _ in range(5):
             torch.testing.assert_close(call()[0], want.detach(), rtol=1e-5, atol=1e-6)
-        if how != "functional":
-            assert len(packed) == 2
+        assert len(stepped) == 10
 
 
 def test_weights_that_change_at_every_call_are_seen_at_every_call():
@@ -107,19 +106,18 @@ def test_calls_before_change_no_bit(kind):
         assert torch.equal(layer(x)[0], first)
 
 
-def test_who_cannot_have_them_is_served_as_ever(packed):
+def test_who_cannot_have_them_is_served_as_ever(stepped):
     x = torch.randn(1, 2, 4)
     twins = [unrolled.LSTM(4, 7, bidirectional=True), unrolled.LSTM(4, 7, proj_size=3), unrolled.GRU(4, 7, zoneout=0.1)]
-    twins += [unrolled.GRU(4, 7, learned_state=True), unrolled.GRU(4, 7, num_layers=2, dropout=0.5)]
-    torch.nn.utils.parametrizations.weight_norm(normed := unrolled.GRU(4, 7), "weight_hh_l0")
-    for layer in (*twins, normed):
+    twins += [unrolled.GRU(4, 7, num_layers=2, dropout=0.5), unrolled.GRU(4, 7, layer_norm=True)]
+    for layer in twins:
         for _ in range(4):
             torch.manual_seed(0)
             with torch.no_grad():
                 got = layer(x)[0]
             torch.manual_seed(0)
             torch.testing.assert_close(got, layer(x)[0].detach(), rtol=1e-5, atol=1e-6)
-    assert len(packed) <= 1  # of the normed one, once, to find out
+    assert not stepped
 
 
 def test_wrong_states_and_inputs_are_told_in_the_same_words():

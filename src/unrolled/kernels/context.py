@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-_PLAIN = frozenset((Tensor, torch.nn.Parameter))
+PLAIN = frozenset((Tensor, torch.nn.Parameter))
+"""The types of tensors that are numbers in memory and no more."""
 INTEGERS = frozenset(getattr(torch, sign + str(8 * size)) for sign in ("int", "uint") for size in (1, 2, 4, 8))
 """What token ids and lengths may be."""
 TRACE, PROFILER = "torch.jit.trace", "the profiler"
@@ -27,7 +28,7 @@ def transformed() -> bool:
 
 def in_memory(tensor: Tensor) -> bool:
     """Whether it is plain numbers in the CPU's memory: no subclass, no lazily negated or zero tensor, strided."""
-    plain = type(tensor) in _PLAIN and tensor.is_cpu and tensor.layout is torch.strided
+    plain = type(tensor) in PLAIN and tensor.is_cpu and tensor.layout is torch.strided
     return plain and not (tensor.is_neg() or tensor.is_conj() or tensor._is_zerotensor())
 
 
@@ -55,7 +56,7 @@ def watched(tensors: Iterable[Tensor | None]) -> str:
     if torch._C._autograd._profiler_enabled():  # pyright: ignore[reportAttributeAccessIssue]
         return PROFILER
     given = [t for t in tensors if t is not None]
-    if not _PLAIN.issuperset(map(type, given)):
+    if not PLAIN.issuperset(map(type, given)):
         return "a tensor subclass"
     if any(map(Tensor.is_neg, given)) or any(map(Tensor._is_zerotensor, given)):
         return "a tensor that is negated lazily or holds no memory"

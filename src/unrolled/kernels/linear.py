@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import math
 from typing import Any
 
 import torch
@@ -61,7 +62,7 @@ def linear(x: Tensor, w: Tensor, bias: Tensor | None = None) -> Tensor:
         or x.dim() == 0
         or x.shape[-1] != w.shape[1]
         or (bias is not None and bias.shape != w.shape[:1])
-        or (rows := x.shape[:-1].numel()) < LEAST_ROWS
+        or (rows := math.prod(x.shape[:-1])) < LEAST_ROWS
         or rows * w.numel() < LEAST_PRODUCTS
         or torch.is_autocast_enabled("cpu")
         or not library.available()
@@ -89,7 +90,7 @@ def outer(d: Tensor, x: Tensor) -> Tensor:
 
 def _backward(d: Tensor, x: Tensor, w: Tensor | None, wants_w: bool) -> tuple[Tensor | None, Any]:
     inputs, outputs = x.shape[-1], d.shape[-1]
-    dx = None if w is None else torch.empty_like(x)
+    dx = None if w is None else library.empty(x.shape, x.dtype)
     dw = x.new_empty(outputs, inputs) if wants_w else None
     rows = d.shape[:-1].numel()
     _call(d.dtype, (rows, inputs, outputs), {"d": d, "x": x, "w": w, "dx": dx, "dw": dw})
@@ -101,7 +102,7 @@ class _Linear(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, w: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, w)  # as they came: a copy made here would have no derivative
         x, w = x.contiguous(), w.contiguous()
-        y = x.new_empty(*x.shape[:-1], w.shape[0])
+        y = library.empty((*x.shape[:-1], w.shape[0]), x.dtype)
         bias = None if bias is None else bias.contiguous()
         _call(x.dtype, (x.shape[:-1].numel(), x.shape[-1], w.shape[0]), {"x": x, "w": w, "bias": bias, "y": y})
         return y

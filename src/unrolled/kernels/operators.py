@@ -327,6 +327,8 @@ def run(
     segment = recompute.segment_steps(*given.sizes[:2]) if wanted and save == "outputs" and MODES[mode].saved else 0
     call = _Direct.apply if not watched else _Sequence.apply if _transformed() else torch.ops.unrolled.sequence
     output, cs, h_n, c_n, _ = call(*given, grad_norms, mode, reverse, wanted and not segment, every_c, segment)
+    if watched and watched != "torch.compile":  # what backward reads of the operator's results the caller may not write to
+        output = output.clone()
     if mode != "LSTM":
         return output, None, h_n, None
     return output, cs if every_c else None, h_n, c_n

@@ -93,10 +93,13 @@ def _second_derivatives(
         if not torch.is_grad_enabled():
             return None
         steps = [x.shape[1]] * x.shape[0] if batch_sizes is None else batch_sizes.tolist()
-        rows, *last = _by_definition(stack, x.reshape(-1, x.shape[-1]), steps, h0, weights)
+        # As tensors of this call alone: a state that is carried over comes from the same weights, by a way that is not this
+        # call's to differentiate.
+        inputs = [t.view_as(t) for t in (x, *weights, *h0)]
+        own_x, own_weights, own_h0 = inputs[0], inputs[1 : 1 + len(weights)], inputs[1 + len(weights) :]
+        rows, *last = _by_definition(stack, own_x.reshape(-1, x.shape[-1]), steps, own_h0, own_weights)
         results = [rows.view(*x.shape[:-1], -1), *last]
         pairs = [(r, d) for r, d in zip(results, arrived, strict=False) if d is not None]
-        inputs = [x, *weights, *h0]
         wanted = [one for one, gradient in zip(inputs, gradients, strict=False) if gradient is not None]
         how = {"create_graph": True, "allow_unused": True, "materialize_grads": True}
         found = iter(torch.autograd.grad([r for r, _ in pairs], wanted, [d for _, d in pairs], **how))

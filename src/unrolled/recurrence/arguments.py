@@ -111,7 +111,7 @@ def checked(
         _check_resets(resets, T, B, device)
     if gradient_norms is not None:
         _check_gradient_norms(gradient_norms, (layer.num_layers * layer.num_directions, 2, T, B))
-    h0, c0 = _initial_state(layer, hx, B, batched)
+    h0, c0 = _initial_state(layer, hx, B, batched, None if autocast else dtype)
     given = layer, x, (h0, c0), weights, lengths, resets, embedding, gradient_norms, every_step
     return _call(*given, autocast=autocast, compiling=compiling), batched
 
@@ -133,6 +133,8 @@ def _call(
 ) -> Call:
     """The call, with what is asked once of all its tensors."""
     of_layers = [t for cell, w_hr in weights for t in (*cell, w_hr) if t is not None]
+    if gradient_norms is not None:
+        state = _observed(layer, state, of_layers[1], x.shape[1], gradient_norms)
     real = [t for t in (x, *state, embedding) if t is not None] + of_layers
     watched = "torch.compile" if compiling else context.watched((*real, lengths, resets, gradient_norms))
     gradients = torch.is_grad_enabled() and any(t.requires_grad for t in real)
@@ -146,6 +148,23 @@ def _call(
     return Call(layer, x, *state, weights, *masks, dtype, compiling, watched, gradients, option, packed)
 
 
+def _observed(layer: Any, state: tuple, w_hh: Tensor, batch: int, gradient_norms: Tensor) -> tuple:
+    """The state as one that has a gradient, which brings backward to every step: of frozen layers norms are asked for too.
+
+    The norms are zero until it comes: where no loss depends on a step, nothing arrives.
+    """
+    with torch.no_grad():
+        gradient_norms.zero_()
+    h0, c0 = state
+    if not torch.is_grad_enabled() or context.compiling() or (h0 is not None and h0.requires_grad):
+        return state
+    if h0 is None:
+        rows = layer.num_layers * layer.num_directions
+        h0 = w_hh.new_zeros(rows, batch, w_hh.shape[1])
+        c0 = w_hh.new_zeros(rows, batch, layer.hidden_size) if layer.mode == "LSTM" else None
+    return h0.detach().requires_grad_(), c0
+
+
 # ------------------------------------------------------------------------------------------------------------- packed
 
 
@@ -156,7 +175,7 @@ def unpacked(layer: Any, packed: PackedSequence, hx: Any) -> Call:
     x, lengths = pad_packed_sequence(PackedSequence(packed.data, packed.batch_sizes))  # (T, B, I), (B,)
     weights, compiling, autocast = layer.layer_weights(), context.compiling(), context.autocast_dtype(x.device)
     check_input(layer, x, weights[0].cell.w_ih.dtype, autocast, time_first=True)
-    h0, c0 = _initial_state(layer, hx, x.shape[1], True)
+    h0, c0 = _initial_state(layer, hx, x.shape[1], True, None if autocast else weights[0].cell.w_ih.dtype)
     if packed.sorted_indices is not None:
         h0, c0 = (None if part is None else part.index_select(1, packed.sorted_indices) for part in (h0, c0))
     return _call(layer, x, (h0, c0), weights, lengths, autocast=autocast, compiling=compiling, packed=True)
@@ -173,8 +192,10 @@ def packed_again(packed: PackedSequence, call: Call, output: Tensor, state: tupl
 # ------------------------------------------------------------------------------------------------------------- checks
 
 
-def _initial_state(layer: Any, hx: Any, batch: int, batched: bool) -> tuple[Tensor | None, Tensor | None]:
-    """h_0 and c_0 as given, or the layer's learned ones; None for zeros."""
+def _initial_state(
+    layer: Any, hx: Any, batch: int, batched: bool, dtype: torch.dtype | None
+) -> tuple[Tensor | None, Tensor | None]:
+    """h_0 and c_0 as given, or the layer's learned ones; None for zeros. Of this dtype, or None: of any."""
     if hx is None:
         if not layer.learned_state:
             return None, None
@@ -197,6 +218,11 @@ def _initial_state(layer: Any, hx: Any, batch: int, batched: bool) -> tuple[Tens
             raise RuntimeError(
                 f"{_name(layer)}: Expected hidden{f'[{k}]' if count == 2 else ''} size {expected}, got {list(part.shape)}: "
                 f"{('h_0', 'c_0')[k]} is (num_layers * num_directions{', batch' if batched else ''}, width)."
+            )
+        if dtype is not None and part.dtype is not dtype:
+            raise ValueError(
+                f"{_name(layer)} expected {('h0', 'c0')[k]} of {dtype}, the dtype of the weights, got {describe(part)}. "
+                f"Convert it with .to({dtype})."
             )
         given[k] = part if batched else part.unsqueeze(1)
     return given[0], given[1]

@@ -1,8 +1,6 @@
-"""Single steps of a layer on the streaming engine: `step`, and whole calls of one step, as one streams with torch.nn's layers.
+"""Single steps of a layer without gradients: `step`, and whole calls of one step, as one streams with torch.nn's layers.
 
-Weights are packed as the engine reads them and kept until they change. Before each step all of them are read and their
-fingerprint compared, so that every way of writing to them is seen: in place, through `.data`, NumPy, a flat vector, the shared
-memory of another process. At H = 64 that takes a quarter of the step, at H = 512 as long as the step itself.
+They read the weights where they lie (`kernels/step.py`): every way of writing to them is seen, as nothing is kept of them.
 """
 
 from __future__ import annotations
@@ -12,103 +10,69 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unrolled.cells import MODES
-from unrolled.kernels import context
-from unrolled.recurrence.arguments import Call, check_input
+from unrolled.kernels import context, library
+from unrolled.kernels import step as kernel
+from unrolled.recurrence.arguments import Call
 from unrolled.recurrence.run import Result
-from unrolled.streaming import Streamer, supported
 
-# Up to this batch `step` is faster here than by the sequence kernels: 3 to 12 times at B = 4, alike at 64, H = 512.
+# Up to this batch faster than the sequence kernels: 2 to 3 times at B = 4, 1.2 to 2 times at 16, alike at 64.
 MOST_ROWS = 64
-# Whole calls up to these sizes are 1.2 to 4.4 times faster here; beyond, the kernels' second thread makes up for what the
-# engine saves. With one thread that begins at four times the weights.
+# Whole calls on several threads: beyond these sizes the kernels' second thread makes up for what this saves.
 MOST_WEIGHTS, MOST_PRODUCTS = 2**20, 2**21
-_STEP_DTYPE = torch.float32
 
 
-class StepEngine:
-    """The streaming engine of one layer, built when it is first used. Several threads may call it."""
-
-    def __init__(self) -> None:
-        self._streamer: Streamer | None = None
-
-    def step(self, layer: Any, x_t: Tensor, state: Any) -> tuple[Tensor, Any] | None:
-        """x_t (B, I) and a state, without gradients -> (h_t, state); None where a call has to do it."""
-        if x_t.dtype is not _STEP_DTYPE or layer.step_option:  # which may have been set since the last step
-            return None
-        streamer = self._streamer
-        if state is None or (streamer is not None and state is streamer.returned):
-            parts: tuple = (x_t,)
-        else:
-            parts = (x_t, *state) if isinstance(state, (tuple, list)) else (x_t, state)
-            if not all(isinstance(part, Tensor) for part in parts):
-                return None
-        if context.watched(parts) or (layer.dropout and layer.training) or torch.is_autocast_enabled("cpu"):
-            return None
-        if streamer is not None and x_t.shape in streamer.shapes and streamer.weights.same():
-            return streamer.advance(x_t, state)
-        if x_t.dim() != 2 or x_t.shape[0] > MOST_ROWS:
-            return None
-        check_input(layer, x_t, layer.weight_ih_l0.dtype, None)
-        return None if _cannot_keep(layer) is not None else self._packed(layer).advance(x_t, state)
-
-    def refuses(self, call: Call) -> str | None:
-        """Why it cannot compute a whole call; None if it can."""
-        layer, x = call.layer, call.x
-        if x.shape[0] != 1:
-            return f"{x.shape[0]} steps: it computes one"
-        if call.gradients:
-            return "gradients are recorded: it keeps nothing for backward (torch.no_grad() turns them off)"
-        if call.watched:
-            return f"{call.watched} must see every operation"
-        if call.dtype is not _STEP_DTYPE or not x.is_floating_point() or not x.is_cpu:
-            return f"input of {x.dtype} on {x.device}, computed in {call.dtype}: it reads vectors of float32 on the CPU"
-        if call.lengths is not None or call.resets is not None or call.every_step or call.gradient_norms is not None:
-            return "it knows no lengths, resets or looks inside"
-        if call.option:
-            return f"{call.option}={getattr(layer, call.option)} changes what a step does"
-        if layer.dropout and layer.training:
-            return f"dropout={layer.dropout} in training: it drops nothing"
-        weights = _weights(layer)
-        if torch.get_num_threads() == 1:
-            fits = weights <= 4 * MOST_WEIGHTS
-        else:
-            fits = weights <= MOST_WEIGHTS and x.shape[1] * weights <= MOST_PRODUCTS
-        if not fits:
-            return f"{weights:,} weights at a batch of {x.shape[1]}: the kernels are as fast"
-        if not all(t.is_cpu and t.dtype is _STEP_DTYPE for t in (call.h0, call.c0) if t is not None):
-            return "the state has to be float32 in the CPU's memory"
-        if self._streamer is None or not self._streamer.weights.in_place():
-            return _cannot_keep(layer)
+def step(layer: Any, x_t: Tensor, state: Any) -> tuple[Tensor, Any] | None:
+    """x_t (B, I) and a state, without gradients -> (h_t, state); None where a call has to do it."""
+    if layer.step_option or layer.bidirectional or layer.proj_size or (layer.dropout and layer.training):
         return None
-
-    def run(self, call: Call) -> Result:
-        state = None if call.h0 is None else call.h0 if call.c0 is None else (call.h0, call.c0)
-        h_t, state = self._packed(call.layer).advance(call.x[0], state)
-        return Result(h_t.unsqueeze_(0), state if isinstance(state, tuple) else (state,), [])
-
-    def _packed(self, layer: Any) -> Streamer:
-        """The streamer, its weights what the layer's are now."""
-        streamer = self._streamer
-        if streamer is None:
-            self._streamer = streamer = Streamer(layer)  # of two threads' here one stays, and each serves its own
-        elif not streamer.weights.same():
-            streamer.weights.repack_unless(streamer.weights.same)
-        return streamer
+    parts = () if state is None else state if isinstance(state, (tuple, list)) else (state,)
+    weights = [*map(layer._parameters.get, layer._flat_names)]
+    given = (x_t, *parts, *weights)
+    if not context.PLAIN.issuperset(map(type, given)) or context.watched(given) or torch._C._is_any_autocast_enabled():
+        return None
+    if torch.float32 not in library.dtypes or not x_t.dim() or x_t.shape[0] > MOST_ROWS:
+        return None
+    if (done := kernel.run(layer.mode, x_t, parts, weights, layer.hidden_size, layer.bias)) is None:
+        return None
+    return done[0], done[1] if layer.mode == "LSTM" else done[1][0]
 
 
-def _cannot_keep(layer: Any) -> str | None:
-    """Why the weights that the layer has now cannot be kept packed from call to call; None if they can."""
-    if (reason := supported(layer)) is not None:
-        return reason
-    given = [weight for weights in layer.all_weights for weight in weights]
-    if {id(weight) for weight in given} != {id(weight) for weight in layer._parameters.values()}:
-        return "the weights are computed at every use: they cannot be kept packed"
-    if not all(weight.dtype is _STEP_DTYPE and weight.is_contiguous() for weight in given):
-        return "the weights have to be float32 and contiguous"
+def refuses(call: Call) -> str | None:
+    """Why it cannot compute a whole call; None if it can."""
+    layer, x = call.layer, call.x
+    if call.watched:  # and first: a number of steps that is written out is none that a traced graph could leave open
+        return f"{call.watched} must see every operation"
+    if x.shape[0] != 1:
+        return f"{x.shape[0]} steps: it computes one"
+    if call.gradients:
+        return "gradients are recorded: it keeps nothing for backward (torch.no_grad() turns them off)"
+    if not library.dtypes:
+        return library.why_not()
+    if layer.bidirectional or layer.proj_size:
+        return "it knows one direction, and no projection"
+    if call.lengths is not None or call.resets is not None or call.every_step or call.gradient_norms is not None:
+        return "it knows no lengths, resets or looks inside"
+    if call.option:
+        return f"{call.option}={getattr(layer, call.option)} changes what a step does"
+    if layer.dropout and layer.training:
+        return f"dropout={layer.dropout} in training: it drops nothing"
+    count, batch = sum(weight.numel() for cell, _ in call.weights for weight in cell[:2]), x.shape[1]
+    small = count <= MOST_WEIGHTS and batch * count <= MOST_PRODUCTS
+    if batch > MOST_ROWS or not (small or torch.get_num_threads() == 1):
+        return f"{count:,} weights at a batch of {batch}: the kernels are as fast"
+    if call.dtype is not torch.float32 or kernel.readable(*_given(call)) is None:
+        return f"input of {x.dtype} on {x.device}, computed in {call.dtype}: it reads vectors of float32 in the CPU's memory"
     return None
 
 
-def _weights(layer: Any) -> int:
-    """How many weights the layers have, as if all were as wide as the first."""
-    return layer.num_layers * MODES[layer.mode].gates * layer.hidden_size * (layer.input_size + layer.hidden_size)
+def run(call: Call) -> Result:
+    done = kernel.run(*_given(call))
+    assert done is not None  # `refuses` has asked
+    return Result(done[0].unsqueeze_(0), done[1], [])
+
+
+def _given(call: Call) -> tuple:
+    """What the kernel takes of a call."""
+    layer, state = call.layer, [part.contiguous() for part in (call.h0, call.c0) if part is not None]
+    weights = [weight for cell, _ in call.weights for weight in cell if weight is not None]
+    return layer.mode, call.x[0].contiguous(), state, weights, layer.hidden_size, layer.bias

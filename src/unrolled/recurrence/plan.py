@@ -1,6 +1,6 @@
 """Who computes a call: one table, asked from the top. The first backend that has nothing against the call runs it.
 
-    streaming engine       one step without gradients, weights kept packed from call to call
+    single step            one step without gradients, weights read where they lie
     compiled kernels       sequences on the CPU
     regularised kernels    the same for options that change what a step does
     torch, whole stack     PyTorch's operator for all layers and directions: cuDNN's on CUDA
@@ -21,7 +21,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from unrolled import kernels
 from unrolled.kernels import context, library
-from unrolled.recurrence import arguments, run
+from unrolled.recurrence import arguments, one_step, run
 from unrolled.recurrence.arguments import Call
 from unrolled.recurrence.run import Result
 
@@ -38,7 +38,7 @@ class Backend(NamedTuple):
 def _kernels_refuse(call: Call) -> str | None:
     layer, device = call.layer, call.x.device
     if call.option:
-        return f"{call.option}={getattr(layer, call.option)} changes what a step does"
+        return _option_changes_steps(call)
     if layer.proj_size:
         return f"proj_size={layer.proj_size}: they have no projection"
     if call.watched and (reason := _other_operators_needed()):
@@ -58,21 +58,23 @@ def _regularised_refuse(call: Call) -> str | None:
         return "the layer has no option that changes steps in this call"
     if layer.proj_size:
         return f"proj_size={layer.proj_size}: they have no projection"
-    if not library.available() or call.x.device.type != "cpu":
+    if torch.float32 not in library.dtypes or call.x.device.type != "cpu":
         return _not_supported(call)
     if call.dtype not in (torch.float32, torch.float64, torch.bfloat16):
         return f"dtype {call.dtype}: they compute in float32 and float64"
     if 0 in call.x.shape[:2]:
         return "the sequence is empty"
-    if call.watched and call.watched != context.PROFILER:
-        return f"{call.watched} must see every operation, and cannot look into them"
+    if context.transformed():
+        return "a transform of torch.func is active"
+    if call.watched and (reason := _other_operators_needed()):
+        return reason
     return None
 
 
 def _torch_refuses(call: Call) -> str | None:
     layer = call.layer
     if call.option:
-        return f"{call.option}={getattr(layer, call.option)} changes what a step does"
+        return _option_changes_steps(call)
     if call.compiling:
         return "torch.compile is tracing: in its graphs these operators come out wrong"
     if context.forward_mode():
@@ -103,6 +105,11 @@ def _torch_stack_refuses(call: Call) -> str | None:
     return _torch_refuses(call)
 
 
+def _option_changes_steps(call: Call) -> str:
+    value = "" if call.compiling else f"={getattr(call.layer, call.option)}"  # torch.compile may have a symbol of the rate
+    return f"{call.option}{value} changes what a step does"
+
+
 _FORWARD_MODE = "forward-mode derivatives are taken: only the definition's operators all have them"
 
 
@@ -114,10 +121,10 @@ def _other_operators_needed() -> str | None:
 
 
 def _not_supported(call: Call) -> str:
-    if not library.available():
-        return library.why_not()
     if call.x.device.type != "cpu":
         return f"input on {call.x.device}: they run on the CPU"
+    if not library.dtypes:  # and not `available`, which torch.compile cannot trace
+        return "they are not there" if call.compiling else library.why_not()
     return f"dtype {call.dtype}: they compute in float32, float64 and bfloat16"
 
 
@@ -132,7 +139,7 @@ def _onednn_is_faster(call: Call) -> bool:
 
 
 BACKENDS = (
-    Backend("streaming engine", lambda call: call.layer._engine.refuses(call), lambda call: call.layer._engine.run(call)),
+    Backend("single step", one_step.refuses, one_step.run),
     Backend("compiled kernels", _kernels_refuse, run.by_kernels),
     Backend("regularised kernels", _regularised_refuse, run.by_regularised_kernels),
     Backend("torch, whole stack", _torch_stack_refuses, run.by_torch_stack),
@@ -157,7 +164,7 @@ def explain(layer: Any, input: Tensor | PackedSequence, hx: Any = None, **how: A
     >>> import torch, unrolled
     >>> with torch.no_grad():
     ...     explain(unrolled.LSTM(3, 4, proj_size=2), torch.randn(5, 2, 3))
-    streaming engine       no: 5 steps: it computes one
+    single step            no: 5 steps: it computes one
     compiled kernels       no: proj_size=2: they have no projection
     regularised kernels    no: the layer has no option that changes steps in this call
     torch, whole stack     no: there is one layer in one direction

@@ -105,7 +105,7 @@ def _regularised_layer(call: Call, x: Tensor, k: int, reverse: bool) -> LayerOut
     with torch.autocast("cpu", enabled=False):
         x_gates = definition.input_gates(mode, x, w, call.lengths, table, drawn.norms, linear)
         how = {"lengths": call.lengths, "resets": call.resets, "reverse": reverse, "grad_norms": norms}
-        results = regularised.run(mode, x_gates, h, c, w.w_hh, w.b_hh, **how, options=drawn)
+        results = regularised.run(mode, x_gates, h, c, w.w_hh, w.b_hh, **how, options=drawn, watched=call.watched)
     return LayerOutput(*(r.to(call.dtype) if widen and r is not None else r for r in results))  # type: ignore[arg-type]
 
 
@@ -179,8 +179,9 @@ def _state(call: Call, k: int) -> tuple[Tensor, Tensor | None]:
         return call.h0[k], None if call.c0 is None else call.c0[k]
     (w, w_hr), batch = call.weights[k], call.batch
     hidden = w.w_hh.shape[1] if w_hr is None else w_hr.shape[1]
-    h = w.w_hh.new_zeros(batch, w.w_hh.shape[1])
-    return h, w.w_hh.new_zeros(batch, hidden) if call.layer.mode == "LSTM" else None
+    # Like x, whose batch may be a symbol of a trace's.
+    h = call.x.new_zeros(batch, w.w_hh.shape[1], dtype=w.w_hh.dtype)
+    return h, call.x.new_zeros(batch, hidden, dtype=w.w_hh.dtype) if call.layer.mode == "LSTM" else None
 
 
 def _options(call: Call, k: int, h: Tensor, c: Tensor | None) -> StepOptions:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import struct
 from typing import Any
 
 import torch
@@ -16,8 +15,6 @@ PRECISIONS = ("fp32", "bf16", "int8")
 ISAS = ("portable", "avx2", "avx512", "avx512_vnni", "avx512_bf16")
 MEMORY, ID, SCORES = -1, -3, -4
 """Codes of errors."""
-FINGERPRINT = 256
-"""Bytes of a fingerprint."""
 _INT8_WIDEST = 65536
 _declared: ctypes.CDLL | None = None
 
@@ -56,16 +53,7 @@ class Choice(ctypes.Structure):
 
 class Call(ctypes.Structure):
     c_name = "unrolled_stream_call"
-    _fields_ = [(name, ctypes.c_int64) for name in ("B", "x", "h_in", "c_in", "h_out", "c_out", "out")]
-
-
-class Watched(ctypes.Structure):
-    c_name = "unrolled_stream_watched"
-    _fields_ = [(name, ctypes.c_int64) for name in ("count", "from", "bytes", "fingerprint")]
-
-
-# A Call and a Watched, 0 for null. One packed argument is 0.4 microseconds faster than seven.
-pack_call, pack_watched = struct.Struct("=7q").pack, struct.Struct("=4q").pack
+    _fields_ = [("B", ctypes.c_int64), *((name, ctypes.c_void_p) for name in ("x", "h_in", "c_in", "h_out", "c_out", "out"))]
 
 
 def declared() -> ctypes.CDLL:
@@ -73,7 +61,7 @@ def declared() -> ctypes.CDLL:
     global _declared
     if _declared is None:
         compiled = library.loaded()
-        for structure in (Spec, Choice, Call, Watched):
+        for structure in (Spec, Choice, Call):
             library.check_layout(compiled, structure)
         pointer, int64 = ctypes.c_void_p, ctypes.c_int64
         for name, result, *arguments in (
@@ -82,11 +70,9 @@ def declared() -> ctypes.CDLL:
             ("isa", ctypes.c_char_p, pointer),
             ("bytes", int64, pointer),
             ("available", ctypes.c_int, ctypes.c_char_p, ctypes.c_int32),
-            ("run", ctypes.c_int, pointer, ctypes.c_char_p),
+            ("run", ctypes.c_int, pointer, ctypes.POINTER(Call)),
             ("bind", ctypes.c_int, pointer, int64, pointer, pointer),
             ("repack", ctypes.c_int, pointer, ctypes.POINTER(Spec)),
-            ("watch", None, ctypes.c_char_p),
-            ("same", ctypes.c_int, ctypes.c_char_p),
             ("step", ctypes.c_int, pointer, int64, pointer, pointer),
             ("logits", ctypes.c_int, pointer, int64, pointer),
             ("feed", ctypes.c_int, pointer, pointer, int64, ctypes.c_int32),
@@ -136,11 +122,6 @@ def supported(layers: Any, precision: str = "fp32") -> str | None:
     if precision == "int8" and max(layers.input_size, layers.hidden_size) > _INT8_WIDEST:
         return f"{name} is wider than {_INT8_WIDEST}, beyond which int8 sums could overflow"
     return None
-
-
-def flat(layers: Any) -> list[Tensor]:
-    """The weights of all layers, one after another."""
-    return [parameter for one in layers.all_weights for parameter in one]
 
 
 def raise_for(code: int, ids: Tensor | None = None, limit: int = 0) -> None:

@@ -1,13 +1,10 @@
-"""A copy of a stack's weights in the order in which a step reads them, and whether it is still what the layers hold."""
+"""A copy of a stack's weights in the order in which a step reads them."""
 
 from __future__ import annotations
 
 import ctypes
-import operator
 import os
-import threading
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,31 +15,6 @@ from unrolled.streaming import interface
 
 TABLE_LIMIT = 64 * 2**20
 """Bytes up to which W_ih times every embedding is kept instead of the embedding."""
-_address = Tensor.data_ptr
-_packing = threading.RLock()
-"""Held while a streamer copies its weights. One for all: it is seldom, short, and one is easily made anew in a forked child."""
-
-
-def _after_fork_in_child() -> None:
-    global _packing
-    _packing = threading.RLock()  # another thread of the parent may have held it
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
-
-
-class _Noted(NamedTuple):
-    """What was copied. Never changed, only replaced: a thread that looks at it cannot see halves of two."""
-
-    weights: list[Tensor]
-    views: list[Tensor]
-    """Of the weights: what they were, so that their memory stays, and no other weight comes to lie there."""
-    addresses: list[int]
-    watched: bytes
-    """The argument of unrolled_stream_same."""
-    arrays: tuple
-    """What `watched` points to."""
 
 
 class PackedWeights:
@@ -62,75 +34,24 @@ class PackedWeights:
         self._layers, self._precision, self._isa = layers, precision, isa
         self._embedding, self._one_hot = embedding, one_hot
         self._decoder_weight, self._decoder_bias = decoder_weight, decoder_bias
-        self._extra = [t for t in (embedding, decoder_weight, decoder_bias) if t is not None]
         self.tokens: int = layers.input_size if one_hot else 0 if embedding is None else embedding.shape[0]
         self.outputs = 0 if decoder_weight is None else decoder_weight.shape[0]
         self._check_tables()
         self._engine = interface.declared()
-        self._same = self._engine.unrolled_stream_same
-        self._noted: _Noted | None = None
         self._seed = int.from_bytes(os.urandom(8), "little")
-        self.repack_unless(lambda: False)
+        self.repack()
 
     def seed(self, seed: int) -> None:
         """Start the random numbers of `generate`, and where they begin anew after copying."""
         self._seed = seed & (2**64 - 1)
         self._engine.unrolled_stream_seed(self.handle, self._seed)
 
-    def in_place(self) -> bool:
-        """Whether the layers' weights are the tensors that were copied, of the same shape and layout, where they were."""
-        noted = self._noted
-        if noted is None:
-            return False
-        # Through map, which loops in C: this runs before every single step.
-        weights: Any = self._layers._parameters.values()
-        if self._extra:
-            weights = (*weights, *self._extra)
-        try:
-            return (
-                len(weights) == len(noted.weights)
-                and all(map(operator.is_, weights, noted.weights))
-                and [*map(_address, weights)] == noted.addresses
-                and all(map(Tensor.is_set_to, weights, noted.views))
-            )
-        except (TypeError, AttributeError, RuntimeError):  # a weight whose memory was taken away
-            return False
-
-    def same(self) -> bool:
-        """Whether the copy is what the layers' weights are now. Reads them all: however they were written to, it is seen."""
-        noted = self._noted
-        return noted is not None and self.in_place() and bool(self._same(noted.watched))
-
-    def repack_unless(self, unchanged: Callable[[], bool]) -> None:
-        """Copy the weights again unless they are `unchanged`, which is asked when no other thread is copying them."""
-        with _packing:
-            if unchanged():
-                return
-            if self.handle is not None:
-                self._engine.unrolled_stream_flush(self.handle)
-            # Noted before they are copied: a write while they are being copied is seen by the next call. In between there is
-            # no note, so that a child which is forked here copies again.
-            noted, self._noted = self._note(), None
-            self._copy()
-            self._engine.unrolled_stream_seed(self.handle, self._seed)
-            self._noted = noted
-
-    def _note(self) -> _Noted | None:
-        """What the weights are now; None where no later look could tell that they have changed."""
-        parameters = list(self._layers._parameters.values())
-        if {id(weight) for weight in interface.flat(self._layers)} != {id(parameter) for parameter in parameters}:
-            return None  # computed anew at every use, as weight_norm does
-        weights = [*parameters, *self._extra]
-        views = [weight.detach() for weight in weights]
-        if not all(context.in_memory(view) and view.is_contiguous() and view.numel() for view in views):
-            return None
-        addresses = [view.data_ptr() for view in views]
-        starts = (ctypes.c_void_p * len(views))(*addresses)
-        sizes = (ctypes.c_int64 * len(views))(*(view.nbytes for view in views))
-        arrays = starts, sizes, ctypes.create_string_buffer(interface.FINGERPRINT)
-        watched = interface.pack_watched(len(views), *map(ctypes.addressof, arrays))
-        self._engine.unrolled_stream_watch(watched)
-        return _Noted(weights, views, addresses, watched, arrays)
+    def repack(self) -> None:
+        """Copy the weights again."""
+        if self.handle is not None:
+            self._engine.unrolled_stream_flush(self.handle)
+        self._copy()
+        self._engine.unrolled_stream_seed(self.handle, self._seed)
 
     def _copy(self) -> None:
         layers = self._layers

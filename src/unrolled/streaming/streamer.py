@@ -13,6 +13,7 @@ where it has avx512_bf16 and avx512_vnni. What they cost in accuracy is for the 
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Sequence
 from typing import Any
 
@@ -37,7 +38,7 @@ class Streamer:
         precision: "fp32", "bf16" or "int8".
         isa: a variant from `isas(precision)`, for tests and comparisons.
 
-    The copy does not follow the originals: `stale()` says whether they have changed, `repack()` copies them again.
+    The copy does not follow the originals: `repack()` copies them again.
 
     Raises:
         ValueError: something that `supported` gives a reason against, or shapes that do not fit.
@@ -76,10 +77,8 @@ class Streamer:
         self.tokens, self.outputs = self.weights.tokens, self.weights.outputs
         self._is_lstm = self.mode == "LSTM"
         self._x_dtype = torch.int64 if self.tokens else torch.float32
-        self.shapes: dict[torch.Size, tuple] = {}  # by shape of x_t: tensors as `advance` returns them, bytes of h, batch
-        self._returned: tuple[Any, Any, Any] = (None, None, None)
         self._engine = interface.declared()
-        self._step, self._run = self._engine.unrolled_stream_step, self._engine.unrolled_stream_run
+        self._step = self._engine.unrolled_stream_step
         self._new_state(1, None)
 
     # ------------------------------------------------------------------------------------------------------- weights
@@ -95,15 +94,7 @@ class Streamer:
 
     def repack(self) -> None:
         """Copy the weights again. State is kept; the random numbers of `generate` start anew."""
-        self.weights.repack_unless(lambda: False)
-
-    def stale(self) -> bool:
-        """Whether a weight has been written to, moved or replaced since it was copied. Reads them all to know.
-
-        So it sees every way of writing: through `.data`, NumPy, a flat vector, another process. Weights that are computed
-        at every use (weight_norm) are always taken to have changed.
-        """
-        return not self.weights.same()
+        self.weights.repack()
 
     # --------------------------------------------------------------------------------------------------------- state
     @property
@@ -164,53 +155,24 @@ class Streamer:
             interface.raise_for(code, x_t, self.tokens)
         return out
 
-    @property
-    def returned(self) -> Any:
-        """The state that the last `advance` returned."""
-        return self._returned[0]
-
     def advance(self, x_t: Tensor, state: Any = None) -> tuple[Tensor, Any]:
         """One step from a state to a new one: `(h_t (B, H), state)`. The state kept inside is neither used nor changed.
 
-        `state` is h, or for the LSTM (h, c), each (L, B, H); None is zeros. The caller has asked `kernels.context.watched` of
-        x_t and the state.
+        `state` is h, or for the LSTM (h, c), each (L, B, H); None is zeros.
         """
-        like = self.shapes.get(x_t.shape)
-        if like is None or x_t.dtype is not self._x_dtype or not x_t.is_contiguous() or not x_t.is_cpu:
-            x_t, like = self._prepare(x_t)
-        out_like, h_like, nbytes, batch = like
-        h = c = 0
-        if state is not None:
-            known, h_t, c_t = self._returned  # by the call before: as the engine reads it, unless it was changed since
-            if state is not known or not _readable_as_is(h_t, nbytes) or not (c_t is h_t or _readable_as_is(c_t, nbytes)):
-                h_t, c_t = self._readable(state, batch)
-            h, c = h_t.data_ptr(), c_t.data_ptr()
-        out, h_n = _empty_like(out_like), _empty_like(h_like)
-        if self._is_lstm:
-            c_n = _empty_like(h_like)
-            new: Any = (h_n, c_n)
-        else:
-            new = c_n = h_n
-        h_to = h_n.data_ptr()
-        c_to = c_n.data_ptr() if self._is_lstm else h_to
-        code = self._run(self.weights.handle, interface.pack_call(batch, x_t.data_ptr(), h, c, h_to, c_to, out.data_ptr()))
-        if code:
-            interface.raise_for(code, x_t, self.tokens)
-        self._returned = (new, h_n, c_n)
-        return out, new
-
-    def _prepare(self, x_t: Tensor) -> tuple[Tensor, tuple]:
-        """An input of a shape not seen yet, or not as the engine reads it, and tensors like those that come of it."""
         batch = x_t.shape[0] if x_t.dim() else 0
         x_t = self._checked_input(x_t, (batch,) if self.tokens else (batch, self.input_size))
-        if len(self.shapes) >= 64:
-            self.shapes.clear()
-        h = torch.empty(self.num_layers, batch, self.hidden_size, dtype=torch.float32, device="cpu")
-        self.shapes[x_t.shape] = like = (_empty_like(h[0]), h, h.nbytes, batch)
-        return x_t, like
+        h_n = torch.empty(self.num_layers, batch, self.hidden_size, dtype=torch.float32, device="cpu")
+        out, c_n, before = _empty_like(h_n[0]), _empty_like(h_n) if self._is_lstm else None, (None, None)
+        if state is not None:
+            before = self._readable(state, batch)
+        tensors = (x_t, *before, h_n, c_n, out)
+        call = interface.Call(batch, *(None if tensor is None else tensor.data_ptr() for tensor in tensors))
+        interface.raise_for(self._engine.unrolled_stream_run(self.weights.handle, ctypes.byref(call)), x_t, self.tokens)
+        return out, h_n if c_n is None else (h_n, c_n)
 
     def _readable(self, state: Any, batch: int) -> tuple[Tensor, Tensor]:
-        """h and c (or h again where there is none) as the engine reads them."""
+        """h and c (or h again where there is none: the engine reads no c) as the engine reads them."""
         self._checked_state(state, batch)
         parts = [as_engine_reads(part) for part in (state if isinstance(state, (tuple, list)) else (state,))]
         return parts[0], parts[-1]
@@ -258,7 +220,3 @@ class Streamer:
 
     def __reduce__(self) -> Any:
         raise TypeError("a Streamer holds native memory: build it again from its layers instead of copying or pickling it")
-
-
-def _readable_as_is(part: Tensor, nbytes: int) -> bool:
-    return part.nbytes == nbytes and part.dtype is torch.float32 and part.is_contiguous() and part.is_cpu

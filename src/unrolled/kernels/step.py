@@ -1,0 +1,95 @@
+"""One step of a stack of layers in fp32 on the CPU, weights read where PyTorch keeps them (csrc/step.hpp).
+
+Nothing is packed or kept, so the weights are those of now, however they were written to. Everything that the library is
+handed the address of is looked at in that same call.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import struct
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unrolled.cells import MODES
+
+from . import library
+
+_POINTERS = ("x", "h_in", "c_in", "h_out", "c_out", "out")
+
+
+class _Args(ctypes.Structure):
+    c_name = "unrolled_step_args"
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in ("mode", "L", "B", "I", "H")),
+        *((name, ctypes.c_void_p) for name in _POINTERS),
+    ]
+
+
+@functools.cache
+def _function() -> Any:
+    compiled = library.loaded()
+    library.check_layout(compiled, _Args)
+    function = compiled.unrolled_step
+    function.argtypes = [ctypes.c_char_p]
+    return function
+
+
+# Through map, which loops in C: all of it runs before every step.
+_dtype, _layout, _is_cpu, _shape = (getattr(Tensor, name).__get__ for name in ("dtype", "layout", "is_cpu", "shape"))
+_address, _empty_like = Tensor.data_ptr, torch.empty_like  # half the time of torch.empty, which parses sizes
+_FLOAT, _STRIDED = {torch.float32}, {torch.strided}
+
+
+@functools.lru_cache(256)
+def _call_of(
+    mode: str, layers: int, batch: int, width: int, hidden: int, bias: bool, states: int
+) -> tuple[list, Any, Tensor, Tensor]:
+    """The shapes that x, the states and all weights have to have; what packs the call; tensors like out and h."""
+    rows = MODES[mode].gates * hidden
+    shapes: list[tuple] = [(batch, width), *[(layers, batch, hidden)] * states]
+    for layer in range(layers):
+        shapes += [(rows, hidden if layer else width), (rows, hidden), *[(rows,)] * (2 * bias)]
+    pack = struct.Struct(f"={len(_Args._fields_) + 4 * layers}q").pack
+    like = torch.empty(layers, batch, hidden, dtype=torch.float32, device="cpu")
+    return shapes, functools.partial(pack, MODES[mode].number, layers, batch, width, hidden), like[0].clone(), like
+
+
+def run(
+    mode: str, x: Tensor, state: Sequence[Tensor], weights: Sequence[Tensor], hidden: int, bias: bool
+) -> tuple[Tensor, tuple[Tensor, ...]] | None:
+    """x (B, I) and h, or for the LSTM h and c, (L, B, H), or nothing for zeros -> the last layer's h (B, H) and the new state.
+
+    weights are those of all layers, w_ih, w_hh, and with `bias` b_ih, b_hh. None if something is not `readable`.
+    """
+    if (found := readable(mode, x, state, weights, hidden, bias)) is None:
+        return None
+    pack, out_like, h_like = found
+    out, h = _empty_like(out_like), _empty_like(h_like)
+    new = (h, _empty_like(h_like)) if mode == "LSTM" else (h,)
+    before, after, pointers = [*map(_address, state), 0, 0][:2], [*map(_address, new), 0][:2], [*map(_address, weights)]
+    if not bias:
+        pointers = [p for k in range(0, len(pointers), 2) for p in (*pointers[k : k + 2], 0, 0)]
+    _function()(pack(_address(x), *before, *after, _address(out), *pointers))
+    return out, new
+
+
+def readable(
+    mode: str, x: Tensor, state: Sequence[Tensor], weights: Sequence[Tensor], hidden: int, bias: bool
+) -> tuple[Any, Tensor, Tensor] | None:
+    """Whether all are float32, of the shapes that these sizes ask for, one number behind the other in the CPU's memory.
+
+    Then what packs the call, and tensors like its results. The caller has asked `context.watched` of all, which tells
+    subclasses and tensors without numbers of their own.
+    """
+    if x.dim() != 2 or len(state) not in (0, MODES[mode].states):
+        return None
+    given, layers = (x, *state, *weights), len(weights) // (4 if bias else 2)
+    shapes, *found = _call_of(mode, layers, *x.shape, hidden, bias, len(state))
+    numbers = {*map(_dtype, given)} == _FLOAT and {*map(_layout, given)} == _STRIDED and all(map(_is_cpu, given))
+    fits = numbers and [*map(_shape, given)] == shapes and all(map(Tensor.is_contiguous, given))
+    return found if fits else None  # type: ignore[return-value]
