@@ -14,6 +14,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils.flop_counter import FlopCounterMode
 
 import unrolled
+from unrolled.kernels import step as kernel
 
 CELLS = [unrolled.RNN, unrolled.LSTM, unrolled.GRU]
 
@@ -348,3 +349,17 @@ def test_an_option_that_is_set_after_the_first_step_is_seen(option: str) -> None
         layer.step(x[0])
         setattr(layer, option, 0.5)
         assert_same(layer.step(x[0])[0], layer(x)[0][0])
+
+
+def without_memory(weight: Tensor) -> None:
+    weight.untyped_storage().resize_(0)
+
+
+@pytest.mark.parametrize("change", [without_memory, torch._neg_view, Tensor.double, Tensor.t, Tensor.to_sparse], ids=str)
+def test_a_weight_that_does_not_lie_in_memory_as_it_should_is_not_read_there(change) -> None:
+    x, state, weights = torch.randn(2, 1), torch.zeros(1, 2, 2), [torch.randn(shape) for shape in ((2, 1), (2, 2), (2,), (2,))]
+    how = "RNN_TANH", x, (state,), weights, 2, True
+    assert kernel.readable(*how) is not None
+    changed = change(weights[1])
+    weights[1] = weights[1] if changed is None else changed
+    assert kernel.readable(*how) is None

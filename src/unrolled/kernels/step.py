@@ -40,9 +40,9 @@ def _function() -> Any:
 
 
 # Through map, which loops in C: all of it runs before every step.
-_dtype, _layout, _is_cpu, _shape = (getattr(Tensor, name).__get__ for name in ("dtype", "layout", "is_cpu", "shape"))
-_address, _empty_like = Tensor.data_ptr, torch.empty_like  # half the time of torch.empty, which parses sizes
-_FLOAT, _STRIDED = {torch.float32}, {torch.strided}
+_dtype, _is_cpu, _shape = (getattr(Tensor, name).__get__ for name in ("dtype", "is_cpu", "shape"))
+_address, _is_contiguous, _is_neg, _empty_like = Tensor.data_ptr, Tensor.is_contiguous, Tensor.is_neg, torch.empty_like
+_FLOAT = {torch.float32}
 
 
 @functools.lru_cache(256)
@@ -71,10 +71,15 @@ def run(
     pack, out_like, h_like = found
     out, h = _empty_like(out_like), _empty_like(h_like)
     new = (h, _empty_like(h_like)) if mode == "LSTM" else (h,)
-    before, after, pointers = [*map(_address, state), 0, 0][:2], [*map(_address, new), 0][:2], [*map(_address, weights)]
-    if not bias:
-        pointers = [p for k in range(0, len(pointers), 2) for p in (*pointers[k : k + 2], 0, 0)]
-    _function()(pack(_address(x), *before, *after, _address(out), *pointers))
+    # Of what has no c, h stands in its place, and nobody reads it.
+    if state and bias:
+        addresses = [*map(_address, (x, state[0], state[-1], h, new[-1], out, *weights))]
+    else:
+        before, pointers = (_address(state[0]), _address(state[-1])) if state else (0, 0), [*map(_address, weights)]
+        if not bias:
+            pointers = [p for k in range(0, len(pointers), 2) for p in (*pointers[k : k + 2], 0, 0)]
+        addresses = [_address(x), *before, *map(_address, (h, new[-1], out)), *pointers]
+    _function()(pack(*addresses))
     return out, new
 
 
@@ -83,13 +88,16 @@ def readable(
 ) -> tuple[Any, Tensor, Tensor] | None:
     """Whether all are float32, of the shapes that these sizes ask for, one number behind the other in the CPU's memory.
 
-    Then what packs the call, and tensors like its results. The caller has asked `context.watched` of all, which tells
-    subclasses and tensors without numbers of their own.
+    Then what packs the call, and tensors like its results. The caller has asked `context.watched`, and for tensor subclasses.
     """
     if x.dim() != 2 or len(state) not in (0, MODES[mode].states):
         return None
     given, layers = (x, *state, *weights), len(weights) // (4 if bias else 2)
-    shapes, *found = _call_of(mode, layers, *x.shape, hidden, bias, len(state))
-    numbers = {*map(_dtype, given)} == _FLOAT and {*map(_layout, given)} == _STRIDED and all(map(_is_cpu, given))
-    fits = numbers and [*map(_shape, given)] == shapes and all(map(Tensor.is_contiguous, given))
-    return found if fits else None  # type: ignore[return-value]
+    try:
+        shapes, *found = _call_of(mode, layers, *x.shape, hidden, bias, len(state))
+        fits = {*map(_dtype, given)} == _FLOAT and all(map(_is_cpu, given)) and [*map(_shape, given)] == shapes
+        # What is of another layout has no contiguity or no address; what has no memory, its own or any more, address 0.
+        plain = fits and all(map(_is_contiguous, given)) and not any(map(_is_neg, given))
+        return found if plain and (all(map(_address, given)) or not x.numel()) else None  # type: ignore[return-value]
+    except RuntimeError:
+        return None

@@ -221,8 +221,8 @@ def _initial_state(
             )
         if dtype is not None and part.dtype is not dtype:
             raise ValueError(
-                f"{_name(layer)} expected {('h0', 'c0')[k]} of {dtype}, the dtype of the weights, got {describe(part)}. "
-                f"Convert it with .to({dtype})."
+                f"{_name(layer)} expected {('h0', 'c0')[k]} of {dtype}, the dtype of the weights, got {tuple(part.shape)} "
+                f"{str(part.dtype).removeprefix('torch.')} on {part.device}. Convert it with .to({dtype})."
             )
         given[k] = part if batched else part.unsqueeze(1)
     return given[0], given[1]

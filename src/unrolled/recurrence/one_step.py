@@ -28,7 +28,7 @@ def step(layer: Any, x_t: Tensor, state: Any) -> tuple[Tensor, Any] | None:
     parts = () if state is None else state if isinstance(state, (tuple, list)) else (state,)
     weights = [*map(layer._parameters.get, layer._flat_names)]
     given = (x_t, *parts, *weights)
-    if not context.PLAIN.issuperset(map(type, given)) or context.watched(given) or torch._C._is_any_autocast_enabled():
+    if not context.PLAIN.issuperset(map(type, given)) or context.watched(()) or torch._C._is_any_autocast_enabled():
         return None
     if torch.float32 not in library.dtypes or not x_t.dim() or x_t.shape[0] > MOST_ROWS:
         return None

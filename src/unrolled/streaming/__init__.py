@@ -1,7 +1,7 @@
 """One step at a time, natively.
 
 interface.py        what the compiled engine is told, and what it can compute here
-packed_weights.py   the copy of the weights, and whether it is still what the layers hold
+packed_weights.py   the copy of the weights
 generation.py       tokens chosen one after another
 streamer.py         the state, and steps from one to the next
 """
