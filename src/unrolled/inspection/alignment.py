@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,7 +21,7 @@ def draw(path: str | os.PathLike[str], source: Sequence[str], target: Sequence[s
     """Write a PNG with a row for each token of the translation and a column for each of the source; return its path.
 
     The darker a square, the higher the weight (Bahdanau, Cho and Bengio 2015, figure 3). A model without attention gets the
-    two sentences alone. Of long sentences the beginning is shown.
+    two sentences alone. Of long sentences the beginning is shown. A character that matplotlib's fonts lack is a box.
 
     Args:
         path: where to; missing folders above it are made.
@@ -43,24 +44,28 @@ def draw(path: str | os.PathLike[str], source: Sequence[str], target: Sequence[s
             f"got {tuple(weights.shape)}."
         )
     columns, rows = [[_shown(token) for token in several[:_LARGEST]] for several in (source, target)]
-    figure = Figure(figsize=(1.6 + 0.26 * len(columns), 1.4 + 0.26 * len(rows)), layout="constrained")
-    axes = figure.subplots()
     if weights is None:
-        axes.axis("off")
-        axes.text(0, 0.6, " ".join(columns), fontsize=11)
-        axes.text(0, 0.3, " ".join(rows), fontsize=11)
+        figure = Figure(figsize=(1 + 0.09 * max(len(" ".join(side)) for side in (columns, rows)), 0.8))
+        figure.text(0.02, 0.65, " ".join(columns), fontsize=11)
+        figure.text(0.02, 0.2, " ".join(rows), fontsize=11)
     else:
+        figure = Figure(figsize=(0.26 * max(1, len(columns)), 0.26 * max(1, len(rows))))
+        axes = figure.add_axes((0, 0, 1, 1))  # of squares; the tokens stand outside, and the picture is as large as they need
         shown = weights[: len(rows), : len(columns)].detach().float().cpu().numpy()
         axes.imshow(shown, cmap="Greys", vmin=0, vmax=1, aspect="equal")
-        axes.set_xticks(range(len(columns)), columns, rotation=90, fontsize=9)
+        axes.set_xticks(range(len(columns)), columns, fontsize=9)
         axes.set_yticks(range(len(rows)), rows, fontsize=9)
         axes.xaxis.tick_top()
+        for label, token in zip(axes.get_xticklabels(), columns, strict=True):
+            label.set_rotation(90 if len(token) > 2 else 0)
         axes.set_xticks([n + 0.5 for n in range(len(columns))], minor=True)
         axes.set_yticks([n + 0.5 for n in range(len(rows))], minor=True)
         axes.grid(which="minor", color="#dddddd", linewidth=0.5)
         axes.tick_params(which="both", length=0)
     picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=110)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # of a script without a font here, drawn as a box
+        figure.savefig(picture, format="png", dpi=110, bbox_inches="tight")
     path.parent.mkdir(parents=True, exist_ok=True)
     files.write_atomically(path, picture.getvalue())
     return path
