@@ -5,7 +5,7 @@ Kernels that are handed raw memory are invisible to PyTorch. `watched` is asked 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 
 import torch
 from torch import Tensor
@@ -37,7 +37,7 @@ def forward_mode() -> bool:
     return forward_ad._current_level >= 0
 
 
-def watched(tensors: Iterable[Tensor | None]) -> str:
+def watched(tensors: Collection[Tensor | None]) -> str:
     """Who, besides autograd's backward pass, must see what is done to these tensors; empty if nobody.
 
     Then the work has to go through operators of the dispatcher: torch.compile, a transform of torch.func, forward-mode
@@ -55,6 +55,8 @@ def watched(tensors: Iterable[Tensor | None]) -> str:
         return TRACE
     if torch._C._autograd._profiler_enabled():  # pyright: ignore[reportAttributeAccessIssue]
         return PROFILER
+    if not tensors:  # nobody watches whatever it is
+        return ""
     given = [t for t in tensors if t is not None]
     if not PLAIN.issuperset(map(type, given)):
         return "a tensor subclass"

@@ -68,27 +68,24 @@ def run(
     """
     if (found := readable(mode, x, state, weights, hidden, bias)) is None:
         return None
-    pack, out_like, h_like = found
+    pack, out_like, h_like, (of_x, *others) = found
     out, h = _empty_like(out_like), _empty_like(h_like)
     new = (h, _empty_like(h_like)) if mode == "LSTM" else (h,)
     # Of what has no c, h stands in its place, and nobody reads it.
-    if state and bias:
-        addresses = [*map(_address, (x, state[0], state[-1], h, new[-1], out, *weights))]
-    else:
-        before, pointers = (_address(state[0]), _address(state[-1])) if state else (0, 0), [*map(_address, weights)]
-        if not bias:
-            pointers = [p for k in range(0, len(pointers), 2) for p in (*pointers[k : k + 2], 0, 0)]
-        addresses = [_address(x), *before, *map(_address, (h, new[-1], out)), *pointers]
-    _function()(pack(*addresses))
+    before, pointers = (others[0], others[len(state) - 1]) if state else (0, 0), others[len(state) :]
+    if not bias:
+        pointers = [p for k in range(0, len(pointers), 2) for p in (*pointers[k : k + 2], 0, 0)]
+    _function()(pack(of_x, *before, *map(_address, (h, new[-1], out)), *pointers))
     return out, new
 
 
 def readable(
     mode: str, x: Tensor, state: Sequence[Tensor], weights: Sequence[Tensor], hidden: int, bias: bool
-) -> tuple[Any, Tensor, Tensor] | None:
+) -> tuple[Any, Tensor, Tensor, list[int]] | None:
     """Whether all are float32, of the shapes that these sizes ask for, one number behind the other in the CPU's memory.
 
-    Then what packs the call, and tensors like its results. The caller has asked `context.watched`, and for tensor subclasses.
+    Then what packs the call, tensors like its results, and the addresses of x, the state and the weights. The caller has asked
+    `context.watched`, and for tensor subclasses.
     """
     if x.dim() != 2 or len(state) not in (0, MODES[mode].states):
         return None
@@ -97,7 +94,9 @@ def readable(
         shapes, *found = _call_of(mode, layers, *x.shape, hidden, bias, len(state))
         fits = {*map(_dtype, given)} == _FLOAT and all(map(_is_cpu, given)) and [*map(_shape, given)] == shapes
         # What is of another layout has no contiguity or no address; what has no memory, its own or any more, address 0.
-        plain = fits and all(map(_is_contiguous, given)) and not any(map(_is_neg, given))
-        return found if plain and (all(map(_address, given)) or not x.numel()) else None  # type: ignore[return-value]
+        if fits and all(map(_is_contiguous, given)) and not any(map(_is_neg, given)):
+            addresses = [*map(_address, given)]
+            return (*found, addresses) if all(addresses) or not x.numel() else None  # type: ignore[return-value]
     except RuntimeError:
-        return None
+        pass
+    return None
