@@ -46,7 +46,6 @@ TRICKS = {
     "fetch ahead in backward": Trick("backward.hpp", "kExpectedBytes = 64 << 10", "kExpectedBytes = -1"),
     "fetch ahead of x": Trick("forward.hpp", "expect_x<R>(rows_at, first, blk);", ""),
     "fetch ahead in packing": Trick("transpose.hpp", "__builtin_prefetch(from + lane * from_step + k + kAhead);", ""),
-    "gates past the caches": Trick("forward.hpp", "kStreamedBytes = 4 << 20", "kStreamedBytes = index(1) << 62"),
     "x in the step's tile": Trick("forward.hpp", "kFusedBytesPerRow = 800 * 1024", "kFusedBytesPerRow = -1"),
     "kept packed weights": Trick("kept.cpp", "kMostBytes = size_t(128) << 20", "kMostBytes = 0"),
     "kept memory": Trick("memory.cpp", "kKept = size_t(512) << 20", "kKept = 0"),

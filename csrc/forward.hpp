@@ -15,11 +15,6 @@ namespace UNROLLED_ISA {
 constexpr index kFusedBytesPerRow = 800 * 1024;
 constexpr index kChunkRows = 512;  // else: rows of W_ih x computed ahead. B = 16, I = H = 1024 1.05 times faster than with 128
 
-// Gates of this much are gone from the nearer caches before backward comes for them: they are written past them, so that the
-// processor does not first read what it overwrites. LSTM forward at B = 8, H = 64 1.10 times faster with 8 MB, training 1.01 with
-// 4 MB and 0.99 with 2.
-constexpr index kStreamedBytes = 4 << 20;
-
 template <class A, class Cell>
 struct Forward {
     using Simd = typename A::Simd;
@@ -68,7 +63,6 @@ struct Forward {
         zeros = memory.get<char>(index(zero_bytes));
         c_state = Cell::has_c && !a.cs ? (a.c_n ? at<real>(a.c_n, 0) : memory.get<real>(a.B * a.H)) : nullptr;
         const index threads = division.threads;
-        const bool stream = uintptr_t(a.gates) % 64 == 0 && a.T * a.B * Block::row(a.H) * index(sizeof(elem)) >= kStreamedBytes;
         const bool ahead = !fused && !a.ids;
         const index chunk = ahead ? chunk_steps * most : 0;
         real *ahead_all = memory.get<real>(threads * chunk * ahead_row());
@@ -95,7 +89,6 @@ struct Forward {
             mine.at.out = out + i * most * 2;
             mine.at.gates = a.gates && Cell::saves_gates ? mine.at.out + most : nullptr;
             mine.at.c_out = c_out + i * most;
-            mine.at.stream_gates = stream;
         }
         return true;
     }
@@ -236,7 +229,6 @@ struct Forward {
                 });
             if (division.by_units) team.wait();
         }
-        if (mine.at.stream_gates) Simd::end_streaming();
         for (index j = 0; j < alive.count; ++j) {
             const index b = alive.rows[j], length = length_of(a, b);
             const index last = length == 0 ? -1 : a.reverse ? 0 : length - 1;

@@ -18,7 +18,8 @@ bool run_parallel(int threads, void (*body)(void *, int threads, int me), void *
 void *take_memory(size_t bytes);
 void give_memory_back(void *memory);
 
-// This result will be written from end to end: ask for large pages. A fresh 64 MB buffer is 16,000 page faults without.
+// This result will be written from end to end: ask for large pages. A fresh 64 MB buffer is 16,000 page faults without. LSTM
+// inference at B = 64, T = 128, I = H = 512 1.07 times faster, at B = 1, T = 20, I = H = 1024 1.12 times.
 void expect_all_of(void *memory, size_t bytes);
 
 // Where packed weights come from: (G*H, K) at this address, packed as `layout`, one address for each way, has it.

@@ -5,8 +5,7 @@
 // no header of the C++ library with inline functions is used by the kernels.
 //
 // A Simd type has: real, V, N lanes, kRegisters, and the functions below. `Lanes` is how many lanes of a vector are
-// real when a row's end falls inside it. `stream` stores past the caches, to an address that is a multiple of the
-// vector's size; other threads see it after `end_streaming`.
+// real when a row's end falls inside it.
 #pragma once
 #include <math.h>
 #include <stddef.h>
@@ -84,9 +83,6 @@ struct Portable {
             for (int i = 0; i < N; ++i) narrow(v[i], p[i]);
         }
     }
-    template <class S>
-    static UNROLLED_INLINE void stream(S *p, V v) { store(p, v); }
-    static UNROLLED_INLINE void end_streaming() {}
     template <class S>
     static UNROLLED_INLINE V load(const S *p, Lanes m) {
         if (m.full()) return load(p);
@@ -177,9 +173,6 @@ struct Avx512 {
     }
 #endif
     static UNROLLED_INLINE void store(bf16 *p, V v) { _mm256_storeu_si256((__m256i *)p, rounded(v)); }
-    static UNROLLED_INLINE void stream(float *p, V v) { _mm512_stream_ps(p, v); }
-    static UNROLLED_INLINE void stream(bf16 *p, V v) { _mm256_stream_si256((__m256i *)p, rounded(v)); }
-    static UNROLLED_INLINE void end_streaming() { _mm_sfence(); }
     static UNROLLED_INLINE void store(bf16 *p, V v, Lanes k) { _mm256_mask_storeu_epi16(p, k.m, rounded(v)); }
     static UNROLLED_INLINE V keep(V v, Lanes k) { return _mm512_maskz_mov_ps(k.m, v); }
     static UNROLLED_INLINE V fma(V a, V b, V c) { return _mm512_fmadd_ps(a, b, c); }
@@ -225,8 +218,6 @@ struct Avx2 {
         return k.full() ? _mm256_loadu_ps(p) : _mm256_maskload_ps(p, k.mask());
     }
     static UNROLLED_INLINE void store(float *p, V v) { _mm256_storeu_ps(p, v); }
-    static UNROLLED_INLINE void stream(float *p, V v) { _mm256_stream_ps(p, v); }
-    static UNROLLED_INLINE void end_streaming() { _mm_sfence(); }
     static UNROLLED_INLINE void store(float *p, V v, Lanes k) {
         if (k.full())
             _mm256_storeu_ps(p, v);

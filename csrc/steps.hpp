@@ -14,22 +14,14 @@ struct StepRows {
     const typename A::real **before;  // W_ih x, where it is not part of this step
     typename A::elem **out, **gates;  // gates is null in inference
     typename A::real **c_out;
-    bool stream_gates;  // see kStreamedBytes
-    index to_next_x;    // from a row of x to the next step's, 0 at the last step
+    index to_next_x;  // from a row of x to the next step's, 0 at the last step
 
     UNROLLED_INLINE void save(typename A::elem *to, typename A::V v0, typename A::V v1, typename A::V v2, typename A::V v3) const {
         using Simd = typename A::Simd;
-        if (stream_gates) {
-            Simd::stream(to, v0);
-            Simd::stream(to + Simd::N, v1);
-            Simd::stream(to + 2 * Simd::N, v2);
-            Simd::stream(to + 3 * Simd::N, v3);
-        } else {
-            Simd::store(to, v0);
-            Simd::store(to + Simd::N, v1);
-            Simd::store(to + 2 * Simd::N, v2);
-            Simd::store(to + 3 * Simd::N, v3);
-        }
+        Simd::store(to, v0);
+        Simd::store(to + Simd::N, v1);
+        Simd::store(to + 2 * Simd::N, v2);
+        Simd::store(to + 3 * Simd::N, v3);
     }
 };
 

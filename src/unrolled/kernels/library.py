@@ -212,8 +212,7 @@ def empty(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
     """`torch.empty(shape)` for what one call needs and the next needs again.
 
     Large ones live in memory that the library keeps: the system would take it back and clear it for every call anew. LSTM
-    training at B=64, T=128, I=H=512 (67 MB of gates) 1.15 times faster, at B=16, T=512, I=H=1024 1.08 times; inference in a
-    loop of its own at T=200, B=128, I=H=32 (3 MB of outputs) 1.1 times, on two threads 1.4 times.
+    training at B=64, T=128, I=H=512 (67 MB of gates) 1.08 times faster, at B=16, T=512, I=H=1024 1.10 times.
     """
     nbytes = math.prod(shape) * dtype.itemsize
     address = loaded().unrolled_take_memory(nbytes) if nbytes >= _LARGE else None
