@@ -138,10 +138,10 @@ def test_a_new_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
         (folder / "half").write_text("x")
         raise StopError
     assert list(tmp_path.iterdir()) == []
-    with files.new_folder(tmp_path / "run") as folder:
+    with files.new_folder(tmp_path / "runs" / "new") as folder:
         (folder / "whole").write_text("x")
-    assert [p.name for p in (tmp_path / "run").iterdir()] == ["whole"]
-    with pytest.raises(RunError, match="already there and not empty"), files.new_folder(tmp_path / "run"):
+    assert [p.name for p in (tmp_path / "runs" / "new").iterdir()] == ["whole"]
+    with pytest.raises(RunError, match="already there and not empty"), files.new_folder(tmp_path / "runs" / "new"):
         pass
 
 

@@ -270,6 +270,7 @@ def test_the_state_can_be_detached_in_place():
         ({"x": torch.zeros(4, 3, 8)}, r"w_ih of shape \(24, 8\), got \(24, 5\)"),
         ({"x": torch.zeros(4, 3, 5, device="meta")}, "x on cpu, where the weights are, got .* on meta"),
         ({"x": torch.zeros(4, 5)}, r"x of shape \(T, B, I\), got \(4, 5\)"),
+        ({"w_hh": torch.zeros(24)}, r"w_hh of shape \(G\*H, H\), got \(24,\)"),
     ],
 )
 def test_bad_input_is_refused_in_words(change, message):

@@ -5,6 +5,7 @@ import torch
 from tests.streaming.reference import CELLS
 from torch import nn
 
+import unrolled
 from unrolled import streaming
 from unrolled.streaming import Streamer, supported
 
@@ -14,6 +15,7 @@ from unrolled.streaming import Streamer, supported
     [
         (lambda: nn.LSTM(3, 4, bidirectional=True), "fp32", "second direction"),
         (lambda: nn.LSTM(3, 4, proj_size=2), "fp32", "proj_size=2"),
+        (lambda: unrolled.GRU(3, 4, layer_norm=True), "fp32", "layer_norm=True"),
         (lambda: nn.GRU(3, 4).double(), "fp32", "torch.float64"),
         (lambda: nn.GRU(3, 4, device="meta"), "fp32", "meta"),
         (lambda: nn.Linear(3, 4), "fp32", "Linear is not an RNN"),
