@@ -176,6 +176,10 @@ int unrolled_linear(const unrolled_linear_args *args) {
 
 int unrolled_step(const unrolled_step_args *args) { return unrolled::chosen_isa().step(*args); }
 
+int unrolled_cell_forward(const unrolled_cell_args *args) { return unrolled::chosen_isa().cells.forward(*args); }
+
+int unrolled_cell_backward(const unrolled_cell_args *args) { return unrolled::chosen_isa().cells.backward(*args); }
+
 const char *unrolled_isa(void) { return unrolled::chosen_isa().name; }
 
 int unrolled_has_amx_bf16(void) {

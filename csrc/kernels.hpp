@@ -4,6 +4,7 @@
 #include <stdint.h>
 
 #include "streaming_model.hpp"
+#include "unrolled_cell.h"
 #include "unrolled_kernels.h"
 #include "unrolled_regularised.h"
 #include "unrolled_step.h"
@@ -52,6 +53,12 @@ struct StepKernels {
     int (*linear)(const unrolled_linear_args &);
 };
 
+// One step of a cell and its gradients, in float.
+struct CellKernels {
+    int (*forward)(const unrolled_cell_args &);
+    int (*backward)(const unrolled_cell_args &);
+};
+
 // Entries of null functions where there are no kernels.
 struct InstructionSet {
     const char *name;
@@ -59,6 +66,7 @@ struct InstructionSet {
     StepKernels steps[3];          // by dtype
     StreamKernels streams[3];      // by precision
     int (*step)(const unrolled_step_args &);
+    CellKernels cells;
 };
 
 // The one in use, and one by its name: null where the build has none or the machine cannot run it.

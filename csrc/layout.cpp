@@ -2,6 +2,7 @@
 #include <stddef.h>
 #include <string.h>
 
+#include "unrolled_cell.h"
 #include "unrolled_regularised.h"
 #include "unrolled_step.h"
 #include "unrolled_streaming.h"
@@ -40,6 +41,11 @@ const Field fields[] = {
 #define STRUCTURE unrolled_step_args
     WHOLE, FIELD(mode), FIELD(L), FIELD(B), FIELD(I), FIELD(H), FIELD(x), FIELD(h_in), FIELD(c_in), FIELD(h_out), FIELD(c_out),
     FIELD(out),
+#undef STRUCTURE
+#define STRUCTURE unrolled_cell_args
+    WHOLE, FIELD(mode), FIELD(threads), FIELD(B), FIELD(I), FIELD(H), FIELD(x), FIELD(h), FIELD(c), FIELD(w_ih), FIELD(w_hh),
+    FIELD(b_ih), FIELD(b_hh), FIELD(h_out), FIELD(c_out), FIELD(gates), FIELD(d_h), FIELD(d_c), FIELD(dx), FIELD(dh), FIELD(dc),
+    FIELD(dgates),
 #undef STRUCTURE
 #define STRUCTURE unrolled_stream_spec
     WHOLE, FIELD(mode), FIELD(precision), FIELD(L), FIELD(I), FIELD(H), FIELD(weights), FIELD(V),

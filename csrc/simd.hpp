@@ -129,6 +129,9 @@ struct Portable {
         for (int i = 0; i < N; ++i) s += v[i];
         return s;
     }
+    static UNROLLED_INLINE void store_sums(T *p, const V (&v)[4]) {  // each vector's sum, beside each other
+        for (int i = 0; i < 4; ++i) p[i] = sum(v[i]);
+    }
 };
 
 #if defined(__AVX512F__)
@@ -192,6 +195,14 @@ struct Avx512 {
     }
     static UNROLLED_INLINE V scale_by_power_of_two(V v, V n) { return _mm512_scalef_ps(v, n); }
     static UNROLLED_INLINE float sum(V v) { return _mm512_reduce_add_ps(v); }
+    static UNROLLED_INLINE void store_sums(float *p, const V (&v)[4]) {
+        const V ab = add(_mm512_unpacklo_ps(v[0], v[1]), _mm512_unpackhi_ps(v[0], v[1]));
+        const V cd = add(_mm512_unpacklo_ps(v[2], v[3]), _mm512_unpackhi_ps(v[2], v[3]));
+        const __m512d x = _mm512_castps_pd(ab), y = _mm512_castps_pd(cd);
+        const V abcd = add(_mm512_castpd_ps(_mm512_unpacklo_pd(x, y)), _mm512_castpd_ps(_mm512_unpackhi_pd(x, y)));
+        const __m256 half = _mm256_add_ps(_mm512_castps512_ps256(abcd), _mm512_extractf32x8_ps(abcd, 1));
+        _mm_storeu_ps(p, _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1)));
+    }
 };
 #endif
 
@@ -248,6 +259,10 @@ struct Avx2 {
         __m128 s = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
         s = _mm_add_ps(s, _mm_movehl_ps(s, s));
         return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
+    }
+    static UNROLLED_INLINE void store_sums(float *p, const V (&v)[4]) {
+        const V abcd = _mm256_hadd_ps(_mm256_hadd_ps(v[0], v[1]), _mm256_hadd_ps(v[2], v[3]));
+        _mm_storeu_ps(p, _mm_add_ps(_mm256_castps256_ps128(abcd), _mm256_extractf128_ps(abcd, 1)));
     }
 };
 #endif

@@ -153,6 +153,9 @@ def test_what_is_not_exactly_a_layer_is_named_and_left() -> None:
     class Custom(nn.LSTM):
         pass
 
+    class OwnCell(nn.RNNCellBase):
+        pass
+
     model = nn.ModuleDict(
         {
             "subclass": Custom(WIDTH, H),
@@ -163,7 +166,7 @@ def test_what_is_not_exactly_a_layer_is_named_and_left() -> None:
             "itself": nn.RNN(H, H),
             "patched": nn.GRU(WIDTH, H),
             "more": nn.GRU(WIDTH, H),
-            "step": nn.LSTMCell(WIDTH, H),
+            "step": OwnCell(WIDTH, H, True, 1),
             "fine": nn.LSTM(WIDTH, H),
         }
     )
@@ -183,7 +186,7 @@ def test_what_is_not_exactly_a_layer_is_named_and_left() -> None:
         "itself": "itself.weight_ih_l0 and itself.weight_hh_l0 are tied",
         "patched": "forward was replaced",
         "more": "scale added",
-        "step": "a single step, LSTMCell",
+        "step": "a cell of its own, OwnCell",
     }.items():
         assert text in report.left[name]
         assert type(model[name]) is kinds[name]

@@ -1,4 +1,4 @@
-// Calls the streaming engine, single steps and the regularised sequences over odd sizes with every option, on buffers of
+// Calls the streaming engine, single steps, cells and the regularised sequences over odd sizes with every option, on buffers of
 // exactly the right size, for the sanitizers to watch. Built and run by tests/kernels/test_library.py, as all_kernels.cpp.
 #include <math.h>
 #include <stdint.h>
@@ -8,6 +8,7 @@
 
 #include <algorithm>
 
+#include "../unrolled_cell.h"
 #include "../unrolled_regularised.h"
 #include "../unrolled_step.h"
 #include "../unrolled_streaming.h"
@@ -161,6 +162,30 @@ static void step(int mode, int64_t L, int64_t B, int64_t I, int64_t H, bool bias
     expect(std::equal(out.begin(), out.end(), h.end() - B * H), "the last layer's h");
 }
 
+static void cell(int mode, int64_t B, int64_t I, int64_t H, bool biases, int threads) {
+    const int64_t G = mode == UNROLLED_LSTM ? 4 : mode == UNROLLED_GRU ? 3 : 1, D = mode < 2 ? 4 : 1;
+    const bool lstm = mode == UNROLLED_LSTM;
+    auto x = random<float>(B * I), h = random<float>(B * H), w_ih = random<float>(G * H * I), w_hh = random<float>(G * H * H);
+    auto b_ih = random<float>(G * H), b_hh = b_ih, c = random<float>(lstm ? B * H : 0), d_h = h, d_c = c;
+    auto h_out = h, c_out = c, dx = x, dh = h, dc = c, dgates = random<float>(B * D * H);
+    auto gates = random<float>(unrolled_gates_size(mode, UNROLLED_F32, 1, B, H));
+    unrolled_cell_args a = {};
+    a.mode = mode, a.threads = threads, a.B = B, a.I = I, a.H = H;
+    a.x = x.data(), a.h = h.data(), a.w_ih = w_ih.data(), a.w_hh = w_hh.data();
+    if (biases) a.b_ih = b_ih.data(), a.b_hh = b_hh.data();
+    a.h_out = h_out.data();
+    if (lstm) a.c = c.data(), a.c_out = c_out.data();
+    expect(unrolled_cell_forward(&a) == 0, "a step");
+    if (D > 1) a.gates = gates.data();
+    expect(unrolled_cell_forward(&a) == 0, "a step, for backward");
+    a.c_out = nullptr, a.dgates = dgates.data();
+    if (lstm) a.dc = dc.data();
+    expect(unrolled_cell_backward(&a) == 0, "a step backwards, of nothing");
+    a.d_h = d_h.data(), a.dx = dx.data(), a.dh = dh.data();
+    if (lstm) a.d_c = d_c.data();
+    expect(unrolled_cell_backward(&a) == 0, "a step backwards");
+}
+
 int main() {
     unrolled_use_openmp(parallel, thread_number, thread_count);
     const int64_t sizes[][3] = {{1, 1, 1}, {2, 7, 5}, {2, 15, 16}, {1, 33, 17}, {3, 20, 65}};
@@ -196,6 +221,13 @@ int main() {
         const int64_t of[][3] = {{1, 1, 1}, {0, 3, 4}, {3, 0, 5}, {2, 3, 0}, {5, 15, 16}, {7, 17, 33}, {300, 33, 65}, {517, 70, 23}};
         for (auto &s : of)
             for (int threads : {1, 3}) linear<float>(s[0], s[1], s[2], threads), linear<double>(s[0], s[1], s[2], threads);
+    }
+    for (const char *isa : {"portable", "avx2", "avx512"}) {
+        if (unrolled_use_isa(isa) != 0) continue;
+        const int64_t of[][3] = {{1, 1, 1}, {2, 3, 5}, {7, 17, 33}, {13, 40, 16}, {20, 150, 200}};  // the last on several threads
+        for (int mode = 0; mode < 4; ++mode)
+            for (auto &s : of)
+                for (bool biases : {false, true}) cell(mode, s[0], s[1], s[2], biases, 3);
     }
     printf("%d calls\n", calls);
 }

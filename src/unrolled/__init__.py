@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from unrolled.cell_layers import GRUCell, LSTMCell, RNNCell
     from unrolled.conversion import convert, restore
     from unrolled.export import export_onnx
     from unrolled.layers import GRU, LSTM, RNN
@@ -16,12 +17,30 @@ if TYPE_CHECKING:
     from unrolled.tasks import load, resume, train
 
 __version__ = "0.1.0"
-__all__ = ["GRU", "LSTM", "RNN", "__version__", "convert", "explain", "export_onnx", "load", "restore", "resume", "train"]
+__all__ = [
+    "GRU",
+    "LSTM",
+    "RNN",
+    "GRUCell",
+    "LSTMCell",
+    "RNNCell",
+    "__version__",
+    "convert",
+    "explain",
+    "export_onnx",
+    "load",
+    "restore",
+    "resume",
+    "train",
+]
 
 _HOME = {
     "RNN": "unrolled.layers",
     "LSTM": "unrolled.layers",
     "GRU": "unrolled.layers",
+    "RNNCell": "unrolled.cell_layers",
+    "LSTMCell": "unrolled.cell_layers",
+    "GRUCell": "unrolled.cell_layers",
     "explain": "unrolled.recurrence.plan",
     "convert": "unrolled.conversion",
     "restore": "unrolled.conversion",

@@ -1,4 +1,4 @@
-"""Somebody's model with its torch.nn recurrent layers exchanged for ours, in one line, and back.
+"""Somebody's model with its torch.nn recurrent layers and cells exchanged for ours, in one line, and back.
 
 Both have one set of parameter names and shapes, so an exchange is a change of the module object's class. The object
 stays, and with it its Parameters (optimizers go on working), hooks, training mode, and every reference to it.
@@ -14,12 +14,21 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
-from unrolled.layers import GRU, LSTM, RNN, Recurrent
+from unrolled.cell_layers import GRUCell, LSTMCell, RNNCell
+from unrolled.layers import GRU, LSTM, RNN
 
-OURS: dict[type[nn.Module], type[Recurrent]] = {nn.RNN: RNN, nn.LSTM: LSTM, nn.GRU: GRU}
-THEIRS: dict[type[nn.Module], type[nn.RNNBase]] = {RNN: nn.RNN, LSTM: nn.LSTM, GRU: nn.GRU}
-_OPTIONS = ["input_size", "hidden_size", "num_layers", "bias", "batch_first", "dropout", "bidirectional"]
-_NAMES = ["RNN", "LSTM", "GRU"]
+OURS: dict[type[nn.Module], type[nn.Module]] = {
+    nn.RNN: RNN,
+    nn.LSTM: LSTM,
+    nn.GRU: GRU,
+    nn.RNNCell: RNNCell,
+    nn.LSTMCell: LSTMCell,
+    nn.GRUCell: GRUCell,
+}
+THEIRS = {ours: theirs for theirs, ours in OURS.items()}
+_OPTIONS = ["input_size", "hidden_size", "bias"]
+_OF_SEQUENCES = ["num_layers", "batch_first", "dropout", "bidirectional"]
+_NAMES = [kind.__name__ for kind in OURS]
 
 
 @dataclass(frozen=True)
@@ -44,14 +53,14 @@ class Report:
 
 
 def convert(model: nn.Module) -> Report:
-    """Exchange every torch.nn.RNN, LSTM and GRU in `model` for unrolled's, in place; weights and answers stay.
+    """Exchange every torch.nn.RNN, LSTM, GRU and cell of these in `model` for unrolled's, in place; weights and answers stay.
 
     `model` itself may be such a layer: the object you hold becomes ours. Like `load_state_dict`, this changes the model
     and returns a report; the model is also in `report.model`. A layer that stands at two places of the model is one
-    object, is swapped once, and is named at both. Left alone, and named with the reason: subclasses, layers whose
-    weights are computed from others (weight norm, spectral norm, pruning, any parametrization), layers of which a
-    parameter is also another's (tied), whose `forward` was replaced, quantized and TorchScript layers, and single-step
-    cells. In training, dropout between layers draws its own random numbers; all else is computed as before.
+    object, is swapped once, and is named at both. Left alone, and named with the reason: subclasses, layers whose weights
+    are computed from others (weight norm, spectral norm, pruning, any parametrization), layers of which a parameter is
+    also another's (tied), whose `forward` was replaced, quantized and TorchScript layers. In training, dropout between
+    layers draws its own random numbers; all else is computed as before.
 
     Raises:
         TypeError: `model` is not a `torch.nn.Module`.
@@ -68,7 +77,7 @@ def convert(model: nn.Module) -> Report:
 
 
 def restore(model: nn.Module) -> Report:
-    """Exchange every unrolled RNN, LSTM and GRU in `model` for torch.nn's, in place: the way back from `convert`.
+    """Exchange every unrolled RNN, LSTM, GRU and cell of these in `model` for torch.nn's: the way back from `convert`.
 
     Layers that were ours from the start become torch.nn's too, unless they have options that torch.nn lacks: these are
     left, and named. What `convert` leaves alone, `restore` does too.
@@ -141,10 +150,11 @@ def _change_class(module: nn.Module, wanted: type[nn.Module]) -> None:
 
 def _fresh(kind: type[nn.Module], like: Any) -> nn.Module:
     """A new layer of the sizes of `like`, without storage for its weights."""
-    options = {name: getattr(like, name) for name in _OPTIONS}
+    sequences = [] if issubclass(kind, nn.RNNCellBase) else _OF_SEQUENCES
+    options = {name: getattr(like, name) for name in [*_OPTIONS, *sequences]}
     if kind in (nn.LSTM, LSTM):
         options["proj_size"] = like.proj_size
-    if options["num_layers"] == 1:
+    if options.get("num_layers") == 1:
         options["dropout"] = 0.0  # it would do nothing, and warn of it
     return kind(**options, device="meta")
 
@@ -174,6 +184,8 @@ def _tied(module: nn.Module, owners: Mapping[Tensor, list[str]]) -> str | None:
 
 def _foreign(module: nn.Module, wanted: Mapping[type[nn.Module], type[nn.Module]]) -> str | None:
     """Why a recurrent module that is like the ones to exchange, but not exactly one, is left; None for all others."""
+    if type(module) in wanted.values():
+        return None
     name, is_like = type(module).__name__, isinstance(module, tuple(wanted)) and type(module) not in wanted
     if is_like and is_parametrized(module):
         return f"{', '.join(module.parametrizations)} parametrized"  # type: ignore[arg-type]
@@ -181,9 +193,9 @@ def _foreign(module: nn.Module, wanted: Mapping[type[nn.Module], type[nn.Module]
         return f"a subclass, {name}"
     if wanted is THEIRS:
         return None
-    if isinstance(module, nn.RNNCellBase):
-        return f"a single step, {name}, where unrolled has whole sequences"
-    if type(module).__module__.startswith("torch.ao.nn.quant") and name.removesuffix("Cell") in _NAMES:
+    if isinstance(module, nn.RNNCellBase) and type(module) not in wanted:
+        return f"a cell of its own, {name}"
+    if type(module).__module__.startswith("torch.ao.nn.quant") and name in _NAMES:
         return f"a quantized {name}"
     if getattr(module, "original_name", None) in _NAMES:
         return f"a TorchScript {module.original_name}"
@@ -191,4 +203,4 @@ def _foreign(module: nn.Module, wanted: Mapping[type[nn.Module], type[nn.Module]
 
 
 def _full_name(kind: type[nn.Module]) -> str:
-    return f"{'unrolled' if issubclass(kind, Recurrent) else 'torch.nn'}.{kind.__name__}"
+    return f"{'unrolled' if kind in THEIRS else 'torch.nn'}.{kind.__name__}"

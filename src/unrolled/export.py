@@ -262,7 +262,8 @@ def _state_axes(layer: Layer) -> list[str | int]:
 
 
 def _check(layer: Any) -> None:
-    kind = next((kind for kind in type(layer).__mro__ if kind in {*OURS, *THEIRS}), None)
+    exported = {kind for kind in (*OURS, *THEIRS) if not issubclass(kind, torch.nn.RNNCellBase)}
+    kind = next((kind for kind in type(layer).__mro__ if kind in exported), None)
     name = type(layer).__name__
     if kind is None:
         raise ExportError(

@@ -1,0 +1,127 @@
+"""One step as a module: RNNCell, LSTMCell and GRUCell, torch.nn's in all they take, say and answer, on the compiled kernels.
+
+For loops over time that are one's own; what a step computes is in `unrolled.cells`. Each is torch.nn's class with another
+`forward`: where the kernels cannot have a step, or something is wrong with it, torch.nn computes it, or refuses it.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from unrolled.cells import Weights, lstm_cell
+from unrolled.kernels import cell, context
+
+_MODES = {"tanh": "RNN_TANH", "relu": "RNN_RELU"}
+
+
+def _step(module: Any, mode: str, input: Any, h: Any, c: Any = None) -> tuple[Tensor, Tensor | None] | None:
+    """(h, c) after the step, from None for zeros; None for the whole where torch.nn has to do it."""
+    own = module._parameters  # a third of the time of nn.Module's search; weights that are computed are not in it
+    try:
+        weights = own["weight_ih"], own["weight_hh"], own["bias_ih"], own["bias_hh"]
+    except KeyError:
+        return None
+    if not isinstance(input, Tensor) or (h is not None and not (isinstance(h, Tensor) and h.dim() == input.dim())):
+        return None
+    if c is not None and not (isinstance(c, Tensor) and c.dim() == input.dim()):
+        return None
+    if input.dim() != 1:
+        return cell.step(mode, input, h, c, weights)
+    rows = [None if part is None else part.unsqueeze(0) for part in (input, h, c)]
+    done = cell.step(mode, *rows, weights)  # type: ignore[arg-type]
+    return None if done is None else (done[0].squeeze(0), None if done[1] is None else done[1].squeeze(0))
+
+
+def _whole(module: nn.Module, input: Any, hx: Any) -> Any:
+    """The module as one call in the graph of a tracer of torch.fx, which takes torch.nn's modules so too."""
+    return input.tracer.create_proxy("call_module", input.tracer.path_of_module(module), (input, hx), {})
+
+
+def _as(kind: type[nn.Module], module: nn.Module) -> Any:
+    """torch.nn's module with the very parameters of this one."""
+    theirs = copy.copy(module)
+    theirs.__class__ = kind
+    return theirs
+
+
+class LSTMCell(nn.LSTMCell):
+    """One step of the LSTM (Hochreiter and Schmidhuber 1997); equations in `unrolled.cells.lstm_cell`.
+
+    Arguments, parameters, states and errors are those of `torch.nn.LSTMCell`: input (B, I) or (I,), hx a pair (h, c) of (B, H)
+    or (H,), zeros if left out; returns the pair after the step.
+
+    >>> import torch, unrolled
+    >>> cell, state = unrolled.LSTMCell(3, 4), None
+    >>> for x_t in torch.randn(5, 2, 3):  # 5 steps of a batch of 2
+    ...     state = cell(x_t, state)
+    >>> state[0].shape
+    torch.Size([2, 4])
+    """
+
+    def forward(self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
+        """The state (h, c) after the step."""
+        if isinstance(input, torch.fx.Proxy):
+            return _whole(self, input, hx)
+        done = None
+        if hx is None or (isinstance(hx, tuple) and len(hx) == 2):
+            done = _step(self, "LSTM", input, *(hx or (None, None)))
+        if done is None and hx is not None and not context.compiling() and context.transformed():
+            weights = Weights(self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh)
+            return lstm_cell(input, *hx, weights)  # torch.vmap has no rule for torch.nn's
+        return super().forward(input, hx) if done is None else done  # type: ignore[return-value]
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        return _as(nn.LSTMCell, self)
+
+
+class GRUCell(nn.GRUCell):
+    """One step of the GRU (Cho et al. 2014); equations in `unrolled.cells.gru_cell`.
+
+    Arguments, parameters, states and errors are those of `torch.nn.GRUCell`: input (B, I) or (I,), hx (B, H) or (H,), zeros if
+    left out; returns h after the step.
+
+    >>> import torch, unrolled
+    >>> unrolled.GRUCell(3, 4)(torch.randn(2, 3)).shape
+    torch.Size([2, 4])
+    """
+
+    def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
+        """h after the step."""
+        if isinstance(input, torch.fx.Proxy):
+            return _whole(self, input, hx)
+        done = _step(self, "GRU", input, hx)
+        return super().forward(input, hx) if done is None else done[0]
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        return _as(nn.GRUCell, self)
+
+
+class RNNCell(nn.RNNCell):
+    """One step of the vanilla RNN (Elman 1990); equations in `unrolled.cells.rnn_tanh_cell`.
+
+    Arguments, parameters, states and errors are those of `torch.nn.RNNCell`; `nonlinearity` is `"tanh"` or `"relu"`. Takes
+    and returns what `GRUCell` does.
+
+    >>> import torch, unrolled
+    >>> unrolled.RNNCell(3, 4, nonlinearity="relu")(torch.randn(3)).shape
+    torch.Size([4])
+    """
+
+    def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
+        """h after the step."""
+        if isinstance(input, torch.fx.Proxy):
+            return _whole(self, input, hx)
+        mode = _MODES.get(self.nonlinearity)
+        done = None if mode is None else _step(self, mode, input, hx)
+        return super().forward(input, hx) if done is None else done[0]
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        return _as(nn.RNNCell, self)
+
+
+# A whole model that holds them is then read by torch.load with weights_only=True, as one of torch.nn's is.
+torch.serialization.add_safe_globals([LSTMCell, GRUCell, RNNCell])
