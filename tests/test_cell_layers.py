@@ -84,6 +84,23 @@ def test_draws_answers_and_gradients_are_those_of_torch(kind: str) -> None:
     assert_all_same(gradients(ours, across, state), gradients(theirs, across, state))
 
 
+@pytest.fixture(autouse=True)
+def _every_size_counts_as_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unrolled.RNNCell, "_is_small_for", lambda self, input: False)
+
+
+@pytest.mark.skipif(not library.available(), reason="the kernels were not built")
+@pytest.mark.parametrize(("batch", "width", "ours"), [(1, 256, True), (33, 256, False), (1, 255, False), (32, 256, True)])
+def test_small_steps_of_the_vanilla_cell_are_torchs_where_gradients_are_wanted(
+    monkeypatch: pytest.MonkeyPatch, batch: int, width: int, ours: bool
+) -> None:
+    monkeypatch.undo()
+    cell, x = unrolled.RNNCell(2, width), torch.randn(batch, 2)
+    assert (type(cell(x).grad_fn).__name__ == "_StepBackward") == ours
+    if batch == 1:
+        assert (type(cell(x[0]).grad_fn.next_functions[0][0]).__name__ == "_StepBackward") == ours
+
+
 @pytest.mark.skipif(not library.available(), reason="the kernels were not built")
 @every_kind
 def test_the_kernels_compute_what_they_can(kind: str) -> None:

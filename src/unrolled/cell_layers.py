@@ -116,8 +116,17 @@ class RNNCell(nn.RNNCell):
         if isinstance(input, torch.fx.Proxy):
             return _whole(self, input, hx)
         mode = _MODES.get(self.nonlinearity)
-        done = None if mode is None else _step(self, mode, input, hx)
+        if mode is None or (torch.is_grad_enabled() and isinstance(input, Tensor) and self._is_small_for(input)):
+            return super().forward(input, hx)
+        done = _step(self, mode, input, hx)
         return super().forward(input, hx) if done is None else done[0]
+
+    def _is_small_for(self, input: Tensor) -> bool:
+        """Whether the gradients of the weights are too small a part of a step for the kernels to pay: torch.nn's step took 0.83
+        to 0.99 of their time with these sizes, and 1.08 to 3.3 times it with others.
+        """
+        batch = input.shape[0] if input.dim() > 1 else 1
+        return self.hidden_size < 256 or 8 * batch > self.hidden_size
 
     def __prepare_scriptable__(self) -> nn.Module:
         return _as(nn.RNNCell, self)

@@ -355,7 +355,11 @@ def without_memory(weight: Tensor) -> None:
     weight.untyped_storage().resize_(0)
 
 
-@pytest.mark.parametrize("change", [without_memory, torch._neg_view, Tensor.double, Tensor.t, Tensor.to_sparse], ids=str)
+@pytest.mark.parametrize(
+    "change",
+    [without_memory, torch._neg_view, Tensor.double, Tensor.t, Tensor.to_sparse],
+    ids=["without memory", "negated", "double", "transposed", "sparse"],
+)
 def test_a_weight_that_does_not_lie_in_memory_as_it_should_is_not_read_there(change) -> None:
     x, state, weights = torch.randn(2, 1), torch.zeros(1, 2, 2), [torch.randn(shape) for shape in ((2, 1), (2, 2), (2,), (2,))]
     how = "RNN_TANH", x, (state,), weights, 2, True
