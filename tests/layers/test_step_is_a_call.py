@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import unrolled
 from unrolled.kernels import step as kernel
+from unrolled.streaming import Streamer
 
 CELLS = [unrolled.RNN, unrolled.LSTM, unrolled.GRU]
 
@@ -74,7 +75,7 @@ def test_the_default_dtype_and_device_do_not_matter_for_generated_tokens(default
     layer, table, decoder = unrolled.LSTM(4, 6), torch.randn(9, 4), torch.randn(9, 6)
 
     def text() -> tuple[list[int], Tensor]:
-        streamer = unrolled.streaming.Streamer(layer, embedding=table, decoder_weight=decoder)
+        streamer = Streamer(layer, embedding=table, decoder_weight=decoder)
         return streamer.generate(40, context=[1, 2], seed=3, forbidden=[0]), streamer.logits()
 
     want, scores = text()
