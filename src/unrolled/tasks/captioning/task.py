@@ -166,7 +166,7 @@ class Run:
         Raises:
             ExportError: always; it says why.
         """
-        raise ExportError(f"{self.folder}: a captioner cannot be exported: unrolled.export writes no attention and no encoder.")
+        raise ExportError(f"{self.folder}: a captioner cannot be exported: unrolled.export writes no encoder of images.")
 
     def caption(
         self, *paths: Named, skipped: Callable[[str], None] | None = None, show: bool = False, **settings: Any

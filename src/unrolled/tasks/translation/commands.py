@@ -26,7 +26,12 @@ from unrolled import flags
 @click.option(
     "--coverage", type=flags.Number(min=0), help="Weight of the coverage penalty; 0 turns it off.  [default: the run's]"
 )
-@click.option("--n-best", "number", type=flags.SENTENCES, help="Print this many of each line, best first, with scores.")
+@click.option(
+    "--n-best",
+    "number",
+    type=flags.SENTENCES,
+    help="Print this many of each line, best first, with scores; a narrower beam is widened to it.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
 @click.option(
     "--show",
