@@ -159,7 +159,7 @@ def from_bigrams(*rows: list[float]):
     return lambda tokens, state: (log_p[tokens], state)
 
 
-def test_a_search_stops_when_as_many_sentences_as_the_beam_is_wide_are_finished() -> None:
+def test_sentences_that_end_early_do_not_keep_a_better_one_from_its_end() -> None:
     step = from_bigrams(  # to START, END, A, B, C
         [0, 0.4, 0.32, 0.28, 0],
         [0, 1, 0, 0, 0],
@@ -168,8 +168,21 @@ def test_a_search_stops_when_as_many_sentences_as_the_beam_is_wide_are_finished(
         [0, 1, 0, 0, 0],
     )
     options = {"start": START, "end": END, "max_length": 6, "length_power": 1.0}
-    assert said(beam_search(step, torch.zeros(1, 0), beam=2, **options)) == [[[2]]]  # after two steps: END and A END
-    assert said(beam_search(step, torch.zeros(1, 0), beam=3, **options)) == [[[3, 4]]]  # B C END is better
+    assert said(beam_search(step, torch.zeros(1, 0), beam=2, **options)) == [[[3, 4]]]  # B C END, after END and A END
+
+
+def test_a_search_stops_once_the_beam_is_finished_and_no_other_sentence_has_begun_better() -> None:
+    bigrams = from_bigrams([0, 0.5, 0.3, 0.2], [0, 1, 0, 0], [0, 0.55, 0.45, 0], [0, 0.55, 0, 0.45])
+    steps = 0
+
+    def step(tokens: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        nonlocal steps
+        steps += 1
+        return bigrams(tokens, state)
+
+    found = beam_search(step, torch.zeros(1, 0), start=START, end=END, max_length=100, beam=2, length_power=1.0)
+    assert said(found) == [[[]]]
+    assert steps == 2
 
 
 def test_sentences_are_ranked_by_their_log_p_unless_told_otherwise() -> None:

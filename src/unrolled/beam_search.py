@@ -43,8 +43,9 @@ def beam_search(
 
     Sutskever, Vinyals and Le 2014, section 3.2: every unfinished sentence is continued by every token, and of all continuations
     the likeliest `beam` count. Those that end in END are finished; the likeliest `beam` that do not are continued. The search
-    stops when `beam` are finished, or when none can become better than the `best` that are. Finished sentences are ranked by
-    log P / length ** length_power (Wu et al. 2016, eq. 14, without its constant). A sentence truncated at `max_length` comes
+    stops when none can become better than the `best` that are finished; once `beam` are, when none is better by what it has
+    said so far, at its length so far. Finished sentences are ranked by log P / length ** length_power (Wu et al. 2016,
+    eq. 14, without its constant). A sentence truncated at `max_length` comes
     after those that ended. A batch gives what its rows give one at a time, as long as `step` treats rows independently.
 
     Args:
@@ -108,8 +109,14 @@ def beam_search(
         if length == max_length:
             _add_truncated(done, searching, said[..., 1:], score / length**length_power)
             break
-        bounds = (score[:, 0] / max_length**length_power).tolist()  # of the likeliest, if all else it says were certain
-        going = [place for place, bound in enumerate(bounds) if _can_improve(done[searching[place]], bound, beam, best)]
+        likeliest = score[:, 0].tolist()
+        going = []
+        for place, log_p_so_far in enumerate(likeliest):
+            found = done[searching[place]]
+            # Until `beam` are finished: if all else the likeliest says were certain. Then: if it goes on as it has begun.
+            farthest = max_length if len(found) < beam else length
+            if _can_improve(found, log_p_so_far / farthest**length_power, best):
+                going.append(place)
         if not going:
             break
         searching = [searching[place] for place in going]
@@ -135,8 +142,8 @@ def take_rows(state: Any, rows: Tensor) -> Any:
     return type(state)(*parts) if hasattr(state, "_fields") else type(state)(parts)  # a NamedTuple takes them one by one
 
 
-def _can_improve(done: list[Hypothesis], bound: float, beam: int, best: int) -> bool:
-    if bound == -torch.inf or len(done) >= beam:
+def _can_improve(done: list[Hypothesis], bound: float, best: int) -> bool:
+    if bound == -torch.inf:
         return False
     return len(done) < best or bound > sorted((one.score for one in done), reverse=True)[best - 1]
 
