@@ -11,6 +11,7 @@ from unrolled import tasks
 from unrolled.data.sentences import END, PAD, START, UNKNOWN, SentenceTokenizer
 from unrolled.decoder import Memory
 from unrolled.ensemble import DecoderOutput
+from unrolled.errors import DataError
 from unrolled.tasks.translation.data import Vocabularies, pad
 from unrolled.tasks.translation.generate import attention_of, generate
 
@@ -19,7 +20,7 @@ LINES = ["six", "", "one two one", "three", "two unheard one", "   ", "two two",
 
 
 @pytest.mark.parametrize(
-    "how", [{"beam": 1}, {"beam": 4}, {"beam": 3, "number": 3}, {"beam": 3, "coverage": 0.4, "length_power": 0.6}]
+    "how", [{"beam": 1}, {"beam": 4}, {"beam": 3, "n_best": 3}, {"beam": 3, "coverage": 0.4, "length_power": 0.6}]
 )
 def test_a_batch_gives_the_translations_of_one_at_a_time_in_their_order(translator: Path, how: dict) -> None:
     run = tasks.load(translator)
@@ -32,13 +33,25 @@ def test_a_batch_gives_the_translations_of_one_at_a_time_in_their_order(translat
             assert [each.score for each in several.translations] == pytest.approx(
                 [each.score for each in alone.translations], abs=1e-4
             )
-    assert [len(one.translations) for one in together[:5]] == [how.get("number", 1), 1, *[how.get("number", 1)] * 3]
+    assert [len(one.translations) for one in together[:5]] == [how.get("n_best", 1), 1, *[how.get("n_best", 1)] * 3]
 
 
 def test_it_learns_to_translate_and_an_empty_line_stays_empty(translator: Path) -> None:
     run = tasks.load(translator)
     said = [one.translations[0].text for one in run.translate(["six", "", "one two one", "three", "\t", "two two"])]
     assert said == ["sechs", "", "eins zwei eins", "drei", "", "zwei zwei"]
+
+
+def test_what_is_no_sentence_and_what_is_no_setting_is_named(translator: Path) -> None:
+    run = tasks.load(translator)
+    with pytest.raises(DataError, match="expected sentences to translate, got one of type int: 12"):
+        next(run.translate([12]))
+    with pytest.raises(DataError, match="expected a sentence to translate or several, got int: 12"):
+        next(run.translate(12))
+    with pytest.raises(TypeError, match="takes the settings n_best, longest, beam, length_power, coverage; got samples"):
+        next(run.translate("six", samples=3))
+    with pytest.raises(ValueError, match="n_best of at least 1, got 0"):
+        next(run.translate("six", n_best=0))
 
 
 class Scripted(nn.Module):
@@ -94,7 +107,7 @@ def test_unknown_is_not_written_where_there_is_nothing_to_copy_it_by(unit: str, 
     vocabularies = Vocabularies(
         SentenceTokenizer(unit, list("abcdefg"), "text"), SentenceTokenizer(unit, list("rstuvwxyz"), "text")
     )
-    for several in generate(translator, vocabularies, ["abc", "d"], longest=5, beam=2, number=2):
+    for several in generate(translator, vocabularies, ["abc", "d"], longest=5, beam=2, n_best=2):
         for one in several:
             assert not set(one.tokens) & {PAD, START, UNKNOWN, END}
             assert len(one.tokens) <= 5 + 1
@@ -105,8 +118,8 @@ def test_scores_are_log_p_by_length_and_the_coverage_penalty_and_the_best_comes_
     with torch.no_grad():
         translator.output.bias[END] = 2.0
     lines = ["a b c", "d", "g f e d c"]
-    found = generate(translator, WORDS, lines, longest=longest, beam=5, number=5, length_power=power, coverage=beta)
-    plain = generate(translator, WORDS, lines, longest=longest, beam=5, number=5, length_power=power)
+    found = generate(translator, WORDS, lines, longest=longest, beam=5, n_best=5, length_power=power, coverage=beta)
+    plain = generate(translator, WORDS, lines, longest=longest, beam=5, n_best=5, length_power=power)
     for line, several in zip(lines, found, strict=True):
         assert [one.score for one in several] == sorted((one.score for one in several), reverse=True)
         memory = translator.encode(pad([[*WORDS.source.encode(line), END]]))

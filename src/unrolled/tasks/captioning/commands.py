@@ -19,7 +19,7 @@ from unrolled import flags
 @click.option(
     "--show",
     metavar="FOLDER",
-    type=click.Path(path_type=Path),
+    type=click.Path(path_type=Path, file_okay=False),
     help="Write a picture per photo: its attention map for each word.",
 )
 @click.option("--beam", type=flags.SENTENCES, help="Width of the beam search; 1 is greedy.  [default: the run's]")

@@ -28,7 +28,7 @@ from unrolled import flags
 )
 @click.option(
     "--n-best",
-    "number",
+    "n_best",
     type=flags.SENTENCES,
     help="Print this many of each line, best first, with scores; a narrower beam is widened to it.",
 )
@@ -36,10 +36,10 @@ from unrolled import flags
 @click.option(
     "--show",
     metavar="FOLDER",
-    type=click.Path(path_type=Path),
+    type=click.Path(path_type=Path, file_okay=False),
     help="Write a picture per line: which source tokens each token of the translation attended to.",
 )
-def translate(run: Path, file: str, number: int | None, as_json: bool, show: Path | None, **settings: Any) -> None:
+def translate(run: Path, file: str, n_best: int | None, as_json: bool, show: Path | None, **settings: Any) -> None:
     """Translate FILE, or standard input: a line in, a line out, in order. What is typed is answered line by line.
 
     unrolled translate runs/my-run letter.txt > translated.txt
@@ -47,7 +47,7 @@ def translate(run: Path, file: str, number: int | None, as_json: bool, show: Pat
     from unrolled.inspection import alignment
     from unrolled.tasks import load
 
-    given = {name: value for name, value in settings.items() if value is not None} | {"number": number or 1}
+    given = {name: value for name, value in settings.items() if value is not None} | {"n_best": n_best or 1}
     model = load(run, task="translation")
     count = 0
     for lines in _lines_at_hand(file):
@@ -60,16 +60,16 @@ def translate(run: Path, file: str, number: int | None, as_json: bool, show: Pat
                 )
             if show:
                 alignment.draw(show / f"{count:06}.png", *model.attention(one))
-            for text in _printed(one, as_json, number):
+            for text in _printed(one, as_json, n_best):
                 click.echo(text)
         sys.stdout.flush()
 
 
-def _printed(one: Any, as_json: bool, number: int | None) -> Iterator[str]:
+def _printed(one: Any, as_json: bool, n_best: int | None) -> Iterator[str]:
     if as_json:
         translations = [{"translation": each.text, "score": round(each.score, 4)} for each in one.translations]
         yield json.dumps({"source": one.source, "translations": translations}, ensure_ascii=False)
-    elif number is None:
+    elif n_best is None:
         yield one.translations[0].text
     else:
         yield from (f"{each.score:.4f}\t{each.text}" for each in one.translations)

@@ -37,11 +37,11 @@ def generate(
     *,
     longest: int,
     beam: int = 5,
-    number: int = 1,
+    n_best: int = 1,
     length_power: float = 1.0,
     coverage: float = 0.0,
 ) -> list[list[Translation]]:
-    """`number` translations of each sentence, best first; what a sentence gets does not depend on the others.
+    """`n_best` translations of each sentence, best first; what a sentence gets does not depend on the others.
 
     Where words are the unit, an unknown word is written as the source word that it attends to most.
 
@@ -50,14 +50,16 @@ def generate(
         vocabularies: the run's.
         sentences: without line ends; an empty one has an empty translation. Tokens beyond `longest` are not read.
         longest: tokens of a sentence at most, read or written.
-        beam: width of the beam search, `number` at least; 1 is greedy.
-        number: how many for each sentence.
+        beam: width of the beam search, `n_best` at least; 1 is greedy.
+        n_best: how many for each sentence.
         length_power: log P is divided by length ** length_power.
         coverage: weight of `decoding.coverage_penalty`; 0 for none.
 
     Raises:
         ValueError: a number below what it can be.
     """
+    if n_best < 1:
+        raise ValueError(f"expected n_best of at least 1, got {n_best}.")
     found: list[list[Translation]] = [[Translation("", 0.0, [])]] * len(sentences)
     ids = [vocabularies.source.encode(sentence)[:longest] for sentence in sentences]
     order = sorted((n for n, one in enumerate(ids) if one), key=lambda n: len(ids[n]))
@@ -78,7 +80,7 @@ def generate(
             forbidden=[] if copies else [UNKNOWN],
             max_length=longest + 1,
             beam=beam,
-            number=number,
+            number=n_best,
             length_power=length_power,
             penalty=(lambda state, mask=mask: coverage_penalty(state[2], mask[state[0]], coverage)) if coverage else None,
         )

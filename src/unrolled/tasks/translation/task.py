@@ -119,8 +119,14 @@ class Run:
 
         Args:
             sentences: one string, or an iterable of them.
-            settings: `generate`'s: `beam`, `number`, `length_power`, `coverage`, `longest`; the run's when left out.
+            settings: `generate`'s: `beam`, `n_best`, `length_power`, `coverage`, `longest`; the run's when left out.
+
+        Raises:
+            DataError: something that is no string.
+            TypeError: another setting.
         """
+        if unknown := settings.keys() - {*self.decoding(), "n_best"}:
+            raise TypeError(f"translate() takes the settings n_best, {', '.join(self.decoding())}; got {', '.join(unknown)}.")
         decoding = self.decoding(**settings)
         waiting: list[str] = []
 
@@ -131,7 +137,15 @@ class Run:
                 yield Translated(line, several, max(0, length - decoding["longest"]))
             waiting.clear()
 
+        if not isinstance(sentences, (str, Iterable)):
+            raise DataError(
+                f"expected a sentence to translate or several, got {type(sentences).__name__}: {str(sentences)[:100]}."
+            )
         for sentence in [sentences] if isinstance(sentences, str) else sentences:
+            if not isinstance(sentence, str):
+                raise DataError(
+                    f"expected sentences to translate, got one of type {type(sentence).__name__}: {str(sentence)[:100]}."
+                )
             waiting.append(sentence)
             if len(waiting) == 8 * SENTENCES_AT_ONCE:  # enough to sort by length
                 yield from translated()
