@@ -1,8 +1,10 @@
 """The cells are torch.nn's: their draws, states, answers, errors and gradients, whoever watches or changes what."""
 
 import copy
+import gc
 import io
 import pickle
+import threading
 
 import pytest
 import torch
@@ -241,6 +243,71 @@ def test_backward_may_run_again_and_through_a_part_of_the_steps(kind: str) -> No
         cell(xs[0]) if kind != "lstm" else cell(xs[0])[1].sum().backward()
         found.append([p.grad for p in cell.parameters()])
     assert_all_same(*found)
+
+
+@every_kind
+def test_gradients_may_be_written_to_one_by_one(kind: str) -> None:
+    """As somebody who clips or scales them does: no two share memory."""
+    found = []
+    for cell in twins(kind):
+        torch.manual_seed(1)
+        gradients = torch.autograd.grad(loop(cell, torch.randn(T, B, I)), list(cell.parameters()))
+        found.append([gradient.mul_(0.5) for gradient in gradients])
+    assert_all_same(*found)
+
+
+@every_kind
+def test_gradients_of_several_losses_at_once_are_those_of_torch(kind: str) -> None:
+    found = []
+    for cell in twins(kind):
+        torch.manual_seed(1)
+        xs, state = torch.randn(T, B, I, requires_grad=True), None
+        for x in xs:
+            state = cell(x, state)
+        losses = parts(state)[0].sin().sum(1)
+        found.append(torch.autograd.grad(losses, [xs, *cell.parameters()], torch.eye(B), is_grads_batched=True))
+    assert_all_same(*found)
+
+
+@every_kind
+def test_passes_of_several_threads_through_one_graph_keep_apart(kind: str) -> None:
+    _, ours = twins(kind)
+    loss = loop(ours, torch.randn(T, B, I))
+    expected, found = torch.autograd.grad(loss, list(ours.parameters()), retain_graph=True), []
+
+    def differentiate() -> None:
+        for _ in range(20):
+            found.append(torch.autograd.grad(loss, list(ours.parameters()), retain_graph=True))
+
+    threads = [threading.Thread(target=differentiate) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 80
+    for gradients in found:
+        assert_all_same(gradients, expected)
+
+
+@pytest.mark.skipif(not library.available(), reason="the kernels were not built")
+def test_a_backward_pass_that_is_broken_off_leaves_nothing_behind() -> None:
+    _, ours = twins("gru")
+    first = ours(torch.randn(B, I))
+    after = ours(torch.randn(B, I), first)
+    first.register_hook(lambda _: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        after.sum().backward()
+    [of_all_steps] = kernel._alive.values()
+    [first_pass] = of_all_steps.grad_fn.passes
+    after = ours(torch.randn(B, I), after.detach())  # before the graph of before is gone
+    del first
+    gc.collect()
+    seen = []
+    after.grad_fn.register_hook(lambda *_: seen.extend(of_all_steps.grad_fn.passes))
+    after.sum().backward()
+    assert len(seen) == 1
+    assert first_pass not in seen
+    assert not of_all_steps.grad_fn.passes
 
 
 @pytest.mark.skipif(not library.available(), reason="the kernels were not built")

@@ -133,3 +133,16 @@ def test_packed_input_draws_torch_nns_masks_of_dropout(kind: str, ascending: boo
         output, state = layer(nn.utils.rnn.pack_sequence(pieces, enforce_sorted=False))
         found.append([*flat((output.data, state)), torch.rand(1)])  # and the generator is left where theirs is
     assert_all_same(*found)
+
+
+@pytest.mark.parametrize("options", [{}, {"layer_norm": True}, {"zoneout": 0.2}], ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradients_of_several_losses_at_once_are_those_of_each(kind: str, options: dict) -> None:
+    """is_grads_batched, as in torch.autograd.functional.jacobian(vectorize=True)."""
+    kind_of_layer, _, extra = KINDS[kind]
+    layer = kind_of_layer(I, H, **extra, **options).eval()
+    x = torch.randn(T, B, I, requires_grad=True)
+    inputs, losses = [x, *layer.parameters()], layer(x)[0].sin().sum((0, 2))
+    at_once = torch.autograd.grad(losses, inputs, torch.eye(B), is_grads_batched=True, retain_graph=True)
+    one_by_one = [torch.autograd.grad(loss, inputs, retain_graph=True) for loss in losses]
+    assert_all_same(at_once, map(torch.stack, zip(*one_by_one, strict=True)))

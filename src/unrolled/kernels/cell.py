@@ -151,7 +151,7 @@ class _Step(torch.autograd.Function):
         if all(d is None for d in incoming):
             return (None,) * 10
         addresses = None
-        if not (torch.is_grad_enabled() or context.watched(())):
+        if not (torch.is_grad_enabled() or context.watched(incoming)):
             # All is asked again: there is no telling what was done to the weights' memory since.
             arriving = [None if d is None else d.contiguous() for d in incoming]
             addresses = _addresses((*given, saved, *arriving))
@@ -167,7 +167,11 @@ class _Step(torch.autograd.Function):
         _run("backward", mode, x, h, [*inputs, h_out, 0, gates, at_h, 0 if c is None else addresses[9], *results])
         all_steps = ctx.all_steps.grad_fn
         if torch._C._will_engine_execute_node(all_steps):
-            sums = all_steps.passes.setdefault(torch._C._current_graph_task_id(), _Sums(mode))
+            passes, number = all_steps.passes, torch._C._current_graph_task_id()
+            if (sums := passes.get(number)) is None:
+                for other in [n for n, broken_off in passes.copy().items() if broken_off.first_step() is None]:
+                    passes.pop(other, None)
+                sums = passes[number] = _Sums(mode, weakref.ref(ctx))
             sums.add(dgates, x.detach(), h.detach())
         return None, None, dx, dh, dc if wanted[4] else None, None, None, None, None, None
 
@@ -222,7 +226,8 @@ class _Sums:
     ROWS = 2048
     """As many rows wait for one product: more would make it no faster, and keep their memory."""
 
-    def __init__(self, mode: str) -> None:
+    def __init__(self, mode: str, first_step: weakref.ref) -> None:
+        self.first_step = first_step  # dead before the sums were fetched: an exception broke the pass off
         self.gates = MODES[mode].gates
         self.waiting: list[tuple[Tensor, Tensor, Tensor]] = []
         self.rows = 0
@@ -245,7 +250,7 @@ class _Sums:
             biases = [sums[: 3 * H], torch.cat([sums[: 2 * H], sums[3 * H :]])]
         else:
             torch.mm(d.t(), h, out=dw_hh)
-            biases = [sums, sums]
+            biases = [sums, sums.clone()]  # not one tensor: whoever writes to one gradient in place would change both
         parts = [d[:, : self.gates * H].t() @ x, dw_hh, *biases]
         self.summed = [old + new for old, new in zip(self.summed, parts, strict=True)] if self.summed else parts
 

@@ -62,6 +62,8 @@ def watched(tensors: Collection[Tensor | None]) -> str:
         return "a tensor subclass"
     if any(map(Tensor.is_neg, given)) or any(map(Tensor._is_zerotensor, given)):
         return "a tensor that is negated lazily or holds no memory"
+    if any(map(torch._C._functorch.is_legacy_batchedtensor, given)):  # pyright: ignore[reportAttributeAccessIssue]
+        return "gradients of several losses at once"  # is_grads_batched, jacobian(vectorize=True)
     return ""
 
 
