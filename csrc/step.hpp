@@ -217,7 +217,7 @@ int run_step(const unrolled_step_args &a) {
             default: return -2;
         }
     }
-    memcpy((void *)a.out, a.h_out + (a.L - 1) * a.B * a.H, size_t(a.B * a.H) * sizeof(float));
+    if (a.B) memcpy((void *)a.out, a.h_out + (a.L - 1) * a.B * a.H, size_t(a.B * a.H) * sizeof(float));
     return 0;
 }
 

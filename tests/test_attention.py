@@ -41,6 +41,15 @@ def test_dot_attention_is_its_equation_for_each_head(asked) -> None:
     assert_same(weights, sum(means) / 2)
 
 
+def test_dot_attention_without_projections_compares_queries_with_the_places_themselves(asked) -> None:
+    queries, places = asked[0][..., :4], asked[1]
+    attention = DotAttention(4, 4, projected=False)
+    z, weights = attention(queries, places, attention.keys(places))
+    assert list(attention.parameters()) == []
+    assert_same(weights, (queries @ places.mT / math.sqrt(4)).softmax(-1))
+    assert_same(z, weights @ places)
+
+
 @pytest.mark.parametrize("learned", [True, False])
 def test_multiplicative_attention_is_its_equation(asked, learned: bool) -> None:
     queries, places = asked[0] if learned else asked[0][..., :4], asked[1]
@@ -75,5 +84,6 @@ def test_what_the_mask_leaves_out_might_as_well_not_be_there(asked, kind: str) -
 def test_widths_that_do_not_fit_are_named() -> None:
     with pytest.raises(ValueError, match="heads that divide memory_size=5, got heads=2"):
         DotAttention(6, 5, heads=2)
-    with pytest.raises(ValueError, match="got query_size=6, memory_size=5"):
-        MultiplicativeAttention(6, 5, learned=False)
+    for without in (lambda: MultiplicativeAttention(6, 5, learned=False), lambda: DotAttention(6, 5, projected=False)):
+        with pytest.raises(ValueError, match="got query_size=6, memory_size=5"):
+            without()

@@ -73,11 +73,11 @@ def test_sentences_of_inputs_decoded_together_are_those_of_one_at_a_time() -> No
 
 def test_a_step_reads_the_inputs_of_its_rows_also_after_others_were_dropped() -> None:
     ensemble, inputs = Ensemble([Decoder()]), torch.randn(3, H, dtype=torch.float64)
-    step, (numbers, state) = step_function(ensemble, ensemble.encode(inputs))
+    step, (numbers, state, _) = step_function(ensemble, ensemble.encode(inputs))
     tokens = torch.tensor([3, 4, 5])
-    whole, _ = step(tokens, (numbers, state))
+    whole, _ = step(tokens, (numbers, state, None))
     kept = torch.tensor([0, 2])
-    some, _ = step(tokens[kept], (numbers[kept], take_rows(state, kept)))
+    some, _ = step(tokens[kept], (numbers[kept], take_rows(state, kept), None))
     assert_same(some.detach(), whole[kept].detach())
-    again, _ = step(tokens, (numbers, state))
+    again, _ = step(tokens, (numbers, state, None))
     assert torch.equal(again, whole)

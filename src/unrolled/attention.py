@@ -100,15 +100,17 @@ class DotAttention(nn.Module):
     alpha = softmax over p of (W_q h_q) . (W_k a_p) / sqrt(d)      d = hidden_size / heads
     z_q   = sum over p of alpha_qp W_v a_p
 
-    The weights that are returned are the mean over the heads.
+    The weights that are returned are the mean over the heads. Without `projected`, h and a meet as they are, one head, and z is
+    a mean of the a themselves.
 
     Args:
         query_size: H, the width of a query.
         memory_size: E, the width of the memory, and of z.
         heads: number of attention heads; each reads its own part of the width.
+        projected: whether there are W_q, W_k and W_v; without them H and E must be the same.
 
     Raises:
-        ValueError: a width that the heads do not divide.
+        ValueError: a width that the heads do not divide, or unequal widths without projections.
 
     >>> attention = DotAttention(query_size=6, memory_size=4, heads=2)
     >>> memory = torch.randn(2, 49, 4)
@@ -117,14 +119,19 @@ class DotAttention(nn.Module):
     (torch.Size([2, 3, 4]), torch.Size([2, 3, 49]))
     """
 
-    def __init__(self, query_size: int, memory_size: int, heads: int = 1) -> None:
+    def __init__(self, query_size: int, memory_size: int, heads: int = 1, projected: bool = True) -> None:
         super().__init__()
         if memory_size % heads:
             raise ValueError(f"DotAttention expected heads that divide memory_size={memory_size}, got heads={heads}.")
+        if not projected and (query_size != memory_size or heads != 1):
+            raise ValueError(
+                "DotAttention without projections expected one head and query_size equal to memory_size, "
+                f"got query_size={query_size}, memory_size={memory_size}, heads={heads}."
+            )
         self.heads = heads
-        self.query = Linear(query_size, memory_size)
-        self.key = Linear(memory_size, memory_size, bias=False)
-        self.value = Linear(memory_size, memory_size)
+        self.query = Linear(query_size, memory_size) if projected else nn.Identity()
+        self.key = Linear(memory_size, memory_size, bias=False) if projected else nn.Identity()
+        self.value = Linear(memory_size, memory_size) if projected else nn.Identity()
 
     def keys(self, memory: Tensor) -> Tensor:
         """W_k a_p and W_v a_p side by side: (N, P, E) -> (N, P, 2E)."""

@@ -32,7 +32,7 @@ def test_text_in_another_encoding_is_learned_and_measured_alike(tmp_path: Path, 
 
 def test_an_unknown_encoding_and_one_of_bytes_are_refused(tmp_path: Path, settings: dict) -> None:
     (tmp_path / "t").write_text(TEXT)
-    with pytest.raises(ConfigError, match=r"--encoding: expected an encoding that Python knows, .* got 'nosuch'"):
+    with pytest.raises(ConfigError, match=r"encoding: expected an encoding that Python knows, .* got 'nosuch'"):
         tasks.train("language-model", str(tmp_path / "t"), run=tmp_path / "run", encoding="nosuch", **settings)
     with pytest.raises(ConfigError, match="encoding: bytes are learned as they are"):
         tasks.train("language-model", str(tmp_path / "t"), run=tmp_path / "run", encoding="latin-1", unit="byte", **settings)
