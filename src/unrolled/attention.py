@@ -8,6 +8,8 @@ on padding, the weight is zero; every memory has a place where it is true.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -129,9 +131,9 @@ class DotAttention(nn.Module):
                 f"got query_size={query_size}, memory_size={memory_size}, heads={heads}."
             )
         self.heads = heads
-        self.query = Linear(query_size, memory_size) if projected else nn.Identity()
-        self.key = Linear(memory_size, memory_size, bias=False) if projected else nn.Identity()
-        self.value = Linear(memory_size, memory_size) if projected else nn.Identity()
+        self.query: Any = Linear(query_size, memory_size) if projected else nn.Identity()
+        self.key: Any = Linear(memory_size, memory_size, bias=False) if projected else nn.Identity()
+        self.value: Any = Linear(memory_size, memory_size) if projected else nn.Identity()
 
     def keys(self, memory: Tensor) -> Tensor:
         """W_k a_p and W_v a_p side by side: (N, P, E) -> (N, P, 2E)."""
