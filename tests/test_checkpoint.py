@@ -131,6 +131,16 @@ def test_a_link_in_place_of_the_lock_is_refused(run: Path, tmp_path: Path) -> No
     assert (tmp_path / "precious").read_text() == "x"
 
 
+def test_the_folder_one_is_in_is_no_new_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with (
+        pytest.raises(RunError, match="expected the name of a new folder, got the one you are in"),
+        files.new_folder(Path(".")),
+    ):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_new_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     class StopError(Exception): ...
 

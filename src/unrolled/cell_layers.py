@@ -31,8 +31,8 @@ def _step(module: Any, mode: str, input: Any, h: Any, c: Any = None) -> tuple[Te
         return None
     if input.dim() != 1:
         return cell.step(mode, input, h, c, weights)
-    rows = [None if part is None else part.unsqueeze(0) for part in (input, h, c)]
-    done = cell.step(mode, *rows, weights)  # type: ignore[arg-type]
+    rows: Any = [None if part is None else part.unsqueeze(0) for part in (input, h, c)]
+    done = cell.step(mode, *rows, weights)
     return None if done is None else (done[0].squeeze(0), None if done[1] is None else done[1].squeeze(0))
 
 
@@ -72,7 +72,7 @@ class LSTMCell(nn.LSTMCell):
         if done is None and hx is not None and not context.compiling() and context.transformed():
             weights = Weights(self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh)
             return lstm_cell(input, *hx, weights)  # torch.vmap has no rule for torch.nn's
-        return super().forward(input, hx) if done is None else done  # type: ignore[return-value]
+        return super().forward(input, hx) if done is None else done  # type: ignore[return-value]  # of the LSTM there is a c
 
     def __prepare_scriptable__(self) -> nn.Module:
         return _as(nn.LSTMCell, self)

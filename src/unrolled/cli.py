@@ -226,7 +226,7 @@ def main() -> None:
     _keep_freed_memory()
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by whoever started this: what is printed goes nowhere
-            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115  (open until the process ends)
     try:
         cli.main(standalone_mode=False)
         sys.stdout.flush()

@@ -191,7 +191,7 @@ class Decoder(nn.Module):
 
     def _attend_and_step(self, memory: Memory, x: Tensor, before: list[Tensor]) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
         """The first layer where attention waits for the state: the tokens' part in one product, the rest step by step."""
-        (w_ih, w_hh, b_ih, b_hh), size = self.layers[0].all_weights[0], x.shape[-1]  # type: ignore[misc, index]
+        (w_ih, w_hh, b_ih, b_hh), size = self.layers[0].all_weights[0], x.shape[-1]  # type: ignore[misc, index]  # of a ModuleList
         x_gates, w_iz = linear(x, w_ih[:, :size], b_ih), w_ih[:, size:]  # (B, T, G*H)
         step = {"rnn": cells.rnn_tanh_step, "gru": cells.gru_step}.get(self.cell)
         state, hs, zs, attended = list(before), [], [], []

@@ -267,7 +267,7 @@ def step_function(
             attended = attended + output.weights[:, 0]
         return output.logits[:, 0], (rows, output.state, attended)
 
-    return step, (inputs, model.initial_state(encoded), attended)  # type: ignore[operator]
+    return step, (inputs, model.initial_state(encoded), attended)  # type: ignore[operator]  # which a module need not have
 
 
 def coverage_penalty(attended: Tensor, mask: Tensor, weight: float) -> Tensor:

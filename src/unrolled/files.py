@@ -67,6 +67,8 @@ def new_folder(path: Path) -> Iterator[Path]:
         DataError: the block could not read a file elsewhere.
     """
     require_new(path, f"Name another --run, or continue it with --resume {path}.")
+    if path.resolve() == Path.cwd():
+        raise RunError(f"{path}: expected the name of a new folder, got the one you are in. Name another --run.")
     with contextlib.ExitStack() as stack:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -229,7 +229,7 @@ def _empty(unit: str) -> Any:
     from tokenizers import Tokenizer as Library
 
     library = Library(models.WordLevel(unk_token=UNKNOWN_WORD))
-    library.normalizer = normalizers.Replace(Regex(r"\r\n?"), "\n")  # type: ignore[assignment]
+    library.normalizer = normalizers.Replace(Regex(r"\r\n?"), "\n")  # type: ignore[assignment]  # stubs lack the setters
     library.pre_tokenizer = pre_tokenizers.Split(Regex(WORDS), "removed", invert=True)  # type: ignore[assignment]
     return library
 

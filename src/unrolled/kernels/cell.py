@@ -8,7 +8,6 @@ would write all of dW every time, and read it again to add it up (at B = 1, H = 
 from __future__ import annotations
 
 import ctypes
-import functools
 import struct
 import weakref
 from typing import Any
@@ -38,15 +37,6 @@ class _Args(ctypes.Structure):
     ]
 
 
-@functools.cache
-def _function(name: str) -> Any:
-    compiled = library.loaded()
-    library.check_layout(compiled, _Args)
-    function = getattr(compiled, f"unrolled_cell_{name}")
-    function.argtypes = [ctypes.c_char_p]
-    return function
-
-
 def _addresses(tensors: tuple[Tensor | None, ...]) -> list[int] | None:
     """Where they lie, 0 for None; None for the whole unless all are contiguous float32 in the CPU's memory."""
     found = []
@@ -58,8 +48,9 @@ def _addresses(tensors: tuple[Tensor | None, ...]) -> list[int] | None:
             and t.dtype is _DTYPE
             and t.is_cpu
             and t.layout is torch.strided
-            and not (t.is_neg() or t._is_zerotensor())
+            and not t.is_neg()
             and t.is_contiguous()
+            and 4 * (t.storage_offset() + t.numel()) <= t.untyped_storage().nbytes()  # as `context.freed`
             and (address := t.data_ptr())
         ):
             found.append(address)
@@ -87,7 +78,9 @@ def _run(name: str, mode: str, x: Tensor, h: Tensor, addresses: list[int]) -> No
     """`addresses` are `_POINTERS` from the first on; the rest is null."""
     sizes = x.shape[0], x.shape[1], h.shape[1]
     nulls = (0,) * (len(_POINTERS) - len(addresses))
-    if _function(name)(_pack(MODES[mode].number, torch.get_num_threads(), *sizes, *addresses, *nulls)):
+    if library.function(f"cell_{name}", _Args, ctypes.c_char_p)(
+        _pack(MODES[mode].number, torch.get_num_threads(), *sizes, *addresses, *nulls)
+    ):
         raise MemoryError("no memory for a step")
 
 

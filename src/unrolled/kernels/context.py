@@ -5,7 +5,8 @@ Kernels that are handed raw memory are invisible to PyTorch. `watched` is asked 
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import operator
+from collections.abc import Collection, Iterable, Mapping
 
 import torch
 from torch import Tensor
@@ -30,6 +31,32 @@ def in_memory(tensor: Tensor) -> bool:
     """Whether it is plain numbers in the CPU's memory: no subclass, no lazily negated or zero tensor, strided."""
     plain = type(tensor) in PLAIN and tensor.is_cpu and tensor.layout is torch.strided
     return plain and not (tensor.is_neg() or tensor.is_conj() or tensor._is_zerotensor())
+
+
+_storage, _held, _offset = Tensor.untyped_storage, torch.UntypedStorage.nbytes, Tensor.storage_offset
+_nbytes = Tensor.nbytes.__get__  # type: ignore[attr-defined]  # a property in C, which stubs have as a plain one
+
+
+def freed(tensors: Collection[Tensor], nbytes: Iterable[int] | None = None) -> bool:
+    """Whether the storage of one of these contiguous tensors, of so many `nbytes`, no longer holds all its numbers.
+
+    `storage.resize_` does that to weights that are not needed for a while (FSDP), and their address may stay what it was.
+    """
+    needed = map(_nbytes, tensors) if nbytes is None else nbytes  # in maps, which loop in C: this is asked at every call
+    if any(map(operator.gt, needed, map(_held, map(_storage, tensors)))):
+        return True
+    return any(t.nbytes + begin * t.itemsize > t.untyped_storage().nbytes() for t in tensors if (begin := _offset(t)))
+
+
+def require_memory(tensors: Mapping[str, Tensor]) -> None:
+    """Raise ValueError, naming it, if one of these contiguous tensors is `freed`."""
+    if freed(tensors.values()):
+        name, t = next((name, t) for name, t in tensors.items() if freed([t]))
+        raise ValueError(
+            f"expected {name} of {t.nbytes:,} bytes, from byte {t.storage_offset() * t.itemsize:,} of its storage on, "
+            f"got a storage of {t.untyped_storage().nbytes():,} bytes. "
+            "It was freed or resized: fill it again before it is used."
+        )
 
 
 def forward_mode() -> bool:

@@ -224,6 +224,20 @@ def empty(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
     return torch.frombuffer(memory, dtype=dtype).view(shape)
 
 
+@functools.cache
+def function(name: str, structure: type[ctypes.Structure], argument: Any) -> Any:
+    """The library's function of this name, which takes a `structure` as ctypes' `argument` and returns an int.
+
+    Raises:
+        ImportError: the library has the structure in another layout.
+    """
+    compiled = loaded()
+    check_layout(compiled, structure)
+    found = getattr(compiled, f"unrolled_{name}")
+    found.argtypes = [argument]
+    return found
+
+
 def call(
     which: str,
     mode: str,

@@ -7,7 +7,6 @@ these 68% to 95%, so that an output layer in training takes half the time.
 from __future__ import annotations
 
 import ctypes
-import functools
 import math
 from typing import Any
 
@@ -30,21 +29,16 @@ class _Args(ctypes.Structure):
     ]
 
 
-@functools.cache
-def _function() -> Any:
-    compiled = library.loaded()
-    library.check_layout(compiled, _Args)
-    function = compiled.unrolled_linear
-    function.argtypes = [ctypes.POINTER(_Args)]
-    return function
+_POINTER = ctypes.POINTER(_Args)
 
 
 def _call(dtype: torch.dtype, sizes: tuple[int, int, int], tensors: dict[str, Tensor | None]) -> None:
+    context.require_memory({name: tensor for name, tensor in tensors.items() if tensor is not None})
     args = _Args(library.DTYPES.index(dtype), torch.get_num_threads(), "d" in tensors, 0, *sizes)
     for name, tensor in tensors.items():
         if tensor is not None:
             setattr(args, name, tensor.data_ptr())
-    if code := _function()(ctypes.byref(args)):
+    if code := library.function("linear", _Args, _POINTER)(ctypes.byref(args)):
         raise MemoryError("no memory for a product") if code == -1 else RuntimeError("the compiled product refused the call")
 
 

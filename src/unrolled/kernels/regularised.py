@@ -43,6 +43,9 @@ class _Args(ctypes.Structure):
     ]
 
 
+_POINTER = ctypes.POINTER(_Args)
+
+
 class Inputs(NamedTuple):
     """What regularised steps are computed from. The first ten have gradients."""
 
@@ -320,15 +323,6 @@ torch.library.register_autograd("unrolled::regularised", _differentiate, setup_c
 # ----------------------------------------------------------------------------------------------------- the library's call
 
 
-@functools.cache
-def _function(which: str) -> Any:
-    compiled = library.loaded()
-    library.check_layout(compiled, _Args)
-    function = getattr(compiled, f"unrolled_regularised_{which}")
-    function.argtypes = [ctypes.POINTER(_Args)]
-    return function
-
-
 def _call(
     which: str,
     mode: str,
@@ -342,9 +336,10 @@ def _call(
     """Run `forward` or `backward` on checked CPU tensors, contiguous where they are written."""
     args = _Args(MODES[mode].number, library.DTYPES.index(dtype), torch.get_num_threads(), kept, reverse, 0, *sizes, *shares)
     readable = {name: t.contiguous() for name, t in tensors.items() if t is not None}  # alive until the library is done
+    context.require_memory(readable)
     for name, tensor in readable.items():
         setattr(args, name, tensor.data_ptr())
-    code = _function(which)(ctypes.byref(args))
+    code = library.function(f"regularised_{which}", _Args, _POINTER)(ctypes.byref(args))
     if code == -1:
         raise MemoryError(f"no memory for the {which} pass of a regularised layer")
     if code:

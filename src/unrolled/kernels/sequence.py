@@ -15,7 +15,7 @@ from torch import Tensor
 
 from unrolled.cells import MODES
 
-from . import library
+from . import context, library
 
 
 class Inputs(NamedTuple):
@@ -212,6 +212,7 @@ def _readable(given: Inputs) -> dict[str, Tensor]:
     for name, dtype in (("table", wide), ("c0", wide), ("lengths", torch.int64)):
         if name in tensors:
             tensors[name] = tensors[name].to(dtype)
+    context.require_memory(tensors)
     return tensors
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import math
 import struct
 from collections.abc import Sequence
 from typing import Any
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from unrolled.cells import MODES
 
-from . import library
+from . import context, library
 
 _POINTERS = ("x", "h_in", "c_in", "h_out", "c_out", "out")
 
@@ -30,33 +31,25 @@ class _Args(ctypes.Structure):
     ]
 
 
-@functools.cache
-def _function() -> Any:
-    compiled = library.loaded()
-    library.check_layout(compiled, _Args)
-    function = compiled.unrolled_step
-    function.argtypes = [ctypes.c_char_p]
-    return function
-
-
 # Through map, which loops in C: all of it runs before every step.
 _dtype, _is_cpu, _shape = (getattr(Tensor, name).__get__ for name in ("dtype", "is_cpu", "shape"))
 _address, _is_contiguous, _is_neg, _empty_like = Tensor.data_ptr, Tensor.is_contiguous, Tensor.is_neg, torch.empty_like
-_FLOAT = {torch.float32}
+_FLOAT, _FLOAT_BYTES = {torch.float32}, torch.float32.itemsize
 
 
 @functools.lru_cache(256)
 def _call_of(
     mode: str, layers: int, batch: int, width: int, hidden: int, bias: bool, states: int
-) -> tuple[list, Any, Tensor, Tensor]:
-    """The shapes that x, the states and all weights have to have; what packs the call; tensors like out and h."""
+) -> tuple[list, list[int], Any, Tensor, Tensor]:
+    """The shapes that x, the states and all weights have to have, their bytes, what packs the call, tensors like results."""
     rows = MODES[mode].gates * hidden
     shapes: list[tuple] = [(batch, width), *[(layers, batch, hidden)] * states]
     for layer in range(layers):
         shapes += [(rows, hidden if layer else width), (rows, hidden), *[(rows,)] * (2 * bias)]
     pack = struct.Struct(f"={len(_Args._fields_) + 4 * layers}q").pack
     like = torch.empty(layers, batch, hidden, dtype=torch.float32, device="cpu")
-    return shapes, functools.partial(pack, MODES[mode].number, layers, batch, width, hidden), like[0].clone(), like
+    sizes = [math.prod(shape) * _FLOAT_BYTES for shape in shapes]
+    return shapes, sizes, functools.partial(pack, MODES[mode].number, layers, batch, width, hidden), like[0].clone(), like
 
 
 def run(
@@ -75,7 +68,7 @@ def run(
     before, pointers = (others[0], others[len(state) - 1]) if state else (0, 0), others[len(state) :]
     if not bias:
         pointers = [p for k in range(0, len(pointers), 2) for p in (*pointers[k : k + 2], 0, 0)]
-    _function()(pack(of_x, *before, *map(_address, (h, new[-1], out)), *pointers))
+    library.function("step", _Args, ctypes.c_char_p)(pack(of_x, *before, *map(_address, (h, new[-1], out)), *pointers))
     return out, new
 
 
@@ -91,12 +84,13 @@ def readable(
         return None
     given, layers = (x, *state, *weights), len(weights) // (4 if bias else 2)
     try:
-        shapes, *found = _call_of(mode, layers, *x.shape, hidden, bias, len(state))
+        shapes, sizes, *found = _call_of(mode, layers, *x.shape, hidden, bias, len(state))
         fits = {*map(_dtype, given)} == _FLOAT and all(map(_is_cpu, given)) and [*map(_shape, given)] == shapes
         # What is of another layout has no contiguity or no address; what has no memory, its own or any more, address 0.
         if fits and all(map(_is_contiguous, given)) and not any(map(_is_neg, given)):
             addresses = [*map(_address, given)]
-            return (*found, addresses) if all(addresses) or not x.numel() else None  # type: ignore[return-value]
+            there = not context.freed(given, sizes) and (all(addresses) or not x.numel())
+            return (*found, addresses) if there else None  # type: ignore[return-value]
     except RuntimeError:
         pass
     return None

@@ -131,9 +131,10 @@ def as_engine_reads(tensor: Tensor, dtype: torch.dtype = torch.float32) -> Tenso
     """The tensor itself, or a copy, as numbers one after another in the CPU's memory.
 
     Raises:
-        ValueError: a tensor subclass, or one that holds no numbers.
+        ValueError: a tensor subclass, or one that holds no numbers, or whose memory was freed.
     """
     tensor = tensor.detach().to("cpu", dtype).resolve_neg().contiguous()
     if not context.in_memory(tensor):
         raise ValueError(f"Streamer expected plain tensors, got a {type(tensor).__name__} that is not numbers in memory.")
+    context.require_memory({"what the engine reads": tensor})
     return tensor

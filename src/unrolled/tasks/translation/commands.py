@@ -84,14 +84,15 @@ def _lines_at_hand(file: str) -> Iterator[list[str]]:
     if kind in ("nothing", "folder"):
         raise DataError(f"{file}: expected a file of lines, " + ("got a folder." if kind == "folder" else "there is none."))
     try:
-        descriptor = 0 if file == "-" else os.open(os.path.expanduser(file), os.O_RDONLY)
-        rest, number = b"", 0
-        while block := os.read(descriptor, 1 << 16):
-            *several, rest = (rest + block).split(b"\n")
-            yield [_text(line, file, number + n) for n, line in enumerate(several, 1)]
-            number += len(several)
-        if rest:
-            yield [_text(rest, file, number + 1)]
+        opened = 0 if file == "-" else os.path.expanduser(file)
+        with open(opened, "rb", buffering=0, closefd=file != "-") as unbuffered:  # whose read returns what there is
+            rest, number = b"", 0
+            while block := unbuffered.read(1 << 16):
+                *several, rest = (rest + block).split(b"\n")
+                yield [_text(line, file, number + n) for n, line in enumerate(several, 1)]
+                number += len(several)
+            if rest:
+                yield [_text(rest, file, number + 1)]
     except OSError as error:
         raise DataError(f"{'standard input' if file == '-' else file}: cannot be read ({error.strerror}).") from None
 
