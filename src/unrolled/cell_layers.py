@@ -31,8 +31,8 @@ def _step(module: Any, mode: str, input: Any, h: Any, c: Any = None) -> tuple[Te
         return None
     if input.dim() != 1:
         return cell.step(mode, input, h, c, weights)
-    rows: Any = [None if part is None else part.unsqueeze(0) for part in (input, h, c)]
-    done = cell.step(mode, *rows, weights)
+    x, h, c = (None if part is None else part.unsqueeze(0) for part in (input, h, c))
+    done = cell.step(mode, x, h, c, weights)  # type: ignore[arg-type]  # input is not None, so neither is x
     return None if done is None else (done[0].squeeze(0), None if done[1] is None else done[1].squeeze(0))
 
 
