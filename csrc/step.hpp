@@ -119,7 +119,7 @@ struct LayerStep {
 #pragma GCC unroll 4
         for (int r = 0; r < R; ++r) {
             xs[r] = x + (b + r) * K;
-            hs[r] = h_in ? h_in + (b + r) * H : nullptr;
+            hs[r] = h_in + (b + r) * H;
         }
 #pragma GCC unroll 4
         for (int first = 0; first < N; first += 4) {
@@ -134,7 +134,7 @@ struct LayerStep {
                 for (int r = 0; r < R; ++r) acc[i][r] = Simd::zero();
             }
             if (of_x) add_products<R>(rows_x, K, xs, acc);
-            if (of_h && h_in) add_products<R>(rows_h, H, hs, acc);
+            if (of_h) add_products<R>(rows_h, H, hs, acc);
 #pragma GCC unroll 4
             for (int i = 0; i < 4; ++i)
 #pragma GCC unroll 4
@@ -164,13 +164,13 @@ struct LayerStep {
         for (int r = 0; r < R; ++r) {
             const index at = (b + r) * H + unit;
             if constexpr (MODE == UNROLLED_LSTM) {
-                const V before = c_in ? Simd::load(c_in + at, lanes) : Simd::zero();
+                const V before = Simd::load(c_in + at, lanes);
                 const V c = Simd::fma(Act::sigmoid(g[1][r]), before, Simd::mul(Act::sigmoid(g[0][r]), Act::tanh(g[2][r])));
                 Simd::store(c_out + at, c, lanes);
                 Simd::store(h_out + at, Act::sigmoid_times_tanh(g[3][r], c), lanes);
             } else if constexpr (MODE == UNROLLED_GRU) {
                 const V z = Act::sigmoid(g[1][r]), n = Act::tanh(Simd::fma(Act::sigmoid(g[0][r]), g[3][r], g[2][r]));
-                const V before = h_in ? Simd::load(h_in + at, lanes) : Simd::zero();
+                const V before = Simd::load(h_in + at, lanes);
                 Simd::store(h_out + at, Simd::fma(z, Simd::sub(before, n), n), lanes);  // (1 - z) n + z h
             } else {
                 const V sum = g[0][r];
@@ -205,8 +205,8 @@ int run_step(const unrolled_step_args &a) {
         l.b_hh = w[3];
         l.K = layer ? a.H : a.I;
         l.x = layer ? a.h_out + state - a.B * a.H : a.x;
-        l.h_in = a.h_in ? a.h_in + state : nullptr;
-        l.c_in = a.c_in ? a.c_in + state : nullptr;
+        l.h_in = a.h_in + state;
+        l.c_in = a.mode == UNROLLED_LSTM ? a.c_in + state : nullptr;
         l.h_out = a.h_out + state;
         l.c_out = a.c_out ? a.c_out + state : nullptr;
         switch (a.mode) {

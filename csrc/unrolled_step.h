@@ -14,8 +14,8 @@ extern "C" {
 typedef struct unrolled_step_args {
     int64_t mode, L, B, I, H;
     const float *x;           /* (B, I)                                                                 */
-    const float *h_in, *c_in; /* ? (L, B, H): zeros                                                     */
-    float *h_out, *c_out;     /* (L, B, H), c of the LSTM alone; no memory of those above               */
+    const float *h_in, *c_in; /* (L, B, H), c of the LSTM alone                                         */
+    float *h_out, *c_out;     /* alike; no memory of those above                                        */
     float *out;               /* (B, H): a copy of the last layer's h                                   */
 } unrolled_step_args;
 

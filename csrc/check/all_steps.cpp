@@ -146,12 +146,12 @@ static void linear(int64_t rows, int64_t inputs, int64_t outputs, int threads) {
     expect(unrolled_linear(&a) == 0, "linear, backward");
 }
 
-static void step(int mode, int64_t L, int64_t B, int64_t I, int64_t H, bool biases, bool state) {
+static void step(int mode, int64_t L, int64_t B, int64_t I, int64_t H, bool biases) {
     const int64_t G = mode == UNROLLED_LSTM ? 4 : mode == UNROLLED_GRU ? 3 : 1;
     std::vector<std::vector<float>> weights;
     for (int64_t l = 0; l < L; ++l)
         for (int64_t n : {G * H * (l ? H : I), G * H * H, biases ? G * H : 0, biases ? G * H : 0}) weights.push_back(random<float>(n));
-    auto x = random<float>(B * I), h_in = random<float>(state ? L * B * H : 0), c_in = h_in;
+    auto x = random<float>(B * I), h_in = random<float>(L * B * H), c_in = h_in;
     std::vector<float> h(size_t(L * B * H)), c(mode == UNROLLED_LSTM ? h.size() : 0), out(size_t(B * H));
     std::vector<void *> behind;  // the arguments, then the weights
     behind.resize(sizeof(unrolled_step_args) / sizeof(void *));
@@ -214,7 +214,7 @@ int main() {
         for (int mode = 0; mode < 4; ++mode)
             for (auto &s : sizes)
                 for (int64_t B : {0, 1, 2, 7})
-                    for (bool given : {false, true}) step(mode, s[0], B, s[1], s[2], given, given);
+                    for (bool biases : {false, true}) step(mode, s[0], B, s[1], s[2], biases);
     }
     for (const char *isa : {"portable", "avx2", "avx512"}) {
         if (unrolled_use_isa(isa) != 0) continue;

@@ -193,6 +193,10 @@ class Recurrent(nn.Module):
         Until backward the output may be written to in place (`relu_`), as backward then computes it again; what is written
         past PyTorch, through `.data` or NumPy, it cannot see, and the gradients would be of those numbers.
 
+        Backward multiplies with the weights of the call. Others put in their place since (`p.data = other`) change nothing, and
+        writing to them in place is refused; what is written into their memory past PyTorch (`p.data.copy_`, NumPy) is taken for
+        them, as by torch.nn.
+
         Raises:
             RuntimeError: a width, state or number of axes that does not fit (ValueError for an input that is neither
                 2-D nor 3-D, or of another dtype than the weights), as torch.nn raises.

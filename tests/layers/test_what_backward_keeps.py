@@ -6,14 +6,11 @@ import weakref
 import numpy as np
 import pytest
 import torch
-from tests.layers.twins import KINDS, B, H, I, T, twins
+from tests.layers.twins import KINDS, OPTIONS, B, H, I, Seeing, T, twins
 from tests.tolerance import assert_same
 from torch.profiler import ProfilerActivity
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import unrolled
-
-OPTIONS = [{}, {"layer_norm": True}, {"zoneout": 0.2}, {"recurrent_dropout": 0.2}, {"learned_state": True}, {"save": "outputs"}]
 
 
 def gradients(layer) -> torch.Tensor:
@@ -33,11 +30,6 @@ def test_the_output_may_be_written_to(kind: str, save: str) -> None:
         torch.nn.ReLU(inplace=inplace)(output).square().sum().backward()
         found.append(gradients(ours))
     assert_same(found[1], found[0])
-
-
-class Seeing(TorchDispatchMode):
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        return function(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize("kind", ["rnn", "relu", "gru", "lstm"])

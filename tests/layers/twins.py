@@ -3,6 +3,7 @@
 import torch
 from tests.tolerance import assert_same
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import unrolled
 
@@ -20,6 +21,14 @@ VARIANTS = [
     {"num_layers": 2, "batch_first": True},
     {"num_layers": 2, "bidirectional": True, "bias": False},
 ]
+OPTIONS = [{}, {"layer_norm": True}, {"zoneout": 0.2}, {"recurrent_dropout": 0.2}, {"learned_state": True}, {"save": "outputs"}]
+
+
+class Seeing(TorchDispatchMode):
+    """One who watches and changes nothing."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        return function(*args, **(kwargs or {}))
 
 
 def twins(kind: str, dtype: torch.dtype = torch.float64, **variant):

@@ -157,3 +157,16 @@ def test_threads_may_share_a_layer_whose_weights_change():
     for thread in threads:
         thread.join()
     assert not failed
+
+
+@pytest.mark.parametrize("kind", ["RNN", "LSTM", "GRU"])
+def test_a_weight_that_is_no_number_shows_in_a_step_from_zeros(kind, stepped):
+    layer, theirs, x = getattr(unrolled, kind)(4, 7), getattr(torch.nn, kind)(4, 7), torch.randn(1, 3, 4)
+    with torch.no_grad():
+        layer.weight_hh_l0[5, 2] = float("nan")
+        theirs.load_state_dict(layer.state_dict())
+        expected = theirs(x)[0].isnan()
+        assert expected.any()
+        assert torch.equal(layer(x)[0].isnan(), expected)
+        assert torch.equal(layer.step(x[0])[0].isnan(), expected[0])
+    assert len(stepped) == 2

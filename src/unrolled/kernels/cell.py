@@ -17,7 +17,7 @@ from torch import Tensor
 
 from unrolled.cells import MODES
 
-from . import context, library, sequence
+from . import context, library, saved, sequence
 
 _POINTERS = [
     *("x", "h", "c", "w_ih", "w_hh", "b_ih", "b_hh"),
@@ -116,7 +116,7 @@ def step(mode: str, x: Tensor, h: Tensor | None, c: Tensor | None, weights: tupl
         return None
     if not ((b_ih is None or b_ih.is_leaf) and (b_hh is None or b_hh.is_leaf)):
         return None
-    found: Any = _Step.apply(mode, addresses, *given, _of_all_steps(mode, weights))
+    found: Any = _Step.apply(mode, addresses, *given, _of_all_steps(mode, weights, addresses))
     return found if mode == "LSTM" else (found, None)
 
 
@@ -139,26 +139,25 @@ class _Step(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *incoming: Tensor | None) -> Any:
-        *given, saved = ctx.saved_tensors
-        mode, wanted, (x, h, c) = ctx.mode, ctx.needs_input_grad, given[:3]
+        *given, kept = ctx.saved_tensors
+        mode, wanted, (x, h, c), all_steps = ctx.mode, ctx.needs_input_grad, given[:3], ctx.all_steps.grad_fn
         if all(d is None for d in incoming):
             return (None,) * 10
         addresses = None
         if not (torch.is_grad_enabled() or context.watched(incoming)):
             # All is asked again: there is no telling what was done to the weights' memory since.
             arriving = [None if d is None else d.contiguous() for d in incoming]
-            addresses = _addresses((*given, saved, *arriving))
-        if addresses is None or not _fit(mode, *given):
-            return None, None, *_by_torch(mode, given, incoming, wanted[2:9]), None
-        *inputs, at_saved, at_h = addresses[:9]
+            addresses = _addresses((x, h, c, *all_steps.numbers, kept, *arriving))
+        if addresses is None or not _fit(mode, x, h, c, *all_steps.numbers):
+            return None, None, *_by_torch(mode, given, all_steps.numbers, incoming, wanted[2:9]), None
+        *inputs, at_kept, at_h = addresses[:9]
         dx = torch.empty_like(x) if wanted[2] else None
         dh = torch.empty_like(h) if wanted[3] else None
         dc = None if c is None else torch.empty_like(c)
         dgates = h.new_empty(h.shape[0], max(1, MODES[mode].saved) * h.shape[1])
         results = [0 if t is None else t.data_ptr() for t in (dx, dh, dc, dgates)]
-        h_out, gates = (0, at_saved) if MODES[mode].saved else (at_saved, 0)
+        h_out, gates = (0, at_kept) if MODES[mode].saved else (at_kept, 0)
         _run("backward", mode, x, h, [*inputs, h_out, 0, gates, at_h, 0 if c is None else addresses[9], *results])
-        all_steps = ctx.all_steps.grad_fn
         if torch._C._will_engine_execute_node(all_steps):
             passes, number = all_steps.passes, torch._C._current_graph_task_id()
             if (sums := passes.get(number)) is None:
@@ -169,9 +168,10 @@ class _Step(torch.autograd.Function):
         return None, None, dx, dh, dc if wanted[4] else None, None, None, None, None, None
 
 
-def _by_torch(mode: str, given: list, incoming: tuple, wanted: tuple) -> list[Tensor | None]:
+def _by_torch(mode: str, given: list, numbers: tuple, incoming: tuple, wanted: tuple) -> list[Tensor | None]:
     """Every gradient by PyTorch's own step, run again: it can be differentiated further, transformed and watched."""
     with torch.enable_grad():
+        given[3:] = [None if t is None else saved.with_numbers(t, n) for t, n in zip(given[3:], numbers, strict=True)]
         again: Any = [None if t is None else t.view_as(t) if t.requires_grad else t for t in given]  # without h's own past
         x, h, c, *weights = again
         after = torch.lstm_cell(x, (h, c), *weights) if mode == "LSTM" else (_BY_TORCH[mode](x, h, *weights),)  # type: ignore
@@ -186,11 +186,14 @@ def _by_torch(mode: str, given: list, incoming: tuple, wanted: tuple) -> list[Te
 _alive: weakref.WeakValueDictionary[tuple, Tensor] = weakref.WeakValueDictionary()
 
 
-def _of_all_steps(mode: str, weights: tuple) -> Tensor:
-    """What stands in the graph for all steps with these weights: one for as long as a step that was given it lives."""
+def _of_all_steps(mode: str, weights: tuple, addresses: list[int]) -> Tensor:
+    """What stands in the graph for all steps with these weights: one for as long as a step that was given it lives.
+
+    addresses are those of x, h, c and the weights: after `p.data = other` they are others.
+    """
     w_ih, w_hh, b_ih, b_hh = weights
     bias_wanted = b_ih is not None and b_ih.requires_grad, b_hh is not None and b_hh.requires_grad
-    key = mode, id(w_ih), id(w_hh), id(b_ih), id(b_hh), bias_wanted
+    key = mode, id(w_ih), id(w_hh), id(b_ih), id(b_hh), *bias_wanted, *addresses[3:7]
     if (found := _alive.get(key)) is None:
         _alive[key] = found = _AllSteps.apply(mode, *weights)  # type: ignore[assignment]
     return found  # type: ignore[return-value]
@@ -202,7 +205,8 @@ class _AllSteps(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, mode: str, *weights: Tensor | None) -> Tensor:
         ctx.set_materialize_grads(False)
-        ctx.mode, ctx.weights = mode, weights  # kept, so that no others can have their ids
+        ctx.mode, ctx.weights = mode, weights  # kept, so that no others can have their ids, nor these their addresses
+        ctx.numbers = tuple(None if t is None else t.detach() for t in weights)  # as `saved.aliases`
         ctx.passes = {}  # by the number of the backward pass: several may run at once, or one within another
         return torch.empty(0, dtype=_DTYPE, device="cpu")
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import context, library
+from . import context, library, saved
 
 LEAST_ROWS, LEAST_PRODUCTS = 32, 2**20
 """Below these torch is as fast."""
@@ -94,7 +94,7 @@ def _backward(d: Tensor, x: Tensor, w: Tensor | None, wants_w: bool) -> tuple[Te
 class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, w: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.save_for_backward(x, w)  # as they came: a copy made here would have no derivative
+        ctx.save_for_backward(*saved.aliases(ctx, (x, w), [1]))  # not the contiguous ones, which have no derivative
         x, w = x.contiguous(), w.contiguous()
         y = library.empty((*x.shape[:-1], w.shape[0]), x.dtype)
         bias = None if bias is None else bias.contiguous()
@@ -103,7 +103,7 @@ class _Linear(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
-        x, w = ctx.saved_tensors
+        x, w = saved.differentiable(ctx, ctx.saved_tensors) if torch.is_grad_enabled() else ctx.saved_tensors
         d, (wants_x, wants_w, wants_bias) = gradients[0].resolve_neg(), ctx.needs_input_grad
         if torch.is_grad_enabled():  # create_graph: these can be differentiated again
             dx, dw = d @ w if wants_x else None, d.flatten(0, -2).t() @ x.flatten(0, -2) if wants_w else None

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from unrolled.cells import MODES
 
-from . import context, definition, library, recompute, sequence
+from . import context, definition, library, recompute, saved, sequence
 from .linear import linear
 from .sequence import DIFFERENTIABLE, Inputs
 
@@ -27,6 +27,7 @@ _INPUTS = (
     " Tensor? lengths, Tensor? resets"
 )
 _COUNT = len(Inputs._fields)
+_WEIGHTS = tuple(map(Inputs._fields.index, ("w_ih", "w_hh", "b_ih", "b_hh")))
 _library = torch.library.Library("unrolled", "FRAGMENT")
 _library.define(
     f"sequence({_INPUTS}, Tensor? grad_norms, str mode, bool reverse, bool save, bool every_c, int segment=0)"
@@ -98,8 +99,8 @@ def _save_for_backward(ctx, inputs, output):
     ctx.save_for_backward(*given, h, cs, gates)
 
 
-def _differentiate(ctx, d_out, d_cs, d_h_n, d_c_n, _d_gates, saved=None):
-    tensors, nothing = ctx.saved_tensors if saved is None else saved, (None,) * (_COUNT + 6)
+def _differentiate(ctx, d_out, d_cs, d_h_n, d_c_n, _d_gates, tensors=None):
+    tensors, nothing = ctx.saved_tensors if tensors is None else tensors, (None,) * (_COUNT + 6)
     if d_out is None and d_cs is None and d_h_n is None and d_c_n is None:
         return nothing
     if ctx.mode != "LSTM":
@@ -236,6 +237,7 @@ class _Direct(torch.autograd.Function):
     @staticmethod
     def forward(ctx, *inputs):  # pyright: ignore[reportIncompatibleMethodOverride]  with setup_context, apply is slower
         results = _forward_of_checked(*inputs)
+        inputs = saved.aliases(ctx, inputs, _WEIGHTS)
         # h is saved under a version counter of its own, as the caller may write to the output (`relu_`): backward looks at
         # the output's own counter, held by a tensor without memory, and computes h again if it was written to.
         _save_for_backward(ctx, inputs, results._replace(output=results.output.data))
@@ -246,12 +248,14 @@ class _Direct(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, *incoming):
-        saved = ctx.saved_tensors
+        tensors = ctx.saved_tensors
         if ctx.written._version != ctx.version:
             _, mode, reverse, save, _, segment = ctx.how
-            again = _forward(*saved[:_COUNT], None, mode, reverse, save, True, segment)
-            saved = (*saved[:_COUNT], again.output, again.cs, again.gates)
-        return _differentiate(ctx, *incoming, saved=saved)
+            again = _forward(*tensors[:_COUNT], None, mode, reverse, save, True, segment)
+            tensors = (*tensors[:_COUNT], again.output, again.cs, again.gates)
+        if torch.is_grad_enabled():
+            tensors = saved.differentiable(ctx, tensors)
+        return _differentiate(ctx, *incoming, tensors=tensors)
 
 
 # ---------------------------------------------------------------------------------------------------- what layers call
@@ -326,6 +330,8 @@ def run(
         wanted = False
     segment = recompute.segment_steps(*given.sizes[:2]) if wanted and save == "outputs" and MODES[mode].saved else 0
     call = _Direct.apply if not watched else _Sequence.apply if _transformed() else torch.ops.unrolled.sequence
+    if watched and wanted and watched != "torch.compile":  # as `saved.aliases`, to be seen by whoever watches
+        given = Inputs(*(t.view_as(t) if k in _WEIGHTS and t is not None else t for k, t in enumerate(given)))
     output, cs, h_n, c_n, _ = call(*given, grad_norms, mode, reverse, wanted and not segment, every_c, segment)
     if watched and watched != "torch.compile":  # what backward reads of the operator's results the caller may not write to
         output = output.clone()

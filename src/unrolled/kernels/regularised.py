@@ -22,7 +22,7 @@ from torch import Tensor
 from unrolled.cells import MODES, Norm, Norms
 from unrolled.options import StepOptions
 
-from . import context, definition, library
+from . import context, definition, library, saved
 from .linear import outer
 from .sequence import expect
 
@@ -78,7 +78,7 @@ class Inputs(NamedTuple):
     """(T, B) bool."""
 
 
-_COUNT, _DIFFERENTIABLE = len(Inputs._fields), Inputs._fields[:10]
+_COUNT, _DIFFERENTIABLE, _WEIGHTS = len(Inputs._fields), Inputs._fields[:10], range(3, 8)
 _always = {"x", "h0", "w_hh"}
 _inputs = ", ".join(f"Tensor{'' if name in _always else '?'} {name}" for name in Inputs._fields)
 _how = "str mode, bool reverse, float share_h, float share_c"  # shares: zoneout in evaluation, without masks
@@ -126,6 +126,8 @@ def run(
     # A trace is checked with gradients and without: backward runs forward again.
     save = torch.is_grad_enabled() and watched != context.TRACE and any(t is not None and t.requires_grad for t in given[:10])
     call = torch.ops.unrolled.regularised if watched else _Direct.apply if save else _forward
+    if watched and save and watched != "torch.compile":  # as `saved.aliases`, to be seen by whoever watches
+        given = Inputs(*(t.view_as(t) if k in _WEIGHTS and t is not None else t for k, t in enumerate(given)))
     output, cs, h_n, c_n, *_ = call(*given, grad_norms, mode, reverse, *shares, save)
     return (output, cs, h_n, c_n) if mode == "LSTM" else (output, None, h_n, None)
 
@@ -265,8 +267,9 @@ def _save_for_backward(ctx: Any, inputs: tuple, output: tuple) -> None:
     ctx.grad_norms, *ctx.how, _ = inputs[_COUNT:]
 
 
-def _differentiate(ctx: Any, *incoming: Tensor | None) -> tuple:
-    (d_out, d_cs, d_h_n, d_c_n, *_), tensors, nothing = incoming, ctx.saved_tensors, (None,) * (_COUNT + 6)
+def _differentiate(ctx: Any, *incoming: Tensor | None, tensors: tuple | None = None) -> tuple:
+    tensors, nothing = ctx.saved_tensors if tensors is None else tensors, (None,) * (_COUNT + 6)
+    d_out, d_cs, d_h_n, d_c_n, *_ = incoming
     given = Inputs(*tensors[:_COUNT])
     incoming = (d_out, d_cs, d_h_n, d_c_n) if ctx.how[0] == "LSTM" else (d_out, None, d_h_n, None)
     if not any(d is not None for d in incoming):
@@ -307,10 +310,13 @@ class _Direct(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> Any:
         results = _forward(*inputs)
-        _save_for_backward(ctx, inputs, results)
+        _save_for_backward(ctx, saved.aliases(ctx, inputs, _WEIGHTS), results)
         return results
 
-    backward = staticmethod(_differentiate)  # pyright: ignore[reportAssignmentType]
+    @staticmethod
+    def backward(ctx: Any, *incoming: Tensor | None) -> Any:
+        tensors = saved.differentiable(ctx, ctx.saved_tensors) if torch.is_grad_enabled() else ctx.saved_tensors
+        return _differentiate(ctx, *incoming, tensors=tensors)
 
 
 _library.impl("regularised", _forward, "CPU")

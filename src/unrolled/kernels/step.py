@@ -41,13 +41,13 @@ _FLOAT, _FLOAT_BYTES = {torch.float32}, torch.float32.itemsize
 def _call_of(
     mode: str, layers: int, batch: int, width: int, hidden: int, bias: bool, states: int
 ) -> tuple[list, list[int], Any, Tensor, Tensor]:
-    """The shapes that x, the states and all weights have to have, their bytes, what packs the call, tensors like results."""
+    """The shapes that x, the states and all weights have to have, their bytes, what packs the call, zeros like its results."""
     rows = MODES[mode].gates * hidden
     shapes: list[tuple] = [(batch, width), *[(layers, batch, hidden)] * states]
     for layer in range(layers):
         shapes += [(rows, hidden if layer else width), (rows, hidden), *[(rows,)] * (2 * bias)]
     pack = struct.Struct(f"={len(_Args._fields_) + 4 * layers}q").pack
-    like = torch.empty(layers, batch, hidden, dtype=torch.float32, device="cpu")
+    like = torch.zeros(layers, batch, hidden, dtype=torch.float32, device="cpu")
     sizes = [math.prod(shape) * _FLOAT_BYTES for shape in shapes]
     return shapes, sizes, functools.partial(pack, MODES[mode].number, layers, batch, width, hidden), like[0].clone(), like
 
@@ -64,8 +64,9 @@ def run(
     pack, out_like, h_like, (of_x, *others) = found
     out, h = _empty_like(out_like), _empty_like(h_like)
     new = (h, _empty_like(h_like)) if mode == "LSTM" else (h,)
-    # Of what has no c, h stands in its place, and nobody reads it.
-    before, pointers = (others[0], others[len(state) - 1]) if state else (0, 0), others[len(state) :]
+    # Of what has no c, h stands in its place, and nobody reads it. Zeros are multiplied like any state: 0 times NaN is NaN.
+    before = (others[0], others[len(state) - 1]) if state else (_address(h_like),) * 2
+    pointers = others[len(state) :]
     if not bias:
         pointers = [p for k in range(0, len(pointers), 2) for p in (*pointers[k : k + 2], 0, 0)]
     library.function("step", _Args, ctypes.c_char_p)(pack(of_x, *before, *map(_address, (h, new[-1], out)), *pointers))
@@ -77,7 +78,7 @@ def readable(
 ) -> tuple[Any, Tensor, Tensor, list[int]] | None:
     """Whether all are float32, of the shapes that these sizes ask for, one number behind the other in the CPU's memory.
 
-    Then what packs the call, tensors like its results, and the addresses of x, the state and the weights. The caller has asked
+    Then what packs the call, zeros like its results, and the addresses of x, the state and the weights. The caller has asked
     `context.watched`, and for tensor subclasses.
     """
     if x.dim() != 2 or len(state) not in (0, MODES[mode].states):
