@@ -29,3 +29,23 @@ class Sequence:
     def __len__(self) -> int:
         """Its number of steps, T."""
         return len(self.inputs)
+
+
+BETWEEN = "|"
+"""What stands in a file between several labels of one step."""
+
+
+def parse_label(text: str, multi: bool) -> str | frozenset[str]:
+    """A label as a file has it; of several at once a set, which may be empty.
+
+    >>> parse_label("C|E|G", multi=True) == frozenset("CEG"), parse_label("C|E", multi=False)
+    (True, 'C|E')
+    """
+    if not multi:
+        return text
+    return frozenset(part for each in text.split(BETWEEN) if (part := each.strip()))
+
+
+def written_label(label: str | frozenset[str]) -> str:
+    """The inverse of `parse_label`."""
+    return label if isinstance(label, str) else BETWEEN.join(sorted(label))

@@ -1,0 +1,90 @@
+"""What only a trained labeller can do: `unrolled label`. Imports no torch, so that `--help` is quick."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import rich_click as click
+
+if TYPE_CHECKING:
+    from unrolled.tasks.labelling.generate import Labelled
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("inputs", metavar="INPUT...", nargs=-1, required=True)
+@click.option("--word-column", metavar="COLUMN", help="Column of the words.  [default: the run's]")
+@click.option("--label-column", metavar="COLUMN", help="Column for the labels of words.  [default: the run's]")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per sequence.")
+def label(run: Path, inputs: tuple[str, ...], as_json: bool, **columns: str | None) -> None:
+    """Label INPUT: files, folders, patterns, or - for standard input.
+
+    Files of columns come back with the labels filled in; everything else as CSV of sequence, step or time, label, probability.
+
+    unrolled label runs/my-run sentences.conllu > labelled.conllu
+    """
+    from unrolled.tasks import load
+
+    model = load(run, task="labelling", **{name: value for name, value in columns.items() if value is not None})
+    if as_json:
+        for one in model.label(inputs):
+            click.echo(json.dumps(_as_object(one, model.labels), ensure_ascii=False))
+        return
+    per_step = model.config.per == "step"
+    if model.encoding.kind == "words" and per_step:
+        for line in model.fill(inputs):
+            click.echo(line)
+        return
+    table = csv.writer(sys.stdout, lineterminator="\n")
+    clock = "step"
+    for number, one in enumerate(model.label(inputs)):
+        if number == 0:
+            clock = "step" if one.sequence.times is None else "time"
+            table.writerow(["sequence", *([clock] if per_step else []), "label", "probability"])
+        table.writerows(_rows(one, model.labels, per_step))
+
+
+def _rows(one: Labelled, names: list[str], per_step: bool) -> Iterator[list[Any]]:
+    """One for each step, or one for the sequence."""
+    from unrolled.data.sequences import written_label
+
+    if not per_step:
+        yield [one.sequence.name, written_label(one.labels), _written(one.labels, one.probabilities, names)]
+        return
+    times: Iterable[Any] = range(len(one.labels)) if one.sequence.times is None else [f"{t:.3f}" for t in one.sequence.times]
+    for time, own, probabilities in zip(times, one.labels, one.probabilities, strict=True):
+        yield [one.sequence.name, time, written_label(own), _written(own, probabilities, names)]
+
+
+def _written(own: str | frozenset[str], probabilities: Any, names: list[str]) -> str:
+    """The probability of a label; of several those of each, with | between them."""
+    chosen = [own] if isinstance(own, str) else sorted(own)
+    return "|".join(f"{probabilities[names.index(label)]:.4f}" for label in chosen)
+
+
+def _as_object(one: Labelled, names: list[str]) -> dict[str, Any]:
+    """`sequence`, its `words` or `text` where it has these, and of each step, or of the whole, label and probability."""
+    found: dict[str, Any] = {"sequence": one.sequence.name}
+    if isinstance(one.sequence.inputs, (list, str)):
+        found["words" if isinstance(one.sequence.inputs, list) else "text"] = one.sequence.inputs
+    if one.sequence.times is not None:
+        found["times"] = one.sequence.times.tolist()
+
+    def both(own: str | frozenset[str], probabilities: Any) -> tuple[Any, Any]:
+        chosen = [own] if isinstance(own, str) else sorted(own)
+        numbers = [round(float(probabilities[names.index(label)]), 4) for label in chosen]
+        return (own, numbers[0]) if isinstance(own, str) else (chosen, numbers)
+
+    if isinstance(one.labels, list):
+        steps = [both(own, row) for own, row in zip(one.labels, one.probabilities, strict=True)]
+        return {**found, "labels": [own for own, _ in steps], "probabilities": [each for _, each in steps]}
+    own, probability = both(one.labels, one.probabilities)
+    return {**found, "label": own, "probability": probability}
+
+
+COMMANDS = [label]

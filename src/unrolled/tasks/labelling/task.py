@@ -1,0 +1,191 @@
+"""Labelling as the training loop sees it, and as a trained run is used."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from unrolled import checkpoint
+from unrolled.data import sources
+from unrolled.data.batches import LengthBatches
+from unrolled.data.sequences import Sequence, written_label
+from unrolled.data.sources import Named, names
+from unrolled.errors import DataError
+from unrolled.task import Carry, Metric, Preview, Processes, Step
+from unrolled.tasks.labelling import data
+from unrolled.tasks.labelling.config import Config
+from unrolled.tasks.labelling.data import Encoding, Kept, Numbering, batch_of
+from unrolled.tasks.labelling.export import export
+from unrolled.tasks.labelling.generate import Labelled, generate
+from unrolled.tasks.labelling.loss import training_loss
+from unrolled.tasks.labelling.measure import measure
+from unrolled.tasks.labelling.model import Labeller
+from unrolled.tasks.labelling.read import fill, read, read_one
+
+SHOWN = 20
+"""Steps of a sample on the screen."""
+
+
+class Task:
+    """A labeller bound to its run folder, for `unrolled.training.train`."""
+
+    name = "labelling"
+    prepare = staticmethod(data.prepare)
+
+    def __init__(self, config: Config, folder: Path) -> None:
+        self.config, self.folder = config, folder
+        self.encoding = Encoding.load(folder)
+        self.sequences = Kept(folder / data.TRAINING, config, self.encoding)
+        self.validation = Kept(folder / data.VALIDATION, config, self.encoding)
+        self.batches = LengthBatches(self.sequences.lengths, config.batch_size, config.seed)
+        self.unit = "steps" if config.per == "step" else "sequences"
+        self.loss_name = f"nats per {config.per}"
+        if config.multi or not len(self.validation):
+            self.selection = Metric("loss", self.loss_name)
+        else:
+            self.selection = Metric("accuracy", "accuracy", lower_is_better=False)
+        self.summary = (
+            f"{len(self.sequences):,} sequences of {self.encoding.kind} to learn from, {len(self.validation):,} to measure on, "
+            f"{len(self.encoding.labels):,} labels; {self.sequences.lengths.sum() / self.batches.per_epoch:,.0f} steps a batch, "
+            f"{self.batches.padding():.1%} padding"
+        )
+
+    def build(self) -> nn.Module:
+        return Labeller(self.config, self.encoding)
+
+    def batch(self, step: int) -> dict[str, Any]:
+        return batch_of([self.sequences[n] for n in self.batches[step]], self.encoding, self.config)
+
+    def loss(self, model: nn.Module, batch: dict[str, Any], carry: Carry) -> Step:
+        return training_loss(model, batch, self.config)  # type: ignore[arg-type]
+
+    def evaluate(self, model: nn.Module, processes: Processes) -> dict[str, float]:
+        """Figures of `measure`; none where there is nothing to measure on."""
+        if not len(self.validation):
+            return {}
+        own = (self.validation[n] for n in range(processes.index, len(self.validation), processes.count))
+        numbering = Numbering(self.config, self.validation.names)
+        metrics = measure(model, self.encoding, numbering, own, processes, self.validation.unseen)  # type: ignore[arg-type]
+        return {name: value for name, value in metrics.items() if not isinstance(value, dict)}
+
+    def show(self, model: nn.Module, seed: int) -> str:
+        model.eval()
+        kept = self.validation if len(self.validation) else self.sequences
+        sequence = Sequence("", kept[seed * 7 % len(kept)].inputs)
+        return in_one_line(next(generate(model, self.encoding, self.config, [sequence])))  # type: ignore[arg-type]
+
+
+class Run:
+    """A trained labeller from its run folder.
+
+    Raises:
+        RunError: the folder is missing, damaged, of a newer format, or of another task.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self.config: Config = checkpoint.open_config(self.folder, Task.name, Config)
+        self.encoding = Encoding.load(self.folder)
+        self.model: Labeller = checkpoint.load_model(self.folder, lambda: Labeller(self.config, self.encoding))
+        self.model.eval()
+
+    @property
+    def labels(self) -> list[str]:
+        """The labels that it knows, in the order of `Labelled.probabilities`."""
+        return self.encoding.labels
+
+    def read(self, *paths: Named, labelled: bool = False) -> Iterator[Sequence]:
+        """The sequences of files, in any form that training takes; with labels, or as they are.
+
+        Raises:
+            DataError: a file cannot be read.
+        """
+        return read(self.config, self.encoding.kind, names(paths), labelled)
+
+    def label(self, inputs: Named | Iterable[Sequence]) -> Iterator[Labelled]:
+        """Labels of sequences, in order, some read ahead of those that have been given back.
+
+        Args:
+            inputs: files, in any form that training takes, or sequences.
+
+        Raises:
+            DataError: a file cannot be read, or has numbers of another width than training.
+        """
+        given = [inputs] if isinstance(inputs, (str, Path)) else inputs
+        sequences = (sequence for one in given for sequence in ([one] if isinstance(one, Sequence) else self.read(one)))  # type: ignore[arg-type]
+        return generate(self.model, self.encoding, self.config, sequences)
+
+    def fill(self, paths: Named) -> Iterator[str]:
+        """The lines of files of words, labels in their column and everything else as it was; of JSON lines, `labels` of each object.
+
+        Raises:
+            DataError: as `label`.
+        """
+        for source in sources.find(names([paths]), encoding=self.config.encoding):
+            found = (one.labels for one in self.label(read_one(self.config, self.encoding.kind, source, labelled=False)))
+            written = (list(map(written_label, labels)) for labels in found)
+            yield from fill(self.config, source, written)
+
+    def evaluate(self, *paths: Named, report: Callable[[str, int, int], None] | None = None) -> dict[str, Any]:
+        """Figures of `measure`, and how many `sequences` and `steps` they are of.
+
+        Args:
+            paths: labelled sequences, in any form that training takes.
+            report: called with what is being done, how many sequences are done, and the total.
+
+        Raises:
+            DataError: the data cannot be read, or has no labels.
+        """
+        sequences = [one for one in self.read(*paths, labelled=True) if len(one)]
+        if not sequences:
+            raise DataError(f"{', '.join(names(paths))}: expected sequences to measure on, got none that has a step.")
+        numbering = Numbering(self.config, self.labels)
+
+        def examples() -> Iterator[data.Example]:
+            for done, sequence in enumerate(sequences):
+                self.encoding.require_fit(sequence)
+                yield numbering.example(sequence)
+                if report:
+                    report("sequences", done + 1, len(sequences))
+
+        metrics = measure(self.model, self.encoding, numbering, examples())
+        return {**metrics, "sequences": len(sequences), "steps": sum(map(len, sequences))}
+
+    def preview(self) -> Preview:
+        """Labels of a few sequences that it was measured on."""
+        folder = self.folder / data.VALIDATION
+        kept = Kept(folder, self.config, self.encoding)
+        kept = kept if len(kept) else Kept(self.folder / data.TRAINING, self.config, self.encoding)
+        several = self.label(Sequence("", example.inputs) for example in islice(kept, 5))
+        lines = [in_one_line(one) for one in several]
+        return Preview("labels", "\n".join(lines), (f"unrolled label {self.folder} YOUR_FILE",))
+
+    def export(self, path: str | Path) -> Path:
+        """Write the model as ONNX, whose inputs and outputs `tasks.labelling.export` lists.
+
+        Raises:
+            ExportError: the package onnx is missing, ONNX cannot say it, or the file cannot be written.
+        """
+        return export(self.model, self.encoding, path)
+
+
+def in_one_line(one: Labelled) -> str:
+    """Some steps of a labelled sequence, for the screen: words and characters with their labels, of numbers the labels' runs."""
+    inputs, labels = one.sequence.inputs, one.labels
+    if not isinstance(labels, list):
+        beginning = inputs[:60] if isinstance(inputs, str) else " ".join(inputs[:SHOWN]) if isinstance(inputs, list) else ""
+        return f"{beginning} -> {written_label(labels)}".strip()
+    written = list(map(written_label, labels))
+    if isinstance(inputs, list):
+        return " ".join(f"{word}/{label}" for word, label in zip(inputs[:SHOWN], written, strict=False))
+    runs, start = [], 0
+    for step in range(1, len(written) + 1):
+        if step == len(written) or written[step] != written[start]:
+            what = repr(inputs[start:step]) if isinstance(inputs, str) else f"{start}-{step - 1}"
+            runs.append(f"{what} {written[start] or 'none'}")
+            start = step
+    return ", ".join(runs[:SHOWN])
