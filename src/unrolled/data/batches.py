@@ -11,8 +11,8 @@ import numpy as np
 class LengthBatches:
     """N sequences in batches of alike length, in another order in every epoch; a batch is a function of the step's number.
 
-    All batches of an epoch have about as many steps: those of `batch_size` sequences of mean length. Sequences are sorted by length,
-    with some noise, cut at equal shares of the steps, and the batches are shuffled.
+    All batches of an epoch have about as many steps: those of `batch_size` sequences of mean length. Sequences are sorted by
+    length, with some noise, cut at equal shares of the steps, and the batches are shuffled.
 
     Args:
         lengths: (N,), each 1 or more.

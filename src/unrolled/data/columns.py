@@ -1,7 +1,7 @@
 """Words in columns, one a line, a blank line behind each sentence: CoNLL files of any columns, and CoNLL-U.
 
-In CoNLL-U columns have names and lie between tabs, lines that begin with # are comments, and the numbers 3-4 (a multiword token) and
-5.1 (an empty node) stand for no word of the sentence.
+In CoNLL-U columns have names and lie between tabs, lines that begin with # are comments, and the numbers 3-4 (a multiword
+token) and 5.1 (an empty node) stand for no word of the sentence.
 """
 
 from __future__ import annotations
@@ -72,7 +72,8 @@ class Columns:
     def filled(self, labels: Iterable[list[str]]) -> Iterator[str]:
         """The file's lines with the labels of its sentences in their column, and everything else as it was.
 
-        A line that ends before that column gets it at its end; so does, where the label is the last column, a line of only a word.
+        A line that ends before that column gets it at its end; so does, where the label is the last column, a line of only a
+        word.
         """
         each = (label for sentence in labels for label in sentence)
         for line in lines(self.source):

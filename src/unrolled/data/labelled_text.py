@@ -5,8 +5,8 @@
     {"text": "Wie geht es?", "label": "German"}
     {"words": ["It", "rains"], "labels": ["PRON", "VERB"]}
 
-A span is its first character, the one after its last, and its label; characters outside all spans are labelled O, or, where there may
-be several labels at once, by none. `labels` has one for each step (of several a list), `label` one for the whole.
+A span is its first character, the one after its last, and its label; characters outside all spans are labelled O, or, where
+there may be several labels at once, by none. `labels` has one for each step (of several a list), `label` one for the whole.
 """
 
 from __future__ import annotations
@@ -103,9 +103,9 @@ def _of_spans(spans: Any, length: int, where: str, multi: bool) -> list:
         if end > length:
             raise DataError(f"{where}: the span {span} reaches beyond the text, which has {length:,} steps.")
         if not multi and start < before[1]:
-            problem = "is out of order: the one before begins" if start < before[0] else "overlaps the one before, which ends"
+            problem = "is out of order, behind" if start < before[0] else "overlaps"
             raise DataError(
-                f"{where}: the span {span} {problem} at {before[0] if start < before[0] else before[1]}. Sort them, and give each "
+                f"{where}: the span {span} {problem} the one before, from {before[0]} to {before[1]}. Sort them, and give each "
                 "step one label; several at once need --multi."
             )
         before = (start, end)

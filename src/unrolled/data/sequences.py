@@ -21,8 +21,8 @@ class Sequence:
     """words: list[str] of T; characters: str; numbers and audio: float32 (T, F); video: float32 (T, C), features of a CNN, or
     uint8 (T, height, width, 3)."""
     labels: Any = None
-    """Per step: list[str] of T, of several labels at once list[frozenset[str]]. Per sequence: str, of several frozenset[str]. None: not
-    labelled."""
+    """Per step: list[str] of T, of several labels at once list[frozenset[str]]. Per sequence: str, of several frozenset[str].
+    None: not labelled."""
     times: np.ndarray | None = None
     """Seconds at which each step begins (T,), where there is a clock."""
 

@@ -1,7 +1,8 @@
 """Sequences of numbers, one row a step: NumPy arrays (npy, npz), CSV and Parquet tables, with or without a column of labels.
 
-A table's columns are inputs, but for those of the labels, of the sequence (which says to which a row belongs) and of the `time`. An npz
-has one array of inputs, (T, F) or (T,), and may have one of labels: names (T,), or for several at once true and false (T, L).
+A table's columns are inputs, but for those of the labels, of the sequence (which says to which a row belongs) and of the
+`time`. An npz has one array of inputs, (T, F) or (T,), and may have one of labels: names (T,), or for several at once true and
+false (T, L).
 """
 
 from __future__ import annotations
@@ -55,8 +56,8 @@ def require_finite(name: str, inputs: np.ndarray, columns: Iterable[str] = (), f
         names = list(columns)
         where = names[column] if names else str(column + 1)
         raise DataError(
-            f"{name}, row {row + first_row:,}, column {where}: expected a finite number, got {flat[row, column]}. Fill the gap or leave "
-            "the row out."
+            f"{name}, row {row + first_row:,}, column {where}: expected a finite number, got {flat[row, column]}. Fill the "
+            "gap or leave the row out."
         )
     return inputs
 
@@ -153,7 +154,8 @@ def _number(cell: Any, name: str, row: int, column: str) -> float:
 
 
 def _csv_rows(source: Source, separator: str) -> Iterator[Row]:
-    """A first line without numbers names the columns, which otherwise are 1, 2, 3 ...; rows count from 1, the header among them."""
+    """A first line without numbers names the columns, which otherwise are 1, 2, 3 ...; rows count from 1, the header among
+    them."""
     reader = csv.reader((line for block in source.text() for line in block.splitlines(keepends=True)), delimiter=separator)
     names: list[str] = []
     try:

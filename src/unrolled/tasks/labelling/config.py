@@ -16,8 +16,8 @@ class Config(TrainingConfig):
     evaluation_settings: ClassVar = ("encoding", "word_column", "label_column", "sequence_column")
 
     data: tuple[str, ...] = ()
-    """Labelled sequences: files of CoNLL columns or CoNLL-U (words), of JSON lines (characters), NumPy arrays, CSV or Parquet tables
-    (numbers); or folders of such files."""
+    """Labelled sequences: files of CoNLL columns or CoNLL-U (words), of JSON lines (characters), NumPy arrays, CSV or Parquet
+    tables (numbers); or folders of such files."""
     validation: tuple[str, ...] = ()
     """Files for validation, in the form of DATA; by default validation_fraction."""
     validation_fraction: float = Field(0.1, ge=0, lt=1)
@@ -33,8 +33,8 @@ class Config(TrainingConfig):
     word_column: str | None = None
     """Column of the words: a number from 1, or in CoNLL-U a name.  By default 1, in CoNLL-U FORM."""
     label_column: str | None = None
-    """Column of the labels: a number from 1, or a name where columns have names. By default the last one, in CoNLL-U UPOS, in tables
-    and arrays label."""
+    """Column of the labels: a number from 1, or a name where columns have names. By default the last one, in CoNLL-U UPOS, in
+    tables and arrays label."""
     sequence_column: str = "sequence"
     """In tables: the column that says to which sequence a row belongs. Without it, a file is one sequence."""
     minimum_count: Count = 1
@@ -44,8 +44,8 @@ class Config(TrainingConfig):
     character_size: CountOrZero = 50
     """Words: width of the character-level recurrence in each direction, which reads their letters; 0 leaves it out."""
     front: Literal["auto", "none", "linear", "conv", "cnn"] = "auto"
-    """Numbers, audio, video: what stands before the recurrence: nothing, a linear map, a 1-D convolution over the steps, or a CNN
-    over each image. Auto: conv for audio, cnn for images, else none."""
+    """Numbers, audio, video: what stands before the recurrence: nothing, a linear map, a 1-D convolution over the steps, or a
+    CNN over each image. Auto: conv for audio, cnn for images, else none."""
     front_size: Width = 64
     """Width of the front's output."""
     cell: Literal["none", "rnn", "lstm", "gru"] = "lstm"
@@ -63,8 +63,8 @@ class Config(TrainingConfig):
     word_dropout: float = Field(0.2, ge=0, lt=1)
     """Words: share of the words that are read as unknown in training, so that the network learns to go by their letters."""
     batch_size: Count = 32
-    """Sequences per step on average, over all processes together. Batches are by length and hold as many steps as each other: of
-    short sequences more."""
+    """Sequences per step on average, over all processes together. Batches are by length and hold as many steps as each other:
+    of short sequences more."""
     longest: Count = 1000
     """Per step: in training, longer sequences are cut into parts of at most this many steps."""
     max_steps: Count = 2000

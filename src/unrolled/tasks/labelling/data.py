@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from collections.abc import Sequence as Several
 from contextlib import ExitStack
-from itertools import compress
+from itertools import compress, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -160,7 +160,8 @@ def labels_of(sequence: Sequence, config: Config) -> Any:
         return labels
     if len(set(labels)) != 1:
         raise DataError(
-            f"{sequence.name}: expected one label for the whole (--per sequence), got steps of {len(set(labels))} different labels."
+            f"{sequence.name}: expected one label for the whole (--per sequence), got steps of {len(set(labels))} different "
+            "ones."
         )
     return labels[0]
 
@@ -259,7 +260,7 @@ class _Spread:
             self.first, self.mean, self._squares = sequence.name, np.zeros(x.shape[1]), np.zeros(x.shape[1])
         if x.shape[1] != len(self.mean):
             raise DataError(
-                f"{sequence.name}: expected {len(self.mean)} numbers a step, as in {self.first}, got {x.shape[1]}. All sequences "
+                f"{sequence.name}: expected {len(self.mean)} numbers a step, as in {self.first}, got {x.shape[1]}. All have to "
                 "have the same columns."
             )
         count, difference = self.count + len(x), x.mean(0) - self.mean
@@ -278,7 +279,7 @@ def cut(sequence: Sequence, config: Config) -> Iterator[Sequence]:
     """Parts of at most `longest` steps, about as long as each other; per sequence it stays whole."""
     count = -(-len(sequence) // config.longest) if config.per == "step" else 1
     ends = [len(sequence) * n // count for n in range(count + 1)]
-    for start, end in zip(ends, ends[1:], strict=False):
+    for start, end in pairwise(ends):
         own = slice(start, end) if count > 1 else slice(None)
         labels = sequence.labels[own] if count > 1 else sequence.labels
         yield Sequence(sequence.name, sequence.inputs[own], labels)

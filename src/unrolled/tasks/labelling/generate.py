@@ -92,8 +92,8 @@ def generate(model: Labeller, encoding: Encoding, config: Config, sequences: Ite
 
 
 def in_batches(items: Iterable[Item], length: Callable[[Item], int]) -> Iterator[list[Item]]:
-    """Items of alike length together, some read ahead: each batch has AT_ONCE at most, and padded to the longest STEPS_AT_ONCE steps;
-    a longer one is alone. Items without a step are left out.
+    """Items of alike length together, some read ahead: each batch has AT_ONCE at most, and padded to the longest STEPS_AT_ONCE
+    steps; a longer one is alone. Items without a step are left out.
     """
     items = iter(items)
     while window := list(islice(items, AHEAD)):

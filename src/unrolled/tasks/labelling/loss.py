@@ -21,7 +21,8 @@ def training_loss(model: Labeller, batch: dict[str, Tensor], config: Config) -> 
 def total_nats(model: Labeller, scores: Tensor, batch: dict[str, Tensor], config: Config) -> tuple[Tensor, int]:
     """The sum of -log P over the labelled steps or sequences, and how many these are.
 
-    One label: softmax, or with `crf` of the whole sequence. Several at once: each its own sigmoid, summed over the labels of a step.
+    One label: softmax, or with `crf` of the whole sequence. Several at once: each its own sigmoid, summed over the labels of a
+    step.
     """
     labels, scores = batch["labels"], scores.float()
     inside = (

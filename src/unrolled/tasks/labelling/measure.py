@@ -28,9 +28,9 @@ def measure(
 ) -> dict[str, Any]:
     """`loss` in nats per step (or per sequence), and
 
-    - of one label: `accuracy`, `macro_f1`, `per_label` and `confusion`; of BIO tags also `entity_f1`; of numbers, audio and video,
-      per step, the segments' `edit` and `f1_10`, `f1_25`, `f1_50`; `unseen_labels`, those that training never had, which count as
-      wrong and are in no loss;
+    - of one label: `accuracy`, `macro_f1`, `per_label` and `confusion`; of BIO tags also `entity_f1`; of numbers, audio and
+      video, per step, the segments' `edit` and `f1_10`, `f1_25`, `f1_50`; `unseen_labels`, those that training never had,
+      which count as wrong and are in no loss;
     - of several at once: `frame_nll`, `precision`, `recall`.
 
     Args:

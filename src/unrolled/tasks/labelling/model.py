@@ -72,7 +72,8 @@ class Labeller(nn.Module):
         return self.dropout(x) if x.dim() == 3 else self.dropout(x.unsqueeze(1)).squeeze(1)
 
     def _whole(self, x: Tensor, state: State, lengths: Tensor) -> Tensor:
-        """Of each sequence one vector (B, D*H): the last states of the top layer; without recurrence the mean over its steps."""
+        """Of each sequence one vector (B, D*H): the last states of the top layer; without recurrence the mean over its
+        steps."""
         if self.layers is None:
             return mean_over_steps(x, lengths)
         h = state[0] if isinstance(state, tuple) else state  # (L*D, B, H)
@@ -97,8 +98,8 @@ def front(config: Config, encoding: Encoding) -> nn.Module:
 
 
 class Words(nn.Module):
-    """A word's embedding beside the last states of an LSTM that reads its letters in both directions (Ling et al. 2015, Plank et
-    al. 2016). In training some words are read as unknown, so that their letters have to do.
+    """A word's embedding beside the last states of an LSTM that reads its letters in both directions (Ling et al. 2015, Plank
+    et al. 2016). In training some words are read as unknown, so that their letters have to do.
 
     A word that a batch has several times is read once.
     """

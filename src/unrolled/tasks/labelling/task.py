@@ -50,8 +50,8 @@ class Task:
             self.selection = Metric("accuracy", "accuracy", lower_is_better=False)
         self.summary = (
             f"{len(self.sequences):,} sequences of {self.encoding.kind} to learn from, {len(self.validation):,} to measure on, "
-            f"{len(self.encoding.labels):,} labels; {self.sequences.lengths.sum() / self.batches.per_epoch:,.0f} steps a batch, "
-            f"{self.batches.padding():.1%} padding"
+            f"{len(self.encoding.labels):,} labels; {self.sequences.lengths.sum() / self.batches.per_epoch:,.0f} steps a "
+            f"batch, {self.batches.padding():.1%} padding"
         )
 
     def build(self) -> nn.Module:
@@ -120,7 +120,8 @@ class Run:
         return generate(self.model, self.encoding, self.config, sequences)
 
     def fill(self, paths: Named) -> Iterator[str]:
-        """The lines of files of words, labels in their column and everything else as it was; of JSON lines, `labels` of each object.
+        """The lines of files of words, labels in their column and everything else as it was; of JSON lines, `labels` of each
+        object.
 
         Raises:
             DataError: as `label`.
@@ -174,7 +175,8 @@ class Run:
 
 
 def in_one_line(one: Labelled) -> str:
-    """Some steps of a labelled sequence, for the screen: words and characters with their labels, of numbers the labels' runs."""
+    """Some steps of a labelled sequence, for the screen: words and characters with their labels, of numbers the labels'
+    runs."""
     inputs, labels = one.sequence.inputs, one.labels
     if not isinstance(labels, list):
         beginning = inputs[:60] if isinstance(inputs, str) else " ".join(inputs[:SHOWN]) if isinstance(inputs, list) else ""
