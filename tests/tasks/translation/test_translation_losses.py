@@ -6,9 +6,9 @@ from tests.tasks.translation.tiny import SOURCES, TARGETS, H, model, sources
 from tests.tolerance import assert_same
 from torch.nn.functional import cross_entropy
 
-from unrolled.data.sentences import END, PAD, START
+from unrolled.data.sentences import END, PAD, START, UNKNOWN
 from unrolled.tasks.translation.config import Config
-from unrolled.tasks.translation.loss import mix_in_predictions, nats, training_loss
+from unrolled.tasks.translation.loss import hide, mix_in_predictions, nats, training_loss
 from unrolled.tasks.translation.model import build
 
 
@@ -85,3 +85,23 @@ def test_a_share_of_the_tokens_is_what_the_model_predicts_and_never_start_or_pad
     assert torch.equal(later[replaced], predicted[replaced])
     assert float(replaced.sum() / (differs & real).sum()) == pytest.approx(0.3, abs=0.05)  # of 1,600: four standard errors
     assert torch.equal(mix_in_predictions(translator, memory, tokens, 1.0)[:, 1:][real], predicted[real])
+
+
+def test_word_dropout_hides_a_share_of_what_is_read_and_nothing_of_what_is_to_be_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokens = torch.randint(END + 1, 13, (200, 11))
+    tokens[:, 0], tokens[:, 7], tokens[:, 8:] = START, END, PAD
+    hidden = hide(tokens, 0.3)
+    words = tokens > END
+    assert torch.equal(hidden[~words], tokens[~words])
+    assert float((hidden == UNKNOWN)[words].float().mean()) == pytest.approx(0.3, abs=0.06)  # of 1,200: four standard errors
+    translator, pairs, read = model(), batch(), []
+    monkeypatch.setattr("unrolled.tasks.translation.loss.hide", lambda *given: (read.append(given), hide(*given))[1])
+    step = training_loss(translator, pairs, Config(word_dropout=0.9))
+    (source, _), (tokens_read, share) = read
+    assert torch.equal(source, pairs["source"])
+    assert torch.equal(tokens_read, pairs["tokens"][:, :-1])
+    assert share == 0.9
+    assert step.count == 7
+    state = torch.get_rng_state()
+    assert hide(tokens, 0.0) is tokens
+    assert torch.equal(torch.get_rng_state(), state)

@@ -64,6 +64,9 @@ class Config(TrainingConfig):
     """Size of the ensemble: models trained together, which predict by the mean of their probabilities."""
     dropout: float = Field(0.3, ge=0, lt=1)
     """Dropout rate of the embeddings, between layers and before the output."""
+    word_dropout: float = Field(0.0, ge=0, lt=1)
+    """Word dropout: share of the tokens that encoder and decoder read in training that are hidden from them, as unknown ones
+    (Sennrich and Zhang 2019, who found it the most useful with few pairs)."""
     label_smoothing: float = Field(0.1, ge=0, lt=1)
     """Label smoothing: share of the target's probability that is spread over the vocabulary (Szegedy et al. 2016)."""
     scheduled_sampling: float = Field(0.0, ge=0, le=1)

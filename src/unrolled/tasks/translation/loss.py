@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from unrolled.data.sentences import END, PAD
+from unrolled.data.sentences import END, PAD, UNKNOWN
 from unrolled.ensemble import Ensemble
 from unrolled.losses import smoothed_token_loss
 from unrolled.task import Step
@@ -18,7 +18,8 @@ def training_loss(model: Translator | Ensemble, batch: dict[str, Tensor], config
     """Teacher forcing: -log P of each token of the target, END among them, averaged over the tokens; padding is not counted.
 
     `label_smoothing` is that of `losses.smoothed_token_loss`. With `scheduled_sampling` some of the tokens that the decoder
-    reads are its own predictions. Of an ensemble, the mean of its members' losses.
+    reads are its own predictions; with `word_dropout` some of what encoder and decoder read is hidden. Of an ensemble, the mean
+    of its members' losses.
     """
     tokens, targets = batch["tokens"][:, :-1], batch["tokens"][:, 1:]
     counted = targets != PAD
@@ -26,13 +27,22 @@ def training_loss(model: Translator | Ensemble, batch: dict[str, Tensor], config
     share = config.scheduled_sampling * min(1.0, float(batch["step"]) / config.max_steps)
     losses, nats = [], 0.0
     for member in model.members:
-        memory = member.encode(batch["source"])  # type: ignore[operator]  # of a ModuleList
+        memory = member.encode(hide(batch["source"], config.word_dropout))  # type: ignore[operator]  # of a ModuleList
         inputs = mix_in_predictions(member, memory, tokens, share) if share else tokens
+        inputs = hide(inputs, config.word_dropout)
         output = member(memory, inputs, counted=counted)  # type: ignore[operator]
         loss, target_nats = smoothed_token_loss(output.logits, targets[counted], config.label_smoothing)
         losses.append(loss / count)
         nats += float(target_nats.detach()) / count / len(model.members)
     return Step(torch.stack(losses).mean(), count, report={"nats_per_token": nats})
+
+
+def hide(tokens: Tensor, share: float) -> Tensor:
+    """Word dropout: the unknown token in place of a `share` of tokens (N, T). START, END and PAD stay."""
+    if not share:
+        return tokens
+    hidden = (torch.rand(tokens.shape, device=tokens.device) < share) & (tokens > END)
+    return torch.where(hidden, UNKNOWN, tokens)
 
 
 @torch.no_grad()
