@@ -59,6 +59,27 @@ def write_atomically(
 
 
 @contextlib.contextmanager
+def replaced_atomically(path: Path) -> Iterator[Path]:
+    """A file to fill under a temporary name, which takes the place of `path` when the block ends well and vanishes when not.
+
+    For what is too large to be held as bytes, or written by a library that wants a name.
+
+    Raises:
+        RunError: the disk is full or refuses; the old file stays.
+    """
+    try:
+        with _temporary(path.parent, lambda name: name.touch(exist_ok=False)) as unfinished:
+            yield unfinished
+            _sync(unfinished)
+            os.replace(unfinished, path)
+            _sync(path.parent)
+    except OSError as failure:
+        raise RunError(
+            f"{path}: could not be written, {reason(failure)}. What was there before is kept. Make room or name another place."
+        ) from None
+
+
+@contextlib.contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """A folder to fill under a temporary name, which becomes `path` when the block ends well and vanishes when not.
 
