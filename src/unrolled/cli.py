@@ -391,12 +391,18 @@ def _print(values: dict[str, Any], as_json: bool) -> None:
         return
     width = max(map(len, values))
     for name, value in values.items():
-        lines = [f"{k}={v}" for k, v in value.items()] if isinstance(value, dict) else [_short(value)]
+        lines = (
+            [f"{k}={_short(v) if isinstance(v, dict) else v}" for k, v in value.items()]
+            if isinstance(value, dict)
+            else [_short(value)]
+        )
         for number, line in enumerate(lines):
             click.echo(f"{name if number == 0 else '':<{width}}  {line}")
 
 
 def _short(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_short(one)}" for name, one in value.items())
     if isinstance(value, bool):
         return "yes" if value else "no"
     return f"{value:.4f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)

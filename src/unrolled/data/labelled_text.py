@@ -85,10 +85,10 @@ def _sequence(one: dict[str, Any], where: str, multi: bool) -> Sequence:
 
 
 def _label(label: Any, where: str, multi: bool) -> str | frozenset[str]:
-    several = label if multi and isinstance(label, list) else [label]
+    several: list[Any] = label if multi and isinstance(label, list) else [label]
     if not all(isinstance(one, str) for one in several):
         raise DataError(f"{where}: expected a label to be a string{', or a list of them' * multi}, got {str(label)[:40]!r}.")
-    return frozenset(several) if multi else label
+    return frozenset(several) if multi else several[0]
 
 
 def _of_spans(spans: Any, length: int, where: str, multi: bool) -> list:

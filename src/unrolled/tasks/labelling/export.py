@@ -98,5 +98,5 @@ def _numbers(graph: Graph, front: Numbers, lengths: str) -> str:
     inside = graph.add("Less", steps, graph.add("Unsqueeze", cast(graph, lengths, torch.int64), graph.constant([1])))
     x = graph.add("Mul", x, graph.add("Unsqueeze", cast(graph, inside, FLOAT), graph.constant([2])))
     x = graph.add("Transpose", x, perm=[0, 2, 1])
-    x = graph.add("Conv", x, graph.constant(front.map.weight), graph.constant(front.map.bias), pads=[2, 2])
+    x = graph.add("Conv", x, *map(graph.constant, front.map.parameters()), pads=[2, 2])
     return graph.add("Relu", graph.add("Transpose", x, perm=[0, 2, 1]))

@@ -88,7 +88,7 @@ def mean_over_steps(x: Tensor, lengths: Tensor) -> Tensor:
     return (x * mask.unsqueeze(-1)).sum(1) / lengths.clamp(min=1).unsqueeze(1)
 
 
-def front(config: Config, encoding: Encoding) -> nn.Module:
+def front(config: Config, encoding: Encoding) -> Words | Characters | Numbers:
     """What turns a step's input into a vector, by what a step is; its width is `size`."""
     if encoding.kind == "words":
         return Words(config, encoding)
