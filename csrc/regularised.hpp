@@ -114,6 +114,7 @@ struct Step {
         if (a.alive && !a.alive[here]) {
             copy(out, nullptr);
             if (cs) copy(cs, nullptr);
+            if (a.kept) memset((void *)at(a.p, here * G * H), 0, size_t(G * H) * sizeof(real));
             return hand_on(b, h, c);
         }
         const real *x = at(a.x, here * G * H), *p = at(a.p, (slot * a.B + b) * G * H);

@@ -10,13 +10,14 @@ from collections.abc import Collection, Iterable, Mapping
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd import forward_ad
 
 PLAIN = frozenset((Tensor, torch.nn.Parameter))
 """The types of tensors that are numbers in memory and no more."""
 INTEGERS = frozenset(getattr(torch, sign + str(8 * size)) for sign in ("int", "uint") for size in (1, 2, 4, 8))
 """What token ids and lengths may be."""
-TRACE, PROFILER = "torch.jit.trace", "the profiler"
+TRACE, PROFILER, FOREIGN = "torch.jit.trace", "the profiler", "a tensor subclass with a dispatch of its own"
 
 compiling = torch.compiler.is_compiling
 """Whether torch.compile or torch.export is tracing this call."""
@@ -86,12 +87,18 @@ def watched(tensors: Collection[Tensor | None]) -> str:
         return ""
     given = [t for t in tensors if t is not None]
     if not PLAIN.issuperset(map(type, given)):
-        return "a tensor subclass"
+        return FOREIGN if any(map(_is_foreign, given)) else "a tensor subclass"
     if any(map(Tensor.is_neg, given)) or any(map(Tensor._is_zerotensor, given)):
         return "a tensor that is negated lazily or holds no memory"
     if any(map(torch._C._functorch.is_legacy_batchedtensor, given)):  # pyright: ignore[reportAttributeAccessIssue]
         return "gradients of several losses at once"  # is_grads_batched, jacobian(vectorize=True)
     return ""
+
+
+def _is_foreign(tensor: Tensor) -> bool:
+    """Whether its own class says what an operator does to it, and so knows none of ours: DTensor, quantized weights."""
+    own = type(tensor).__torch_dispatch__ is not Tensor.__torch_dispatch__  # type: ignore[attr-defined]
+    return own and not isinstance(tensor, FakeTensor)  # which knows the shapes of all
 
 
 def autocast_dtype(device: torch.device) -> torch.dtype | None:

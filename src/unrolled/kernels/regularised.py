@@ -267,9 +267,9 @@ def _save_for_backward(ctx: Any, inputs: tuple, output: tuple) -> None:
     ctx.grad_norms, *ctx.how, _ = inputs[_COUNT:]
 
 
-def _differentiate(ctx: Any, *incoming: Tensor | None, tensors: tuple | None = None) -> tuple:
-    tensors, nothing = ctx.saved_tensors if tensors is None else tensors, (None,) * (_COUNT + 6)
-    d_out, d_cs, d_h_n, d_c_n, *_ = incoming
+def _differentiate(ctx: Any, *incoming: Tensor | None, tensors: Any = None) -> tuple:
+    tensors = ctx.saved_tensors if tensors is None else tensors
+    (d_out, d_cs, d_h_n, d_c_n, *_), nothing = incoming, (None,) * (_COUNT + 6)
     given = Inputs(*tensors[:_COUNT])
     incoming = (d_out, d_cs, d_h_n, d_c_n) if ctx.how[0] == "LSTM" else (d_out, None, d_h_n, None)
     if not any(d is not None for d in incoming):

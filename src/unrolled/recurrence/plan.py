@@ -41,7 +41,7 @@ def _kernels_refuse(call: Call) -> str | None:
         return _option_changes_steps(call)
     if layer.proj_size:
         return f"proj_size={layer.proj_size}: they have no projection"
-    if call.watched and (reason := _other_operators_needed()):
+    if call.watched and (reason := _other_operators_needed(call)):
         return reason
     if not kernels.supports(layer.mode, call.dtype, device):
         return _not_supported(call)
@@ -66,7 +66,7 @@ def _regularised_refuse(call: Call) -> str | None:
         return "the sequence is empty"
     if context.transformed():
         return "a transform of torch.func is active"
-    if call.watched and (reason := _other_operators_needed()):
+    if call.watched and (reason := _other_operators_needed(call)):
         return reason
     return None
 
@@ -79,6 +79,8 @@ def _torch_refuses(call: Call) -> str | None:
         return "torch.compile is tracing: in its graphs these operators come out wrong"
     if context.forward_mode():
         return _FORWARD_MODE
+    if call.watched == context.FOREIGN:
+        return _FOREIGN
     if call.gradient_norms is not None or (call.every_step and layer.mode == "LSTM"):
         return "they show no state inside the sequence"
     if 0 in call.x.shape[:2]:
@@ -110,11 +112,14 @@ def _option_changes_steps(call: Call) -> str:
     return f"{call.option}{value} changes what a step does"
 
 
+_FOREIGN = f"{context.FOREIGN}, which may know no fused operators"
 _FORWARD_MODE = "forward-mode derivatives are taken: only the definition's operators all have them"
 
 
-def _other_operators_needed() -> str | None:
+def _other_operators_needed(call: Call) -> str | None:
     """Why operators of our own cannot be seen by who is watching; None if they can."""
+    if call.watched == context.FOREIGN:
+        return _FOREIGN
     if context.forward_mode():
         return _FORWARD_MODE
     return "torch.onnx.export is tracing: ONNX has no operators of ours" if torch.onnx.is_in_onnx_export() else None
