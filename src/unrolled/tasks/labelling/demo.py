@@ -126,8 +126,8 @@ def colour_unseen(run: Run, folder: Path) -> Preview:
     lines = [
         in_one_line(first),
         "",
-        f"{sum(right) / len(right):.2%} of {len(right):,} characters of programs that it never saw are right; without recurrence,",
-        f"of each character alone, the best that can be said is right for {without_recurrence(folder):.2%}.",
+        f"{sum(right) / len(right):.2%} of {len(right):,} characters of programs that it never saw are right; without",
+        f"recurrence, of each character alone, the best that can be said is right for {without_recurrence(folder):.2%}.",
         f"The beginning of the first, coloured: {pictures[0]} and {pictures[1].name}",
     ]
 
