@@ -88,7 +88,7 @@ def _most_frequent(labels: Sequence[str], counts: np.ndarray) -> tuple[list[str]
     order = np.argsort(-(counts.sum(0) + counts.sum(1)), kind="stable")
     kept, rest = np.sort(order[: _LARGEST - 1]), order[_LARGEST - 1 :]
     rows = np.vstack([counts[kept], counts[rest].sum(0)])
-    return [*(labels[n] for n in kept), f"{len(rest)} others"], np.column_stack([rows[:, kept], rows[:, rest].sum(1)])
+    return [*(labels[int(n)] for n in kept), f"{len(rest)} others"], np.column_stack([rows[:, kept], rows[:, rest].sum(1)])
 
 
 def _short(count: int) -> str:

@@ -121,7 +121,7 @@ def _strip(axes: Axes, title: str, labels: Sequence[str], edges: np.ndarray, loo
     """One row of coloured segments with their names where there is room; returns which labels are there."""
     groups = np.array_split(np.arange(len(labels)), min(len(labels), _ACROSS))
     if len(groups) < len(labels):
-        labels = [max(seen := [labels[n] for n in group], key=seen.count) for group in groups]
+        labels = [max(seen := [labels[n] for n in group.tolist()], key=seen.count) for group in groups]
         edges = np.append(edges[[group[0] for group in groups]], edges[-1])
     whole = edges[-1] - edges[0]
     for label, start, end in segments(labels):

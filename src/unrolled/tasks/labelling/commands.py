@@ -17,20 +17,30 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path))
-@click.argument("inputs", metavar="INPUT...", nargs=-1, required=True)
+@click.argument("inputs", metavar="INPUT...", nargs=-1)
 @click.option("--word-column", metavar="COLUMN", help="Column of the words.  [default: the run's]")
 @click.option("--label-column", metavar="COLUMN", help="Column for the labels of words.  [default: the run's]")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per sequence.")
-def label(run: Path, inputs: tuple[str, ...], as_json: bool, **columns: str | None) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per sequence; with --follow per step.")
+@click.option("--follow", is_flag=True, help="Label numbers while they arrive: CSV on standard input, or a file that grows.")
+def label(run: Path, inputs: tuple[str, ...], as_json: bool, follow: bool, **columns: str | None) -> None:
     """Label INPUT: files, folders, patterns, or - for standard input.
 
     Files of columns come back with the labels filled in; everything else as CSV of sequence, step or time, label, probability.
 
     unrolled label runs/my-run sentences.conllu > labelled.conllu
+
+    sensor | unrolled label runs/my-run --follow
     """
     from unrolled.tasks import load
 
+    if len(inputs) > 1 and follow:
+        raise click.UsageError(f"--follow expected one INPUT, or none for standard input, got {len(inputs)}.")
+    if not inputs and not follow:
+        raise click.UsageError("expected at least one INPUT, got none. - is standard input.")
     model = load(run, task="labelling", **{name: value for name, value in columns.items() if value is not None})
+    if follow:
+        _follow(model, inputs[0] if inputs else "-", as_json)
+        return
     if as_json:
         for one in model.label(inputs):
             click.echo(json.dumps(_as_object(one, model.labels), ensure_ascii=False))
@@ -49,6 +59,54 @@ def label(run: Path, inputs: tuple[str, ...], as_json: bool, **columns: str | No
         table.writerows(_rows(one, model.labels, per_step))
 
 
+def _follow(model: Any, path: str, as_json: bool) -> None:
+    """A line for each step as it arrives; until the input ends, or somebody presses Ctrl-C. Then how long steps took."""
+    import time
+    from collections import deque
+
+    from unrolled.data.live_rows import rows
+    from unrolled.data.sequences import written_label
+    from unrolled.data.tables import LABEL, TIME
+    from unrolled.tasks.labelling.live import Follower
+
+    def say(step: int, own: str | frozenset[str], probabilities: Any) -> None:
+        written = _written(own, probabilities, model.labels)
+        if as_json:
+            several = [round(float(probabilities[model.labels.index(one)]), 4) for one in _chosen(own)]
+            line = {"step": step, "label": own, "probability": several[0]}
+            if not isinstance(own, str):
+                line = {"step": step, "labels": _chosen(own), "probabilities": several}
+            click.echo(json.dumps(line, ensure_ascii=False))
+        else:
+            table.writerow([step, written_label(own), written])
+        sys.stdout.flush()
+
+    follower = Follower(model.model, model.encoding, model.config)
+    table = csv.writer(sys.stdout, lineterminator="\n")
+    if not as_json:
+        table.writerow(["step", "label", "probability"])
+        sys.stdout.flush()
+    if follower.ahead:
+        click.echo(f"each label comes {follower.ahead} steps later: the convolution looks that far ahead", err=True)
+    latencies: deque[float] = deque(maxlen=1_000_000)
+    config = model.config
+    try:
+        for name, at, inputs in rows(path, (TIME, LABEL, config.label_column or LABEL, config.sequence_column)):
+            for one in follower.step(inputs, name):
+                say(*one)
+            latencies.append(time.perf_counter() - at)
+    except KeyboardInterrupt:
+        pass
+    finally:
+        if latencies:
+            several = sorted(latencies)
+            median, p99 = several[len(several) // 2], several[min(len(several) * 99 // 100, len(several) - 1)]
+            latency = f"median {median * 1e3:.3f} ms, p99 {p99 * 1e3:.3f} ms"
+            click.echo(f"{follower.read:,} steps; latency from a row to its label: {latency}", err=True)
+    for one in follower.finish():
+        say(*one)
+
+
 def _rows(one: Labelled, names: list[str], per_step: bool) -> Iterator[list[Any]]:
     """One for each step, or one for the sequence."""
     from unrolled.data.sequences import written_label
@@ -63,8 +121,11 @@ def _rows(one: Labelled, names: list[str], per_step: bool) -> Iterator[list[Any]
 
 def _written(own: str | frozenset[str], probabilities: Any, names: list[str]) -> str:
     """The probability of a label; of several those of each, with | between them."""
-    chosen = [own] if isinstance(own, str) else sorted(own)
-    return "|".join(f"{probabilities[names.index(label)]:.4f}" for label in chosen)
+    return "|".join(f"{probabilities[names.index(label)]:.4f}" for label in _chosen(own))
+
+
+def _chosen(own: str | frozenset[str]) -> list[str]:
+    return [own] if isinstance(own, str) else sorted(own)
 
 
 def _as_object(one: Labelled, names: list[str]) -> dict[str, Any]:

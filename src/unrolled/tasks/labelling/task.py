@@ -7,6 +7,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from unrolled import checkpoint
@@ -21,6 +22,7 @@ from unrolled.tasks.labelling.config import Config
 from unrolled.tasks.labelling.data import Encoding, Kept, Numbering, batch_of
 from unrolled.tasks.labelling.export import export
 from unrolled.tasks.labelling.generate import Labelled, generate
+from unrolled.tasks.labelling.live import Follower, Live
 from unrolled.tasks.labelling.loss import training_loss
 from unrolled.tasks.labelling.measure import measure
 from unrolled.tasks.labelling.model import Labeller
@@ -118,6 +120,21 @@ class Run:
         given = [inputs] if isinstance(inputs, (str, Path)) else inputs
         sequences = (sequence for one in given for sequence in ([one] if isinstance(one, Sequence) else self.read(one)))  # type: ignore[arg-type]
         return generate(self.model, self.encoding, self.config, sequences)
+
+    def follow(self, rows: Iterable[np.ndarray]) -> Iterator[Live]:
+        """Labels of one sequence of numbers while it arrives, each as soon as it can be said; those of `label`.
+
+        Args:
+            rows: (F,) each, such as a sensor gives them; waited for.
+
+        Raises:
+            RunError: the model needs the whole sequence (it is bidirectional, or has a CRF), or reads something else.
+            DataError: a row of another width than training.
+        """
+        follower = Follower(self.model, self.encoding, self.config)
+        for row in rows:
+            yield from follower.step(row)
+        yield from follower.finish()
 
     def fill(self, paths: Named) -> Iterator[str]:
         """The lines of files of words, labels in their column and everything else as it was; of JSON lines, `labels` of each

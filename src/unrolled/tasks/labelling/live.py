@@ -1,0 +1,97 @@
+"""Labelling a sequence while it arrives, one step at a time, with the recurrent state carried."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unrolled.data.sequences import Sequence
+from unrolled.errors import RunError
+from unrolled.tasks.labelling.config import Config
+from unrolled.tasks.labelling.data import Encoding
+from unrolled.tasks.labelling.model import Labeller, Numbers
+
+
+class Live(NamedTuple):
+    """What is said of one step."""
+
+    step: int
+    labels: str | frozenset[str]
+    """Per sequence: of the whole as far as it was read."""
+    probabilities: np.ndarray
+    """(L,), as `Labelled.probabilities` has them."""
+
+
+class Follower:
+    """A labeller of numbers that takes one step at a time; the labels are those that it gives the whole sequence.
+
+    A front that looks `ahead` some steps delays each label by as many. A step costs the same however many came before.
+
+    Args:
+        model: in evaluation mode.
+        encoding: the run's.
+        config: the run's.
+
+    Raises:
+        RunError: the model needs the whole sequence, or reads something else than numbers.
+    """
+
+    def __init__(self, model: Labeller, encoding: Encoding, config: Config) -> None:
+        if (reason := _needs_the_end(model, encoding, config)) is not None:
+            raise RunError(reason)
+        self.model, self.encoding, self.config = model, encoding, config
+        front = model.front
+        looks_ahead: Any = front.map if isinstance(front, Numbers) and front.kind == "conv" else None
+        self.ahead: int = looks_ahead.padding[0] if looks_ahead is not None else 0
+        self._window: deque[Tensor] = deque(maxlen=2 * self.ahead + 1)
+        self._device = next(model.parameters()).device
+        self._state: Any = None
+        self.read = self._said = 0
+
+    def step(self, inputs: np.ndarray, name: str = "") -> list[Live]:
+        """Take one row (F,), called `name` in errors; return what can be said now: one label, or while it looks ahead none.
+
+        Raises:
+            DataError: a row of another width than those of training.
+        """
+        row = np.asarray(inputs, dtype=np.float32)
+        self.encoding.require_fit(Sequence(name or f"row {self.read + 1:,}", row.reshape(1, -1)))
+        self._window.append(torch.from_numpy(row).to(self._device))
+        self.read += 1
+        return [self._say()] if self.read > self.ahead else []
+
+    def finish(self) -> list[Live]:
+        """The labels of the last steps, now that nothing comes after them."""
+        return [self._say() for _ in range(self.read - self._said)]
+
+    @torch.inference_mode()
+    def _say(self) -> Live:
+        window = torch.stack(tuple(self._window)).unsqueeze(0)  # (1, up to 2 * ahead + 1, F)
+        place = self._said - (self.read - len(self._window))
+        lengths = torch.tensor([window.shape[1]], device=self._device)
+        h = self.model.front({"numbers": window, "lengths": lengths})[:, place]  # (1, F)
+        if self.model.layers is not None:
+            h, self._state = self.model.layers.step(h, self._state)  # type: ignore[operator]
+        scores = self.model.output(h)[0].float()  # (L,)
+        step, self._said = self._said, self._said + 1
+        names = self.encoding.labels
+        if self.config.multi:
+            chosen = frozenset(name for name, on in zip(names, (scores > 0).tolist(), strict=True) if on)
+            return Live(step, chosen, torch.sigmoid(scores).cpu().numpy())
+        return Live(step, names[int(scores.argmax())], torch.softmax(scores, -1).cpu().numpy())
+
+
+def _needs_the_end(model: Labeller, encoding: Encoding, config: Config) -> str | None:
+    if encoding.kind != "numbers":
+        return f"live labels expected a run of numbers, got one of {encoding.kind}. Label its files without --follow."
+    if model.layers is not None and config.bidirectional:
+        return "live labels expected a run that reads in one direction, got a bidirectional one. Train with --no-bidirectional."
+    if config.crf:
+        return "live labels expected a run without a CRF, which waits for the end of the sequence. Train with --no-crf."
+    if model.layers is None and config.per == "sequence":
+        return "live labels expected a recurrent network, got cell = none, a mean over all steps. Train with another --cell."
+    return None
