@@ -134,6 +134,62 @@ def test_errors_are_those_of_torch(kind: str) -> None:
         getattr(unrolled, name)(I, -1)
 
 
+@every_kind
+@pytest.mark.parametrize("name", ["weight_ih", "weight_hh", "bias_ih", "bias_hh"])
+def test_a_weight_of_another_shape_is_refused_as_by_torch(kind: str, name: str) -> None:
+    said = []
+    for cell in twins(kind):
+        if (weight := getattr(cell, name)) is None:
+            return
+        setattr(cell, name, nn.Parameter(weight.detach()[:-1].clone()))
+        with pytest.raises(RuntimeError) as caught:
+            cell(torch.zeros(B, I))
+        said.append(str(caught.value))
+    assert said[0] == said[1]
+
+
+class Seen(torch.Tensor):
+    """More than numbers in memory."""
+
+
+@every_kind
+def test_weights_and_inputs_of_other_kinds_are_read_as_torch_reads_them(kind: str) -> None:
+    x, state = torch.randn(B, I), start(kind, B)
+    for turned in (False, True):
+        theirs, ours = twins(kind)
+        for cell in (theirs, ours) if turned else ():  # its rows do not lie one after another
+            cell.weight_hh = nn.Parameter(cell.weight_hh.detach().t().contiguous().t())
+        for given in (x, torch._neg_view(x), x.as_subclass(Seen)):
+            found = [parts(cell(given, state)) for cell in (ours, theirs)]
+            assert [type(part) for part in found[0]] == [type(part) for part in found[1]]
+            assert_all_same(*found)
+
+
+@every_kind
+def test_a_bias_that_is_unfrozen_between_steps_learns_from_those_after(kind: str) -> None:
+    found = []
+    for cell in twins(kind):
+        torch.manual_seed(1)
+        x, bias = torch.randn(2, B, I), cell.bias_hh
+        if bias is None:
+            return
+        bias.requires_grad_(False)
+        state = cell(x[0])
+        bias.requires_grad_(True)
+        found.append(torch.autograd.grad(loop(cell, x[1:], state), [bias, cell.weight_hh]))
+    assert_all_same(*found)
+
+
+@every_kind
+def test_an_input_of_another_size_than_in_forward_is_refused_in_backward(kind: str) -> None:
+    _, ours = twins(kind)
+    x = torch.randn(B, I)
+    loss = loop(ours, [x])
+    x.data = torch.zeros(1, 1)
+    with pytest.raises(RuntimeError):
+        loss.backward()
+
+
 def test_an_unknown_nonlinearity_is_refused_as_torch_refuses_it() -> None:
     with pytest.raises(RuntimeError, match="Unknown nonlinearity: elu"):
         unrolled.RNNCell(I, H, nonlinearity="elu")(torch.zeros(I))

@@ -52,6 +52,26 @@ def test_a_weight_freed_between_forward_and_backward_is_refused() -> None:
         loss.backward()
 
 
+@pytest.mark.parametrize("change", [lambda t: t[:1, :1].clone(), Tensor.double], ids=["smaller", "double"])
+@pytest.mark.parametrize("save", ["gates", "outputs"])
+def test_an_input_of_another_size_than_in_forward_is_refused_in_backward(save: str, change) -> None:
+    x = torch.randn(5, B, I)
+    loss = unrolled.LSTM(I, H, save=save)(x)[0].sum()
+    x.data = change(x)
+    with pytest.raises(ValueError, match=r"expected (x|output|lengths) of"):
+        loss.backward()
+
+
+def test_gradients_and_outputs_of_other_sizes_are_refused_by_the_backward_operator() -> None:
+    x, w_ih, w_hh = torch.randn(5, B, I), torch.randn(3 * H, I), torch.randn(3 * H, H)
+    inputs = (x, None, None, None, None, w_ih, w_hh, None, None, None, None)
+    output, cs, h_n, _, gates = torch.ops.unrolled.sequence(*inputs, None, "GRU", False, True, True)
+    how = "GRU", False, [True] * 8, False
+    for d_out, d_h_n, h in ((output[:2], h_n, output), (output, h_n[:1], output), (output, h_n, output[:2])):
+        with pytest.raises(ValueError, match=r"expected (an incoming gradient|output) of shape"):
+            torch.ops.unrolled.sequence_backward(d_out, None, d_h_n, None, *inputs, h, cs, gates, *how)
+
+
 def test_a_product_with_a_freed_weight_is_refused() -> None:
     x, w = torch.randn(4096, 64), torch.randn(64, 64)
     w.untyped_storage().resize_(16)

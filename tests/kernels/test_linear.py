@@ -5,6 +5,7 @@ import re
 import pytest
 import torch
 from tests.tolerance import assert_same
+from torch import Tensor
 from torch.nn import functional
 
 from unrolled.kernels import linear as compiled
@@ -91,6 +92,25 @@ def test_what_is_lazily_negated_is_read_as_it_is() -> None:
     torch.testing.assert_close(layer(torch._neg_view(x)), layer(-x))
     gradients = [torch.autograd.grad(layer(x), layer.weight, incoming)[0] for incoming in (torch._neg_view(d), -d)]
     torch.testing.assert_close(*gradients)
+
+
+def test_gradients_of_several_losses_at_once_and_of_none_are_torchs() -> None:
+    (x, w, _), _ = drawn((300, 33, 65), torch.float32)
+    for d, batched in ((torch.randn(2, 300, 65), True), (torch._efficientzerotensor((300, 65)), False)):
+        found = (
+            torch.autograd.grad(y, (x, w), d, is_grads_batched=batched) for y in (product(x, w, None), functional.linear(x, w))
+        )
+        for ours, theirs in zip(*found, strict=True):
+            assert_same(ours, theirs)
+
+
+@pytest.mark.parametrize("change", [lambda t: t[:1, :1].clone(), Tensor.double, Tensor.half], ids=["smaller", "double", "half"])
+def test_an_input_of_another_size_or_dtype_than_in_forward_is_refused_in_backward(change) -> None:
+    (x, w, _), _ = drawn((300, 33, 65), torch.float32)
+    loss = product(x, w, None).sum()
+    x.data = change(x.data)
+    with pytest.raises(RuntimeError):
+        loss.backward()
 
 
 @pytest.mark.parametrize(

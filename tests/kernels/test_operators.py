@@ -284,6 +284,8 @@ def test_ids_outside_the_table_are_refused():
     weights = [given[n] for n in ("w_ih", "w_hh", "b_ih", "b_hh")]
     with pytest.raises(ValueError, match="ids between 0 and 6, got values from 7 to 7"):
         agree.run_tokens("GRU", torch.full((4, 3), 7), torch.randn(7, 5), None, None, *weights)
+    with Operators(), pytest.raises(ValueError, match="ids between 0 and 6, got values from 7 to 7"):
+        agree.run_tokens("GRU", torch.full((4, 3), 7), torch.randn(7, 5), None, None, *weights)
 
 
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")

@@ -169,6 +169,15 @@ def test_weights_that_do_not_fit_are_refused(name: str, change) -> None:
         layer(torch.randn(2, 2, 3, dtype=torch.float64))
 
 
+def test_gradients_and_kept_states_of_other_sizes_are_refused_by_the_backward_operator() -> None:
+    given = [torch.randn(5, 2, 9), torch.randn(2, 3), None, torch.randn(9, 3), *[None] * 11]
+    how = "GRU", False, 0.0, 0.0
+    output, _, _, _, p, h, c, seen = torch.ops.unrolled.regularised(*given, None, *how, True)
+    for d_out, h_kept in ((output[:2], h), (output, h[:2])):
+        with pytest.raises(ValueError, match=r"expected (an incoming gradient|what forward kept) of shape"):
+            torch.ops.unrolled.regularised_backward(d_out, None, None, None, *given, p, h_kept, c, seen, *how, False)
+
+
 def test_a_gradient_that_is_negated_lazily_has_its_sign() -> None:
     layer, x = unrolled.GRU(3, 4, zoneout=0.1).eval(), torch.randn(5, 2, 3, requires_grad=True)
     d = torch.randn(5, 2, 4)

@@ -203,7 +203,7 @@ def test_forward_mode_of_torch_func_is_torchs() -> None:
         torch.testing.assert_close(derive(ours), derive(theirs), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("shape", [(2, 2), (4000,)])
+@pytest.mark.parametrize("shape", [(2, 2), (4000,), (300, 64)])
 @pytest.mark.parametrize("history", ["new", "used before"])
 @pytest.mark.parametrize("through", ["step", "call"])
 @pytest.mark.parametrize("kind", CELLS)

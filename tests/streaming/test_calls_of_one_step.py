@@ -116,8 +116,43 @@ def test_who_cannot_have_them_is_served_as_ever(stepped):
             with torch.no_grad():
                 got = layer(x)[0]
             torch.manual_seed(0)
-            torch.testing.assert_close(got, layer(x)[0].detach(), rtol=1e-5, atol=1e-6)
+            want = layer(x)[0].detach()
+            torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-6)
+            if not layer.bidirectional:
+                torch.manual_seed(0)
+                with torch.no_grad():
+                    torch.testing.assert_close(layer.step(x[0])[0], want[0], rtol=1e-5, atol=1e-6)
     assert not stepped
+
+
+@pytest.mark.parametrize("kind", [unrolled.RNN, unrolled.LSTM, unrolled.GRU])
+def test_lengths_and_resets_of_one_step_are_heeded(kind):
+    layer, x, h = kind(4, 7), torch.randn(1, 2, 4), torch.randn(1, 2, 7)
+    state = (h, h) if kind is unrolled.LSTM else h
+    for masks in ({"lengths": torch.tensor([0, 1])}, {"resets": torch.tensor([[True, False]])}):
+        with torch.no_grad():
+            got = layer(x, state, **masks)[0]
+        assert_same(got, layer(x, state, **masks)[0].detach())
+        assert not torch.allclose(got, layer(x, state)[0])
+
+
+@pytest.mark.parametrize("kind", [unrolled.RNN, unrolled.LSTM, unrolled.GRU])
+def test_layers_without_biases_have_steps_too(kind, stepped):
+    layer, x = kind(4, 7, num_layers=2, bias=False), torch.randn(1, 2, 4)
+    with torch.no_grad():
+        got = layer(x)[0], layer.step(x[0])[0][None]
+    assert len(stepped) == 2
+    for one in got:
+        assert_same(one, layer(x)[0].detach())
+
+
+@pytest.mark.parametrize("kind", [unrolled.RNN, unrolled.LSTM, unrolled.GRU])
+def test_a_step_refuses_a_state_of_another_cell(kind):
+    layer, x, h = kind(4, 7), torch.randn(2, 4), torch.randn(1, 2, 7)
+    for state in ((h,), (h, h, h)) if kind is unrolled.LSTM else ((h, h), (h, h, h)):
+        for gradients in (False, True):
+            with torch.set_grad_enabled(gradients), pytest.raises((RuntimeError, ValueError), match="expected"):
+                layer.step(x, state)
 
 
 def test_wrong_states_and_inputs_are_told_in_the_same_words():

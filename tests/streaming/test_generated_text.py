@@ -39,7 +39,8 @@ def test_a_seed_gives_the_same_text_again_and_another_seed_another() -> None:
     assert texts[0] == texts[1] != texts[2] != texts[3] == texts[4]
     streamer.set_state()
     assert streamer.generate(40, context=[0]) != texts[4]  # the numbers go on
-    fresh = [Model().streamer().generate(40, context=[0]) for _ in range(2)]
+    model = Model()
+    fresh = [model.streamer().generate(40, context=[0]) for _ in range(2)]
     assert fresh[0] != fresh[1]  # no seed at all: the operating system's
 
 
@@ -119,6 +120,15 @@ def test_the_stop_token_ends_the_text_and_is_not_in_it() -> None:
     assert streamer.generate(40, context=[4], temperature=0, stop=stop) == text[: text.index(stop)]
     assert list(model.streamer().stream(40, chunk=5, context=[4], temperature=0, stop=stop)) == text[: text.index(stop)]
     assert streamer.generate(5, temperature=0) == text[text.index(stop) + 1 :][:5]  # going on reads it
+
+
+@pytest.mark.parametrize("stop", [0, 2])
+def test_a_stream_ends_where_the_text_ends(stop: int) -> None:
+    whole = fixed_scores(SCORES).generate(200, seed=1)
+    before = whole[: whole.index(stop)]
+    assert fixed_scores(SCORES).generate(200, seed=1, stop=stop) == before
+    for chunk in (1, 3, len(before) + 1):
+        assert list(fixed_scores(SCORES).stream(200, chunk=chunk, seed=1, stop=stop)) == before
 
 
 @pytest.mark.parametrize("precision", streaming.PRECISIONS)

@@ -1,7 +1,9 @@
 """A streamer's copy of the weights: taken when it is built, and again when it is told to."""
 
 import copy
+import gc
 import pickle
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -62,6 +64,48 @@ def test_a_changed_embedding_or_decoder_is_copied_again() -> None:
         fresh = model.streamer()
         fresh.feed([1, 2])
         assert torch.equal(streamer.logits(), fresh.logits())
+
+
+def test_a_token_that_was_written_is_read_by_the_weights_that_wrote_it() -> None:
+    """It is read when it is needed, with the next step: copying the weights again comes after."""
+    model = Model()
+    streamer, other = model.streamer(), model.streamer()
+    for one in (streamer, other):
+        one.generate(5, context=[1], temperature=0)
+    with torch.no_grad():
+        model.layers.weight_hh_l0.mul_(2)
+    streamer.repack()
+    for now, then in zip(parts(streamer.state), parts(other.state), strict=True):
+        assert torch.equal(now, then)
+
+
+@pytest.mark.parametrize("seed", [None, 3])
+def test_random_numbers_start_anew_where_weights_are_copied_again(seed: int | None) -> None:
+    streamer, texts = Model().streamer(), []
+    for given in (seed, None):
+        streamer.set_state()
+        texts.append(streamer.generate(40, context=[0], seed=given))
+        streamer.repack()
+    assert texts[0] == texts[1]
+
+
+@pytest.mark.parametrize("which", ["embedding", "decoder"])
+def test_tables_that_no_longer_fit_are_not_copied(which: str) -> None:
+    model = Model()
+    streamer, weight = model.streamer(), getattr(model, which).weight
+    weight.data = weight.data[:2]
+    with pytest.raises(ValueError, match=r"got \(2, "):
+        streamer.repack()
+
+
+def test_a_streamer_that_is_gone_leaves_no_weights_behind() -> None:
+    weights, freed = Streamer(nn.GRU(3, 4)).weights, []
+    engine, handle = weights._engine, weights.handle
+    weights._engine = SimpleNamespace(unrolled_stream_destroy=freed.append)
+    del weights
+    gc.collect()
+    assert freed == [handle]
+    engine.unrolled_stream_destroy(handle)
 
 
 def transposed(layers: nn.Module) -> None:

@@ -97,6 +97,8 @@ def test_no_state_is_zeros_and_inputs_may_be_strided_or_of_another_precision() -
     for given in (x, x.double()):
         assert_near(streamer.advance(given)[0], expected, 1e-5)
     assert streamer.advance(torch.zeros(0, 6))[0].shape == (0, 8)
+    streamer.set_state(batch=5)
+    assert_near(streamer.step(x), expected, 1e-5)
     wide = torch.randn(1, 5, 16)[..., ::2]
     assert_near(streamer.advance(x, wide)[0], exact(layers, x[None], wide)[0][0], 1e-5)
 

@@ -10,6 +10,16 @@ from unrolled import streaming
 from unrolled.streaming import Streamer, supported
 
 
+class Watched(torch.Tensor):
+    """More than numbers in memory."""
+
+
+def with_a_subclass() -> nn.Module:
+    layers = nn.GRU(3, 4)
+    layers.weight_hh_l0 = nn.Parameter(layers.weight_hh_l0.detach().as_subclass(Watched))
+    return layers
+
+
 @pytest.mark.parametrize(
     ("layers", "precision", "reason"),
     [
@@ -19,6 +29,7 @@ from unrolled.streaming import Streamer, supported
         (lambda: nn.GRU(3, 4).double(), "fp32", "torch.float64"),
         (lambda: nn.GRU(3, 4, device="meta"), "fp32", "meta"),
         (lambda: nn.Linear(3, 4), "fp32", "Linear is not an RNN"),
+        (with_a_subclass, "fp32", "Watched, that is not plain numbers in memory"),
         (lambda: nn.GRU(3, 4), "int4", "not 'int4'"),
         (lambda: nn.RNN(70_000, 1), "int8", "wider than 65536"),
     ],
@@ -45,6 +56,7 @@ def test_what_can_be_streamed_has_no_reason_against() -> None:
         ({"decoder_weight": torch.zeros(5, 4), "decoder_bias": torch.zeros(4)}, r"decoder_bias of shape \(5,\), got \(4,\)"),
         ({"decoder_bias": torch.zeros(4)}, "got None"),
         ({"isa": "sse"}, "got 'sse'"),
+        ({"embedding": torch.zeros(5, 3).as_subclass(Watched)}, "got a Watched"),
     ],
 )
 def test_parts_that_do_not_fit_are_refused(options: dict, message: str) -> None:
@@ -59,6 +71,10 @@ def test_inputs_that_do_not_fit_are_refused() -> None:
             streamer.step(wrong)
     with pytest.raises(ValueError, match=r"dtype torch\.float32, got torch\.int64"):
         streamer.step(torch.zeros(1, 3, dtype=torch.int64))
+    tokens = Streamer(nn.LSTM(3, 4), one_hot=True)
+    for dtype in (torch.bool, torch.complex64, torch.float32):
+        with pytest.raises(ValueError, match=r"dtype torch\.int64, got"):
+            tokens.step(torch.ones(1, dtype=dtype))
     for wrong in (torch.zeros(()), torch.zeros(2, 4)):
         with pytest.raises(ValueError, match=r"\(B, I\)"):
             streamer.advance(wrong)

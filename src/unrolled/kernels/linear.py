@@ -50,12 +50,7 @@ def linear(x: Tensor, w: Tensor, bias: Tensor | None = None) -> Tensor:
     """
     if (
         context.compiling()
-        or x.dtype not in _DTYPES
-        or any(t is not None and not (t.dtype is x.dtype and t.is_cpu and t.layout is torch.strided) for t in (x, w, bias))
-        or w.dim() != 2
-        or x.dim() == 0
-        or x.shape[-1] != w.shape[1]
-        or (bias is not None and bias.shape != w.shape[:1])
+        or not _fit(x, w, bias)
         or (rows := math.prod(x.shape[:-1])) < LEAST_ROWS
         or rows * w.numel() < LEAST_PRODUCTS
         or torch.is_autocast_enabled("cpu")
@@ -64,6 +59,18 @@ def linear(x: Tensor, w: Tensor, bias: Tensor | None = None) -> Tensor:
     ):
         return torch.nn.functional.linear(x, w, bias)
     return _Linear.apply(x, w, bias)  # type: ignore[return-value]  # torch types apply as Any or None
+
+
+def _fit(x: Tensor, w: Tensor, bias: Tensor | None = None) -> bool:
+    """Whether shapes are those of a product, and all are of one dtype that is computed here, dense, on the CPU."""
+    return (
+        x.dtype in _DTYPES
+        and all(t is None or (t.dtype is x.dtype and t.is_cpu and t.layout is torch.strided) for t in (x, w, bias))
+        and w.dim() == 2
+        and x.dim() > 0
+        and x.shape[-1] == w.shape[1]
+        and (bias is None or bias.shape == w.shape[:1])
+    )
 
 
 class Linear(nn.Linear):
@@ -91,6 +98,10 @@ def _backward(d: Tensor, x: Tensor, w: Tensor | None, wants_w: bool) -> tuple[Te
     return dx, dw
 
 
+def _rows(t: Tensor) -> Tensor:
+    return t.reshape(t.shape[:-1].numel(), t.shape[-1])  # not flatten, which gradients of several losses at once do not know
+
+
 class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, w: Tensor, bias: Tensor | None) -> Tensor:
@@ -105,8 +116,10 @@ class _Linear(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
         x, w = saved.differentiable(ctx, ctx.saved_tensors) if torch.is_grad_enabled() else ctx.saved_tensors
         d, (wants_x, wants_w, wants_bias) = gradients[0].resolve_neg(), ctx.needs_input_grad
-        if torch.is_grad_enabled():  # create_graph: these can be differentiated again
-            dx, dw = d @ w if wants_x else None, d.flatten(0, -2).t() @ x.flatten(0, -2) if wants_w else None
+        # Operands are looked at again: what `.data` did to them since, no version counter has seen.
+        fit = _fit(x, w) and d.dtype is x.dtype and d.shape == (*x.shape[:-1], len(w)) and not context.watched((d, x, w))
+        if torch.is_grad_enabled() or not fit:  # create_graph: torch's can be differentiated again
+            dx, dw = d @ w if wants_x else None, _rows(d).t() @ _rows(x) if wants_w else None
         else:
             dx, dw = _backward(d.contiguous(), x.contiguous(), w.contiguous() if wants_x else None, wants_w)
-        return dx, dw, d.flatten(0, -2).sum(0) if wants_bias else None
+        return dx, dw, _rows(d).sum(0) if wants_bias else None

@@ -66,7 +66,7 @@ def _forward_fake(*arguments):
 def _backward(*arguments):
     incoming, given = arguments[:4], Inputs(*arguments[4 : 4 + _COUNT])
     output, cs, gates, mode, reverse, needed, norms, *segment = arguments[4 + _COUNT :]
-    sequence.check_values(mode, given)  # again: what NumPy wrote to them since forward, no version counter has seen
+    sequence.check_backward(mode, given, incoming, output)
     gradients = sequence.new_gradients(given, needed, norms)
     if segment and segment[0]:
         return recompute.backward(mode, incoming, given, output, gates, gradients, reverse, needed, norms, segment[0])

@@ -152,6 +152,19 @@ def check_values(mode: str, given: Inputs) -> None:
                 raise ValueError(f"{mode} expected {name} between 0 and {high}, got values from {least} to {most}")
 
 
+def check_backward(mode: str, given: Inputs, incoming: tuple[Tensor | None, ...], output: Tensor) -> None:
+    """The same of what backward reads: since forward, `.data` and NumPy may have changed what no version counter has seen."""
+    check(mode, given)
+    check_values(mode, given)
+    T, B, _, H, _ = given.sizes
+    device = given.w_hh.device
+    expect(mode, "output", output, (T, B, H), given.w_hh.dtype, device)
+    d_out, d_cs, d_h_n, d_c_n = incoming if mode == "LSTM" else (incoming[0], None, incoming[2], None)
+    for gradient, shape in ((d_out, (T, B, H)), (d_cs, (T, B, H)), (d_h_n, (B, H)), (d_c_n, (B, H))):
+        if gradient is not None:
+            expect(mode, "an incoming gradient", gradient, shape, gradient.dtype, device)
+
+
 # ----------------------------------------------------------------------------------------------------------- memory
 
 

@@ -43,7 +43,7 @@ class PackedWeights:
 
     def seed(self, seed: int) -> None:
         """Start the random numbers of `generate`, and where they begin anew after copying."""
-        self._seed = seed & (2**64 - 1)
+        self._seed = seed
         self._engine.unrolled_stream_seed(self.handle, self._seed)
 
     def repack(self) -> None:
