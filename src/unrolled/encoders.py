@@ -85,6 +85,12 @@ class Encoder(nn.Module):
         small = photo.convert("RGB").resize((side, side), Image.Resampling.BICUBIC, reducing_gap=3.0)
         return torch.from_numpy(np.array(small)).permute(2, 0, 1)
 
+    def pooled(self) -> Encoder:
+        """The same, with the mean over all places as its one place: what a video keeps of each of its many pictures."""
+        body = nn.Sequential(self.body, _MeanOfPlaces())
+        mean, std = (tuple(one.flatten().tolist()) for one in (self.mean, self.std))
+        return Encoder(f"{self.name}, mean of places", body, self.size, mean, std, self.multiple)
+
     def fingerprint(self) -> str:
         """Of name, weights and input: features of encoders that differ in any of them are never mixed up."""
         digest = hashlib.sha256(
@@ -94,6 +100,13 @@ class Encoder(nn.Module):
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()[:16]
+
+
+class _MeanOfPlaces(nn.Module):
+    """A map (N, F, height, width), or (N, P, F), -> (N, 1, F)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(2).mean(2).unsqueeze(1) if x.dim() == 4 else x.mean(1, keepdim=True)
 
 
 def load(name: str = DEFAULT, size: int | None = None) -> Encoder:

@@ -1,0 +1,238 @@
+"""Video as pictures at even times: files that PyAV opens, and folders and tar archives of frames."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import tarfile
+from collections.abc import Iterator
+from fractions import Fraction
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from unrolled.data import sources
+from unrolled.data.features import FeatureCache, digest
+from unrolled.data.images import read_image
+from unrolled.data.sequences import Sequence
+from unrolled.errors import DataError
+
+ENDINGS = (".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi", ".gif", ".mpg", ".mpeg", ".ogv")
+ARCHIVES = (".tar", ".tar.gz", ".tgz")
+FRAMES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff")
+AT_ONCE = 32
+"""Frames that the CNN gets together."""
+INSTALL = "pip install 'unrolled[labelling]'"
+
+
+class Frame(NamedTuple):
+    """A picture of a video."""
+
+    time: float
+    """Seconds since the first."""
+    picture: Image.Image
+    """RGB, upright."""
+
+
+def frames(path: str, rate: float) -> Iterator[Frame]:
+    """The pictures that a video shows at 0, 1 / rate, 2 / rate ... seconds, by the frames' own times.
+
+    A folder or a tar archive of frames, in the order of the numbers in their names, has no times: each of its frames is a step.
+
+    Args:
+        path: a video, a folder or an archive.
+        rate: steps per second.
+
+    Raises:
+        DataError: no video, without a video stream, damaged or cut short.
+    """
+    if Path(path).is_dir():
+        return _of_folder(path, rate)
+    if path.lower().endswith(ARCHIVES):
+        return _of_archive(path, rate)
+    return sampled(_decoded(path), rate)
+
+
+def sampled(shown: Iterator[tuple[Fraction, Fraction, Any]], rate: float) -> Iterator[Frame]:
+    """Of frames (beginning, end, frame) those that are shown at 0, 1 / rate, 2 / rate ... seconds after the first begins.
+
+    A frame is shown until the next begins, the last one until its own end. Only those that are shown at such a time become
+    pictures, and a video of one frame has one step.
+    """
+    step, before, start = Fraction(1) / Fraction(rate).limit_denominator(1 << 20), None, Fraction(0)
+    count = 0
+    for begin, end, frame in shown:
+        if before is None:
+            start = begin
+        else:
+            yield from _while_shown(before, begin - start, count, step)
+            count = max(count, -((start - begin) // step))
+        before = (end - start, frame)
+    if before is not None:
+        yield from _while_shown(before, before[0] if count else max(before[0], step / 2), count, step)
+
+
+def _while_shown(before: tuple[Fraction, Any], until: Fraction, count: int, step: Fraction) -> Iterator[Frame]:
+    """Steps from number `count` on that come before `until`."""
+    picture = None
+    while count * step < until:
+        picture = picture or _picture(before[1])
+        yield Frame(float(count * step), picture)
+        count += 1
+
+
+def _picture(frame: Any) -> Image.Image:
+    picture = frame.to_image()
+    return picture.rotate(frame.rotation, expand=True) if frame.rotation else picture
+
+
+def _decoded(path: str) -> Iterator[tuple[Fraction, Fraction, Any]]:
+    """When each frame begins and ends, in seconds, and the frame."""
+    try:
+        import av
+    except ImportError:
+        raise DataError(f"{path}: reading video needs the package av: {INSTALL}") from None
+    end = Fraction(0)
+    try:
+        with av.open(path) as container:
+            if not container.streams.video:
+                kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
+                raise DataError(f"{path}: expected a video stream, got a file of {kinds} only.")
+            stream = container.streams.video[0]
+            first: Fraction | None = None
+            usual = 1 / Fraction(stream.average_rate) if stream.average_rate else Fraction(1, 25)
+            for packet in container.demux(stream):
+                for frame in packet.decode():
+                    base = frame.time_base or stream.time_base
+                    begin = end if frame.pts is None or base is None else frame.pts * base
+                    first = begin if first is None else first
+                    end = begin + (frame.duration * base if frame.duration and base else usual)
+                    if packet.is_corrupt or frame.is_corrupt:
+                        raise DataError(_cut(path, begin - first, "a damaged frame"))
+                    yield begin, end, frame
+            if first is None:
+                raise DataError(f"{path}: expected frames, got a video without one that is whole. Is it cut short?")
+            stated = _stated(container, stream)
+            if stated is not None and end - first < stated - max(Fraction(1, 2), stated / 10):
+                raise DataError(_cut(path, end - first, f"it says {float(stated):.2f} s"))
+    except av.error.FFmpegError as error:
+        reason = error.strerror or type(error).__name__
+        if end:
+            raise DataError(_cut(path, end, reason)) from None
+        raise DataError(f"{path}: expected a whole video, got one that cannot be read ({reason}). Is it cut short?") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}).") from None
+
+
+def _stated(container: Any, stream: Any) -> Fraction | None:
+    """How long the file says the video is, in seconds, where it says so; a file's own length may be that of its sound."""
+    if stream.duration and stream.time_base:
+        return stream.duration * stream.time_base
+    return Fraction(container.duration, 1_000_000) if container.duration and not container.streams.audio else None
+
+
+def _cut(path: str, seconds: Fraction, reason: str) -> str:
+    return (
+        f"{path}: expected a whole video, got one that is damaged or cut short after {float(seconds):.2f} s ({reason}). "
+        f"To keep what is whole: ffmpeg -i {path} -t {float(seconds):.2f} whole.mp4"
+    )
+
+
+def _of_folder(path: str, rate: float) -> Iterator[Frame]:
+    try:
+        names = sorted((name for name in os.listdir(path) if _is_frame(name)), key=_by_numbers)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}).") from None
+    if not names:
+        raise DataError(f"{path}: expected a folder of frames ({', '.join(FRAMES)}), got one without any.")
+    for number, name in enumerate(names):
+        yield Frame(number / rate, read_image(Path(path, name)))
+
+
+def _of_archive(path: str, rate: float) -> Iterator[Frame]:
+    try:
+        with tarfile.open(path) as archive:
+            members = sorted(
+                (one for one in archive if one.isfile() and _is_frame(one.name)), key=lambda one: _by_numbers(one.name)
+            )
+            if not members:
+                raise DataError(f"{path}: expected an archive of frames ({', '.join(FRAMES)}), got one without any.")
+            for number, member in enumerate(members):
+                opened = archive.extractfile(member) or io.BytesIO()
+                yield Frame(number / rate, read_image(opened.read(), name=f"{path}, {member.name}"))
+    except (tarfile.TarError, EOFError, OSError) as error:
+        raise DataError(f"{path}: cannot be read as a tar archive of frames ({' '.join(str(error).split())[:100]}).") from None
+
+
+def is_folder_of_frames(path: str) -> bool:
+    """Whether a folder is one video: pictures are in it."""
+    return os.path.isdir(path) and any(map(_is_frame, os.listdir(path)))
+
+
+def find(path: str) -> list[str]:
+    """The videos of a name: a file or a folder of frames itself, of any other folder all videos in it and below.
+
+    Raises:
+        DataError: there is no such file, or the folder has none.
+    """
+    if is_folder_of_frames(path):
+        return [path]
+    if not os.path.isdir(path):
+        return [one.path for one in sources.find([path], binary=True)]
+    found: list[str] = []
+    for here, folders, names in os.walk(path):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        if is_folder_of_frames(here):
+            found.append(here)
+        else:
+            inside = (
+                name for name in sorted(names) if name.lower().endswith((*ENDINGS, *ARCHIVES)) and not name.startswith(".")
+            )
+            found += [os.path.join(here, name) for name in inside]
+    if not found:
+        raise DataError(f"{path}: expected videos ({', '.join((*ENDINGS, *ARCHIVES))}) or folders of frames, got none.")
+    return found
+
+
+def read(path: str, rate: float, size: int) -> Sequence:
+    """The pictures of a video as bytes (T, size, size, 3), resized, not cropped, with their times.
+
+    Raises:
+        DataError: as `frames`.
+    """
+    times, pictures = [], []
+    for frame in frames(path, rate):
+        times.append(frame.time)
+        pictures.append(np.asarray(frame.picture.resize((size, size), Image.Resampling.BILINEAR, reducing_gap=3.0)))
+    return Sequence(path, np.stack(pictures), None, np.array(times))
+
+
+def features(path: str, rate: float, cache: FeatureCache) -> Sequence:
+    """What a pretrained CNN says of the pictures of a video, (T, C), kept in its cache, with their times.
+
+    Raises:
+        DataError: as `frames`; the cache cannot be written.
+    """
+    times: list[float] = []
+    found: list[np.ndarray] = []
+    several = frames(path, rate)
+    while batch := list(islice(several, AT_ONCE)):
+        pixels = [cache.encoder.pixels(frame.picture) for frame in batch]
+        keys = [digest(one.numpy().tobytes()) for one in pixels]
+        cache.fill(keys, pixels.__getitem__)
+        found.append(cache.read(keys).flatten(1).numpy())
+        times += [frame.time for frame in batch]
+    return Sequence(path, np.concatenate(found), None, np.array(times))
+
+
+def _is_frame(name: str) -> bool:
+    return name.lower().endswith(FRAMES) and not os.path.basename(name).startswith(".")
+
+
+def _by_numbers(name: str) -> list[tuple[int, str]]:
+    """`frame10` behind `frame9`."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"([0-9]+)", name)]
