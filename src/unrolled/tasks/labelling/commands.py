@@ -22,7 +22,13 @@ if TYPE_CHECKING:
 @click.option("--label-column", metavar="COLUMN", help="Column for the labels of words.  [default: the run's]")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per sequence; with --follow per step.")
 @click.option("--follow", is_flag=True, help="Label numbers while they arrive: CSV on standard input, or a file that grows.")
-def label(run: Path, inputs: tuple[str, ...], as_json: bool, follow: bool, **columns: str | None) -> None:
+@click.option(
+    "--show",
+    metavar="FOLDER",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Draw each sequence: coloured text (HTML and PNG), or a timeline of the labels above the numbers.",
+)
+def label(run: Path, inputs: tuple[str, ...], as_json: bool, follow: bool, show: Path | None, **columns: str | None) -> None:
     """Label INPUT: files, folders, patterns, or - for standard input.
 
     Files of columns come back with the labels filled in; everything else as CSV of sequence, step or time, label, probability.
@@ -37,7 +43,14 @@ def label(run: Path, inputs: tuple[str, ...], as_json: bool, follow: bool, **col
         raise click.UsageError(f"--follow expected one INPUT, or none for standard input, got {len(inputs)}.")
     if not inputs and not follow:
         raise click.UsageError("expected at least one INPUT, got none. - is standard input.")
+    if show and (follow or "-" in inputs):
+        raise click.UsageError("--show expected files as INPUT, which it reads a second time, got what can be read once.")
     model = load(run, task="labelling", **{name: value for name, value in columns.items() if value is not None})
+    if show:
+        from unrolled.tasks.labelling.show import draw
+
+        for number, one in enumerate(model.label(inputs), 1):
+            draw(show, number, one, model.labels)
     if follow:
         _follow(model, inputs[0] if inputs else "-", as_json)
         return

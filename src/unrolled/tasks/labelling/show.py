@@ -1,0 +1,45 @@
+"""Pictures of labelled sequences: coloured text of words and characters, a timeline above the input of everything else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from collections.abc import Sequence as Several
+from pathlib import Path
+from typing import Any
+
+from unrolled.data.sequences import written_label
+from unrolled.inspection import coloured_text, timeline
+from unrolled.tasks.labelling.generate import Labelled
+
+
+def draw(folder: Path, number: int, one: Labelled, names: Several[str]) -> list[Path]:
+    """Write NUMBER.html and NUMBER.png of a text, NUMBER.png of numbers, sound and video; return the paths.
+
+    Where the sequence has labels, what is wrong is marked. A sequence without a step has no picture.
+
+    Args:
+        folder: where to; made if it is missing.
+        number: of the sequence, from 1.
+        one: what a run said.
+        names: the run's labels, whose order gives them their colours.
+    """
+    inputs, steps = one.sequence.inputs, len(one.sequence)
+    if not steps:
+        return []
+    labels = one.labels if isinstance(one.labels, list) else [one.labels] * steps
+    truth: Any = one.sequence.labels
+    if truth is not None:
+        truth = truth if isinstance(truth, list) else [truth] * steps
+        truth = [true if true != "" else own for true, own in zip(truth, labels, strict=True)]  # not labelled, so not wrong
+    if not isinstance(inputs, (str, list)):
+        path = folder / f"{number:06}.png"
+        return [timeline.draw(path, labels, truth, inputs=inputs, times=one.sequence.times, names=names)]
+    apart = isinstance(inputs, list)
+    said, true = (_spaced(map(written_label, several), None, apart) for several in (labels, labels if truth is None else truth))
+    pieces = _spaced(inputs, " ", apart)
+    return [coloured_text.draw(folder / f"{number:06}{end}", pieces, said, true, names=names) for end in (".html", ".png")]
+
+
+def _spaced(several: Iterable[str], space: Any, apart: bool) -> list[Any]:
+    """With a space behind each, where they are of words."""
+    return [part for one in several for part in ([one, space] if apart else [one])]
