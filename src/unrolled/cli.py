@@ -187,10 +187,11 @@ def export(run: Path, output: Path | None) -> None:
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def info(run: Path, as_json: bool) -> None:
-    """Show what is in a run folder: settings, parameters, how training went."""
-    from unrolled.inspection.run_info import describe
+    """Show what is in a run folder: settings, parameters, how training went. --json has every tensor and every evaluation."""
+    from unrolled.inspection.run_info import describe, shortened
 
-    _print(describe(run), as_json)
+    facts = describe(run)
+    _print(facts if as_json else shortened(facts), as_json)
 
 
 @cli.command()

@@ -153,8 +153,16 @@ def translation_scores(translations: Sequence[str], references: Sequence[str]) -
     for name, metric in (("bleu", BLEU()), ("chrf", CHRF())):
         scores[name] = metric.corpus_score(list(translations), [list(references)]).score
         scores[f"{name}_signature"] = str(metric.get_signature())
-    right = sum(one.strip() == other.strip() for one, other in zip(translations, references, strict=True))
-    return {**scores, "exact": right / len(translations)}
+    return {**scores, "exact": exact_share(translations, references)}
+
+
+def exact_share(translations: Sequence[str], references: Sequence[str]) -> float:
+    """The share of lines that equal their reference, but for spaces at their ends; 0 to 1.
+
+    >>> exact_share(["2026-11-28", "2026-11-29"], ["2026-11-28", "2026-11-30"])
+    0.5
+    """
+    return sum(one.strip() == other.strip() for one, other in zip(translations, references, strict=True)) / len(translations)
 
 
 class CiderReward:

@@ -160,7 +160,7 @@ def _diverged(counters: Counters, folder: Path, loss: float, norm: float) -> str
     what = f"the loss is {loss}" if not math.isfinite(loss) else f"the gradient's norm is {norm}"
     return (
         f"step {counters.step + 1}: {what}; the weights were not changed by it. The last good checkpoint is kept in {folder}. "
-        "Train again with a lower --learning-rate or --clip-norm, or --precision fp32."
+        "Train again with a lower learning_rate (--learning-rate) or clip_norm (--clip-norm), or precision (--precision) fp32."
     )
 
 

@@ -55,7 +55,7 @@ def test_words_of_every_script_come_back(unit: str, text: str, count: int) -> No
 
 
 def test_too_few_sentences_for_a_vocabulary_are_refused_naming_the_setting() -> None:
-    with pytest.raises(DataError, match=r"no word occurs 5 times \(--minimum-count\).* 'dog', occurs 2 times"):
+    with pytest.raises(DataError, match=r"no word occurs 5 times \(minimum_count, --minimum-count\).* 'dog', occurs 2 times"):
         SentenceTokenizer.learn("word", ["one dog", "The dog"], minimum_count=5)
 
 

@@ -137,7 +137,7 @@ def read_text(path: str, encoding: str = "auto") -> str:
     if b"\0" in content and encoding.startswith("utf-8"):
         raise DataError(
             f"{path}: expected UTF-8 text, got zero bytes: a binary file, or UTF-16 without a byte order mark. "
-            "If it is, add --encoding utf-16-le or utf-16-be."
+            "If it is, add --encoding utf-16-le or utf-16-be (in Python, encoding='utf-16-le')."
         )
     try:
         return content.decode(encoding)
@@ -145,7 +145,7 @@ def read_text(path: str, encoding: str = "auto") -> str:
         place = f" at offset {error.start:,}" if isinstance(error, UnicodeDecodeError) else ""
         raise DataError(
             f"{path}: expected {encoding.upper()} text, got an invalid byte{place}. "
-            "Name its encoding, such as --encoding latin-1 (evaluate: --set encoding=latin-1)."
+            "Name its encoding, such as --encoding latin-1 (evaluate: --set encoding=latin-1; in Python, encoding='latin-1')."
         ) from None
 
 

@@ -75,8 +75,8 @@ class SentenceTokenizer:
         if not frequent:
             token, count = max(counts.items(), key=lambda item: item[1], default=("", 0))
             raise DataError(
-                f"no {unit} occurs {minimum_count} times (--minimum-count), so there is nothing to learn to say; the most "
-                f"frequent, {token!r}, occurs {count} times. Lower --minimum-count, or give more {style}s."
+                f"no {unit} occurs {minimum_count} times (minimum_count, --minimum-count), so there is nothing to learn to "
+                f"say; the most frequent, {token!r}, occurs {count} times. Lower minimum_count, or give more {style}s."
             )
         return cls(unit, frequent, style)
 

@@ -155,20 +155,26 @@ class Source:
         if codecs.lookup("utf-8" if self.encoding == "auto" else self.encoding).name.startswith(("utf-16", "utf-32")):
             return None
         if (marked := marked_encoding(beginning)) in ("utf-16", "utf-32"):
-            return f"{marked.upper()} text. Add --encoding auto, which goes by the byte order mark of each file"
+            advice = "Add --encoding auto (in Python, encoding='auto'), which goes by the byte order mark of each file"
+            return f"{marked.upper()} text. {advice}"
         if b"\0" not in beginning:
             return None
         for first, ending in ((1, "le"), (0, "be")):  # in most UTF-16 text every second byte is zero
             if beginning[first::2].count(0) > 0.4 * len(beginning) / 2 and not beginning[1 - first :: 2].count(0):
-                return f"what looks like UTF-16 text without a byte order mark. If it is, add --encoding utf-16-{ending}"
-        return "a binary file (it has zero bytes)" + ". To learn its bytes as they are, add --unit byte" * self.byte_unit
+                advice = f"If it is, add --encoding utf-16-{ending} (in Python, encoding='utf-16-{ending}')"
+                return f"what looks like UTF-16 text without a byte order mark. {advice}"
+        return (
+            "a binary file (it has zero bytes)"
+            + ". To learn its bytes as they are, add --unit byte (in Python, unit='byte')" * self.byte_unit
+        )
 
     def _undecodable(self, offset: int) -> DataError:
         name = "UTF-8" if self.encoding in ("utf-8", "auto") else self.encoding
-        otherwise = ", or learn its bytes as they are with --unit byte" * self.byte_unit
+        otherwise = ", or learn its bytes as they are with --unit byte (unit='byte')" * self.byte_unit
         return DataError(
             f"{self.path}: expected {name} text, got an invalid byte at offset {offset:,}. "
-            f"Name its encoding, such as --encoding latin-1 (evaluate: --set encoding=latin-1){otherwise}."
+            "Name its encoding, such as --encoding latin-1 (evaluate: --set encoding=latin-1; in Python, encoding='latin-1')"
+            f"{otherwise}."
         )
 
 

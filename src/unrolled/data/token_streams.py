@@ -121,9 +121,9 @@ class TokenStreams:
         self.chunks = (self.stream_length - (k1 - 1)) // k1
         if self.chunks < 1:
             raise DataError(
-                f"the text is shorter than one chunk: {batch_size} parallel streams (--batch-size) of {2 * k1 - 1} tokens "
-                f"(--k1 is {k1}) need {batch_size * (2 * k1 - 1) + 1:,} tokens, got {len(tokens):,}. "
-                "Give more text, or lower --batch-size or --k1."
+                f"the text is shorter than one chunk: {batch_size} parallel streams (batch_size, --batch-size) of "
+                f"{2 * k1 - 1} tokens (--k1 is {k1}) need {batch_size * (2 * k1 - 1) + 1:,} tokens, got {len(tokens):,}. "
+                "Give more text, or lower batch_size or k1 (--k1)."
             )
 
     def chunk(self, n: int, k2: int) -> tuple[np.ndarray, int, int, bool]:

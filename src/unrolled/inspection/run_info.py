@@ -41,5 +41,17 @@ def describe(folder: str | Path) -> dict[str, Any]:
     return facts
 
 
+def shortened(facts: dict[str, Any], evaluations: int = 5) -> dict[str, Any]:
+    """What of `describe`'s facts is for people: without the tensors, and with the last evaluations alone.
+
+    >>> shortened({"tensors": {"weight": "2x3"}, "validation_loss_by_step": {"10": 1.5, "20": 1.2}}, evaluations=1)
+    {'tensors': '1 (--json lists them)', 'validation_loss_by_step': {'20': 1.2}}
+    """
+    short = facts | {"tensors": f"{len(facts['tensors']):,} (--json lists them)"}
+    if losses := facts.get("validation_loss_by_step"):
+        short["validation_loss_by_step"] = dict([*losses.items()][-evaluations:])
+    return short
+
+
 def _last_loss(reports: list[dict[str, Any]]) -> float | None:
     return next((line["loss"] for line in reversed(reports) if line["part"] == "train" and "loss" in line), None)

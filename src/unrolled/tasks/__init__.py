@@ -153,7 +153,7 @@ def load(run: str | Path, /, *, task: str | None = None, **settings: Any) -> Any
     folder = Path(run)
     name = checkpoint.read_config(folder).task
     if task and name != task:
-        commands = ", ".join([*discovery.get(name).commands(), "evaluate", "info"])
+        commands = ", ".join([*discovery.get(name).commands(), "evaluate", "export", "info"])
         raise RunError(f"{folder}: expected a run of {task}, got one of {name}. What that can do: {commands}.")
     config = checkpoint.open_config(folder, name, config_class(name))
     config = settings_of.change_for_evaluation(config, settings) if settings else config

@@ -36,7 +36,7 @@ def test_captions_too_few_for_minimum_count_are_refused_before_training(shapes: 
     flags = ("--minimum-count", "500", "--max-steps", "2")
     code, _, errors = command("train", "captioning", shapes, "--run", tmp_path / "run", *flags)
     assert code == 2
-    assert "no word occurs 500 times (--minimum-count)" in errors
+    assert "no word occurs 500 times (minimum_count, --minimum-count)" in errors
     assert not (tmp_path / "run").exists()
 
 

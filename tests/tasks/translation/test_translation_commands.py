@@ -1,5 +1,6 @@
 """Translation from the command line, lines that are typed and files that are no text included."""
 
+import gzip
 import json
 import os
 import select
@@ -58,6 +59,30 @@ def test_a_line_in_is_a_line_out_empty_ones_in_their_place(command, translator: 
     assert command("translate", translator, "-") == (0, "", "")
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "auto"])
+def test_files_in_other_encodings_and_packed_ones_are_read(
+    encoding: str, command, translator: Path, tmp_path: Path, typed
+) -> None:
+    written = "six\none two\n".encode("utf-16" if encoding == "auto" else encoding)
+    for content in (written, gzip.compress(written), gzip.compress(written[:8]) + gzip.compress(written[8:])):
+        (tmp_path / "lines").write_bytes(content)
+        assert command("translate", translator, tmp_path / "lines", "--encoding", encoding) == (0, "sechs\neins zwei\n", "")
+        typed(content)
+        assert command("translate", translator, "--encoding", encoding) == (0, "sechs\neins zwei\n", "")
+
+
+def test_an_encoding_that_there_is_not_is_one_line(command, translator: Path) -> None:
+    code, _, errors = command("translate", translator, "--encoding", "utf-7000")
+    assert code == 2
+    assert "an encoding that Python knows" in errors
+
+
+def test_of_a_table_the_sources_are_translated_which_is_said(command, translator: Path, tmp_path: Path) -> None:
+    (tmp_path / "pairs.tsv").write_text("six\tsechs\tof Tatoeba\none two\teins zwei\n")
+    said = f"{tmp_path / 'pairs.tsv'}: read as a table; what stands before the first tab of a line is translated\n"
+    assert command("translate", translator, tmp_path / "pairs.tsv") == (0, "sechs\neins zwei\n", said)
+
+
 def test_the_best_are_printed_with_their_scores_best_first(command, translator: Path, typed) -> None:
     typed(b"six\nseven six\n")
     code, out, _ = command("translate", translator, "--n-best", "3", "--beam", "2")
@@ -89,10 +114,14 @@ def test_pictures_show_what_each_line_attended_to(command, translator: Path, tmp
 
 def test_what_cannot_be_translated_is_one_line(command, translator: Path, tmp_path: Path, typed) -> None:
     (tmp_path / "latin.txt").write_bytes(b"one\ncaf\xe9\n")
+    (tmp_path / "zeros.txt").write_bytes(b"one\0")
+    (tmp_path / "short.gz").write_bytes(gzip.compress(b"one\n" * 50)[:-9])
     typed(b"one\ncaf\xe9\n")
     for name, said in (
-        (tmp_path / "latin.txt", f"{tmp_path / 'latin.txt'}, line 2: expected UTF-8 text, got an invalid byte at 3."),
-        ("-", "standard input, line 2: expected UTF-8 text, got an invalid byte at 3."),
+        (tmp_path / "latin.txt", f"{tmp_path / 'latin.txt'}, line 2: expected UTF-8 text, got an invalid byte after 'caf'."),
+        ("-", "standard input, line 2: expected UTF-8 text, got an invalid byte after 'caf'."),
+        (tmp_path / "zeros.txt", f"{tmp_path / 'zeros.txt'}: expected text, got a binary file (it has zero bytes)."),
+        (tmp_path / "short.gz", f"{tmp_path / 'short.gz'}: a damaged gzip file"),
         (tmp_path, f"{tmp_path}: expected a file of lines, got a folder."),
         (tmp_path / "none.txt", f"{tmp_path / 'none.txt'}: expected a file of lines, there is none."),
     ):

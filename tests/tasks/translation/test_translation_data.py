@@ -142,7 +142,9 @@ def test_validation_of_its_own_leaves_all_pairs_to_learn_from(tmp_path: Path) ->
     assert [tuple(pair) for pair in validation] == [("one cat", "eine Katze")]
     (tmp_path / "v.tsv").write_text("\t\n")
     written = [str(tmp_path / name) for name in ("a.en", "a.de")]
-    with pytest.raises(DataError, match=r"v\.tsv: expected pairs of sentences to measure on \(--validation\), got none"):
+    with pytest.raises(
+        DataError, match=r"v\.tsv: expected pairs of sentences to measure on in validation \(--validation\), got none"
+    ):
         data.prepare(Config(data=tuple(written), validation=(str(tmp_path / "v.tsv"),)), tmp_path, print)
 
 
@@ -152,7 +154,7 @@ def test_what_is_too_long_or_empty_is_left_out_and_said(tmp_path: Path) -> None:
     assert len(kept) == 4
     assert said == [
         "left out 2 pairs of which a side is empty",
-        "left out 2 of 6 pairs: longer than 4 tokens (--longest)",
+        "left out 2 of 6 pairs: longer than 4 tokens (longest, --longest)",
     ]
 
 
@@ -160,7 +162,7 @@ def test_what_is_too_long_or_empty_is_left_out_and_said(tmp_path: Path) -> None:
     ("pairs", "said"),
     [
         ([("", "leer")], "expected pairs of sentences to learn from, got none that is not empty"),
-        ([("a b c", "a")], r"all pairs are longer than 2 tokens\. Raise --longest"),
+        ([("a b c", "a")], r"all pairs are longer than 2 tokens\. Raise longest \(--longest\)"),
     ],
 )
 def test_too_little_to_learn_from_leaves_nothing_behind(tmp_path: Path, pairs: list, said: str) -> None:

@@ -357,4 +357,4 @@ def _check_start(config: Config) -> None:
         differences = "; ".join(
             f"{name}: it has {getattr(earlier, name)!r}, got {getattr(config, name)!r}" for name in differing
         )
-        raise ConfigError(f"--start {config.start}: expected the settings of that run's model. {differences}.")
+        raise ConfigError(f"start: expected the settings of {config.start}'s model. {differences}.", ["start"])

@@ -27,7 +27,9 @@ def prepare(config: Config, folder: Path, say: Callable[[str], None]) -> None:
     if left_out:
         say(sources.describe(left_out))
     if config.documents and len(documents) < 2:
-        raise DataError(f"--documents expected several files to keep apart, got one ({documents[0].path}). Leave it out.")
+        raise DataError(
+            f"documents (--documents) expected several files to keep apart, got one ({documents[0].path}). Leave it out."
+        )
     tokenizer = tokenizers.learn(config.unit, documents, config.vocabulary_size)
     (folder / FOLDER).mkdir()
     write_tokens(documents, tokenizer, folder / FOLDER)

@@ -65,7 +65,10 @@ def generate(
         return tokenizer.decode_stream(i for i in ids if i != tokenizer.end)
     if precision != "fp32":
         reason = streaming.supported(getattr(model, "layers", model), precision)
-        raise ConfigError(f"--precision {precision}: expected a model the streaming engine runs; {reason}. Use fp32.")
+        raise ConfigError(
+            f"precision: expected fp32 of a model that the streaming engine does not run ({reason}), got {precision}.",
+            ["precision"],
+        )
     return tokenizer.decode_stream(_tokens(model, context, length, forbidden, tokenizer.end, generator, settings))
 
 

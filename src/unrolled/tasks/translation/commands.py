@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import rich_click as click
 
 from unrolled import flags
+
+
+def _encoding(ctx: click.Context, parameter: click.Parameter, name: str | None) -> str | None:
+    from unrolled.data.sources import check_encoding
+
+    try:
+        return name and check_encoding(name)
+    except ValueError as error:
+        raise click.BadParameter(f"expected {error}, got {name!r}.") from None
 
 
 @click.command()
@@ -32,6 +41,11 @@ from unrolled import flags
     type=flags.SENTENCES,
     help="Print this many of each line, best first, with scores; a narrower beam is widened to it.",
 )
+@click.option(
+    "--encoding",
+    callback=_encoding,
+    help="Of FILE, such as utf-16, latin-1 or cp1252; auto goes by its byte order mark.  [default: the run's]",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
 @click.option(
     "--show",
@@ -39,19 +53,24 @@ from unrolled import flags
     type=click.Path(path_type=Path, file_okay=False),
     help="Write a picture per line: which source tokens each token of the translation attended to.",
 )
-def translate(run: Path, file: str, n_best: int | None, as_json: bool, show: Path | None, **settings: Any) -> None:
+def translate(
+    run: Path, file: str, n_best: int | None, encoding: str | None, as_json: bool, show: Path | None, **settings: Any
+) -> None:
     """Translate FILE, or standard input: a line in, a line out, in order. What is typed is answered line by line.
+
+    FILE may be packed by gzip; of a table, the column before the first tab is translated.
 
     unrolled translate runs/my-run letter.txt > translated.txt
     """
     from unrolled.inspection import alignment
     from unrolled.tasks import load
+    from unrolled.tasks.translation import lines
 
     given = {name: value for name, value in settings.items() if value is not None} | {"n_best": n_best or 1}
     model = load(run, task="translation")
     count = 0
-    for lines in _lines_at_hand(file):
-        for one in model.translate(lines, **given):
+    for several in lines.at_hand(file, encoding or model.config.encoding, say=partial(click.echo, err=True)):
+        for one in model.translate(several, **given):
             count += 1
             if one.left_out:
                 click.echo(
@@ -73,40 +92,6 @@ def _printed(one: Any, as_json: bool, n_best: int | None) -> Iterator[str]:
         yield one.translations[0].text
     else:
         yield from (f"{each.score:.4f}\t{each.text}" for each in one.translations)
-
-
-def _lines_at_hand(file: str) -> Iterator[list[str]]:
-    """Lines, as many at a time as can be read without waiting: one that is typed, thousands of a file."""
-    from unrolled.data.sources import kind_of
-    from unrolled.errors import DataError
-
-    kind = kind_of(file)
-    if kind in ("nothing", "folder"):
-        raise DataError(f"{file}: expected a file of lines, " + ("got a folder." if kind == "folder" else "there is none."))
-    try:
-        opened = 0 if file == "-" else os.path.expanduser(file)
-        with open(opened, "rb", buffering=0, closefd=file != "-") as unbuffered:  # whose read returns what there is
-            rest, number = b"", 0
-            while block := unbuffered.read(1 << 16):
-                *several, rest = (rest + block).split(b"\n")
-                yield [_text(line, file, number + n) for n, line in enumerate(several, 1)]
-                number += len(several)
-            if rest:
-                yield [_text(rest, file, number + 1)]
-    except OSError as error:
-        raise DataError(f"{'standard input' if file == '-' else file}: cannot be read ({error.strerror}).") from None
-
-
-def _text(line: bytes, file: str, number: int) -> str:
-    from unrolled.errors import DataError
-
-    try:
-        return line.decode("utf-8-sig" if number == 1 else "utf-8").removesuffix("\r")
-    except UnicodeDecodeError as error:
-        name = "standard input" if file == "-" else file
-        raise DataError(
-            f"{name}, line {number:,}: expected UTF-8 text, got an invalid byte at {error.start}. Convert it, as with iconv."
-        ) from None
 
 
 COMMANDS = [translate]

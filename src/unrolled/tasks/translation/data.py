@@ -68,7 +68,9 @@ def prepare(config: Config, folder: Path, say: Callable[[str], None]) -> None:
         validation = [pair for pair in Pairs(config.validation, config.encoding) if complete(pair)]
         if not validation:
             names = ", ".join(config.validation)
-            raise DataError(f"{names}: expected pairs of sentences to measure on (--validation), got none that is not empty.")
+            raise DataError(
+                f"{names}: expected pairs of sentences to measure on in validation (--validation), got none that is not empty."
+            )
     else:
         count = min(LARGEST_VALIDATION, int(total * config.validation_fraction))
         held_out[np.random.default_rng(config.seed).choice(total, count, replace=False)] = True
@@ -81,9 +83,11 @@ def prepare(config: Config, folder: Path, say: Callable[[str], None]) -> None:
     vocabularies.save(folder)
     left_out, kept = _write(folder / TRAINING, training(), vocabularies, config.longest)
     if left_out:
-        say(f"left out {left_out:,} of {left_out + kept:,} pairs: longer than {config.longest} tokens (--longest)")
+        say(f"left out {left_out:,} of {left_out + kept:,} pairs: longer than {config.longest} tokens (longest, --longest)")
     if not kept:
-        raise DataError(f"{', '.join(config.data)}: all pairs are longer than {config.longest} tokens. Raise --longest.")
+        raise DataError(
+            f"{', '.join(config.data)}: all pairs are longer than {config.longest} tokens. Raise longest (--longest)."
+        )
     (folder / VALIDATION).write_text(json.dumps(validation, ensure_ascii=False, indent=0), encoding="utf-8")
 
 

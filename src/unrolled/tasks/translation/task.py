@@ -16,7 +16,7 @@ from unrolled.data.sentences import END, START
 from unrolled.data.sources import Named, names
 from unrolled.ensemble import Ensemble
 from unrolled.errors import DataError
-from unrolled.metrics import TRANSLATION_NOT_INSTALLED, translation_scores, translation_scores_installed
+from unrolled.metrics import TRANSLATION_NOT_INSTALLED, exact_share, translation_scores, translation_scores_installed
 from unrolled.task import Carry, Metric, Preview, Processes, Step
 from unrolled.tasks.translation import data
 from unrolled.tasks.translation.config import Config
@@ -178,17 +178,16 @@ class Run:
     def evaluate(self, *paths: Named, report: Callable[[str, int, int], None] | None = None) -> dict[str, Any]:
         """`loss` in nats per token, `perplexity`, and of the translations `bleu`, `chrf`, with sacrebleu's signatures, `exact`;
         what share of the targets' tokens is unknown (`unknown_share`); how many `pairs` were measured, and of how many the
-        source was cut (`sources_cut`), being longer than `longest`.
+        source was cut (`sources_cut`), being longer than `longest`. Without sacrebleu, `not_measured` stands in place of its
+        scores and says how to get them.
 
         Args:
             paths: SOURCE and TARGET, or a table.
             report: called with what is being done, how many lines are done, and the total.
 
         Raises:
-            DataError: the data cannot be read, or there is no package for the scores.
+            DataError: the data cannot be read.
         """
-        if not translation_scores_installed():  # said before anything is translated
-            raise DataError(TRANSLATION_NOT_INSTALLED)
         pairs = list(Pairs(tuple(names(paths)), self.config.encoding))
         if not pairs:
             raise DataError(f"{', '.join(names(paths))}: expected pairs of sentences to measure on, got none.")
@@ -240,7 +239,11 @@ def measure(
     if scored:
         every = {n: text for part in parts for n, text in part.items()}
         references = [target for _, target in pairs]
-        metrics |= translation_scores([every[n] for n in range(len(pairs))], references)
+        translations = [every[n] for n in range(len(pairs))]
+        if translation_scores_installed():
+            metrics |= translation_scores(translations, references)
+        else:
+            metrics |= {"exact": exact_share(translations, references), "not_measured": TRANSLATION_NOT_INSTALLED}
     return metrics
 
 
