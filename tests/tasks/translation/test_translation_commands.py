@@ -114,7 +114,7 @@ def test_pictures_show_what_each_line_attended_to(command, translator: Path, tmp
 
 def test_what_cannot_be_translated_is_one_line(command, translator: Path, tmp_path: Path, typed) -> None:
     (tmp_path / "latin.txt").write_bytes(b"one\ncaf\xe9\n")
-    (tmp_path / "zeros.txt").write_bytes(b"one\0")
+    (tmp_path / "zeros.txt").write_bytes(b"one two\0three\n")
     (tmp_path / "short.gz").write_bytes(gzip.compress(b"one\n" * 50)[:-9])
     typed(b"one\ncaf\xe9\n")
     for name, said in (
