@@ -181,13 +181,15 @@ def test_a_bias_that_is_unfrozen_between_steps_learns_from_those_after(kind: str
 
 
 @every_kind
-def test_an_input_of_another_size_than_in_forward_is_refused_in_backward(kind: str) -> None:
+def test_an_input_of_another_size_than_in_forward_is_refused_in_backward(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     _, ours = twins(kind)
-    x = torch.randn(B, I)
+    x, ran = torch.randn(B, I), []
     loss = loop(ours, [x])
-    x.data = torch.zeros(1, 1)
+    x.data = torch.zeros(B, I + 1)
+    monkeypatch.setattr(kernel, "_run", lambda name, *given: ran.append(name))
     with pytest.raises(RuntimeError):
         loss.backward()
+    assert not ran
 
 
 def test_an_unknown_nonlinearity_is_refused_as_torch_refuses_it() -> None:
