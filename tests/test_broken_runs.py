@@ -36,6 +36,7 @@ USES = {
     "language-model": (["text.txt"], ["sample", "--seed", "1"]),
     "captioning": (["captions.tsv"], ["caption", "{data}/0.png", "--json"]),
     "translation": (["source.txt", "target.txt"], ["translate", "{data}/source.txt", "--json"]),
+    "labelling": (["words.conll"], ["label", "{data}/words.conll"]),
 }
 """Of each task the data that its runs are measured on, and what else its runs do."""
 
@@ -62,6 +63,8 @@ def runs(real_text: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
         (folder / "data" / f"{side}.txt").write_text("\n".join(several))
     sides = [folder / "data" / "source.txt", folder / "data" / "target.txt"]
     tasks.train("translation", sides, run=folder / "translation", **short, vocabulary_size=300, longest=40)
+    (folder / "data" / "words.conll").write_text("".join(f"{n}\tNUM\nwalls\tNOUN\n\n" for n in range(20)))
+    tasks.train("labelling", folder / "data" / "words.conll", run=folder / "labelling", **short, character_size=4)
     for run in folder.iterdir():
         if (run / "config.json").exists():
             content = json.loads((run / "config.json").read_text())
@@ -198,7 +201,7 @@ def test_commands_on_a_broken_run_work_or_say_what_is_wrong_in_one_line(runs: di
         for path in draw(st.lists(st.sampled_from(sorted(p for p in run.rglob("*") if p.is_file())), min_size=1, max_size=2)):
             if path.is_file() and not path.is_symlink():
                 break_file(path, draw)
-        task = name if name in ("captioning", "translation") else "language-model"
+        task = name if name in ("captioning", "translation", "labelling") else "language-model"
         data, use = USES[task]
         verbs = [
             ["info", str(run), "--json"],

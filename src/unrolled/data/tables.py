@@ -8,6 +8,7 @@ false (T, L).
 from __future__ import annotations
 
 import csv
+import math
 import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -50,7 +51,7 @@ def require_finite(name: str, inputs: np.ndarray, columns: Iterable[str] = (), f
     Raises:
         DataError: one is missing (NaN) or infinite; its row and column are named.
     """
-    flat = inputs.reshape(len(inputs), -1)
+    flat = inputs.reshape(len(inputs), math.prod(inputs.shape[1:]))
     if not np.isfinite(flat).all():
         row, column = np.argwhere(~np.isfinite(flat))[0]
         names = list(columns)
@@ -70,7 +71,7 @@ def as_inputs(name: str, array: np.ndarray) -> np.ndarray:
     """
     if array.dtype.kind not in "fiub" or not array.ndim:
         raise DataError(f"{name}: expected an array of numbers (T, F), got {array.dtype} of shape {array.shape}.")
-    inputs = np.ascontiguousarray(array.reshape(len(array), -1) if array.ndim != 2 else array, dtype=np.float32)
+    inputs = np.ascontiguousarray(array.reshape(len(array), math.prod(array.shape[1:])), dtype=np.float32)
     return require_finite(name, inputs)
 
 

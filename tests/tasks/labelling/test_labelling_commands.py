@@ -82,6 +82,19 @@ def test_a_sequence_of_no_steps_gets_no_labels_and_keeps_its_place(trained, conl
     assert (found[0].labels, len(found[1].labels)) == ([], 1)
 
 
+@pytest.mark.parametrize("per", ["step", "sequence"])
+def test_a_file_of_no_steps_gets_no_label(command, trained, csv: Path, per: str) -> None:
+    run = trained(csv, per=per)
+    np.save(csv.parent / "none.npy", np.zeros((0, 2)))
+    code, out, errors = command("label", run.folder, csv.parent / "none.npy")
+    assert (code, errors, [row["label"] for row in rows(out)]) == (0, "", [""] if per == "sequence" else [])
+    code, out, errors = command("label", run.folder, csv.parent / "none.npy", "--json")
+    assert (code, errors, json.loads(out).get("label")) == (0, "", None)
+    code, _, errors = command("evaluate", run.folder, csv.parent / "none.npy")
+    assert (code, errors.count("\n")) == (2, 1)
+    assert "got none that has a step" in errors
+
+
 def test_evaluation_counts_by_name_and_labels_never_seen_as_wrong(command, trained, conllu: Path, tmp_path: Path) -> None:
     run = trained(conllu)
     found = next(run.label([Sequence("", ["the", "dog"])])).labels

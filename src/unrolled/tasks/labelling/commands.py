@@ -138,7 +138,8 @@ def _written(own: str | frozenset[str], probabilities: Any, names: list[str]) ->
 
 
 def _chosen(own: str | frozenset[str]) -> list[str]:
-    return [own] if isinstance(own, str) else sorted(own)
+    """The labels of a step or a sequence; a sequence without a step has none."""
+    return sorted(own) if isinstance(own, frozenset) else [own] if own else []
 
 
 def _as_object(one: Labelled, names: list[str]) -> dict[str, Any]:
@@ -150,9 +151,8 @@ def _as_object(one: Labelled, names: list[str]) -> dict[str, Any]:
         found["times"] = one.sequence.times.tolist()
 
     def both(own: str | frozenset[str], probabilities: Any) -> tuple[Any, Any]:
-        chosen = [own] if isinstance(own, str) else sorted(own)
-        numbers = [round(float(probabilities[names.index(label)]), 4) for label in chosen]
-        return (own, numbers[0]) if isinstance(own, str) else (chosen, numbers)
+        numbers = [round(float(probabilities[names.index(label)]), 4) for label in _chosen(own)]
+        return (own or None, next(iter(numbers), None)) if isinstance(own, str) else (_chosen(own), numbers)
 
     if isinstance(one.labels, list):
         steps = [both(own, row) for own, row in zip(one.labels, one.probabilities, strict=True)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from collections.abc import Sequence as Several
@@ -13,7 +14,7 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, RootModel
+from pydantic import BaseModel, ConfigDict, RootModel, model_validator
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
@@ -46,6 +47,16 @@ class Encoding(BaseModel):
     characters: list[str] = []
     mean: list[float] = []
     deviation: list[float] = []
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> Self:
+        if not self.labels or len(set(self.labels)) < len(self.labels):
+            raise ValueError(f"expected labels, each once, got {self.labels[:5]}")
+        if len(self.mean) != len(self.deviation) or min(self.deviation, default=1.0) <= 0:
+            raise ValueError("expected a mean and a positive deviation for each number of a step")
+        if not self.mean and self.kind not in ("words", "characters"):
+            raise ValueError(f"expected a mean for each number of a step, for its steps are {self.kind}, got none")
+        return self
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -349,8 +360,21 @@ class Kept(Several[Example]):
         self._forms = files.read_as(folder.parent / FORMS, _Forms).root
         steps = int(self._ends[-1])
         expected = (steps, steps if self._per_step else len(self.lengths))
-        if (found := (len(self._inputs), len(self._labels))) != expected:
+        if (found := (len(self._inputs), len(self._labels))) != expected or self.lengths.min(initial=1) < 1:
             raise RunError(f"{folder}: expected {expected} rows of inputs and labels, got {found}. Restore it or train again.")
+        largest = {"words": len(self._forms) - 1, "characters": sys.maxunicode}.get(self._kind)
+        if largest is None and steps and self._inputs.shape[1:] != (len(encoding.mean),):
+            raise RunError(
+                f"{folder}: expected {len(encoding.mean)} numbers a step, got {self._inputs.shape[1:]}. Train again."
+            )
+        if largest is not None:
+            _require_numbers(folder / "inputs.bin", self._inputs, 0, largest)
+        if not config.multi:
+            _require_numbers(folder / "labels.bin", self._labels, UNLABELLED, len(self.names) - 1)
+        elif self._labels.shape[1:] != (len(encoding.labels),):
+            raise RunError(
+                f"{folder}: expected {len(encoding.labels)} labels a row, got {self._labels.shape[1:]}. Train again."
+            )
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -365,6 +389,18 @@ class Kept(Several[Example]):
         elif self._kind == "characters":
             inputs = "".join(map(chr, inputs.tolist()))
         return Example(inputs, np.asarray(self._labels[own if self._per_step else n]))
+
+
+def _require_numbers(path: Path, rows: np.ndarray, smallest: int, largest: int) -> None:
+    if rows.ndim != 1 or rows.dtype.kind not in "iu":
+        raise RunError(f"{path}: expected one whole number a row, got {rows.dtype} {rows.shape[1:]}. Train again.")
+    block = 1 << 24
+    for start in range(0, len(rows), block):
+        part = rows[start : start + block]
+        if part.min() < smallest or part.max() > largest:
+            raise RunError(
+                f"{path}: expected numbers from {smallest} to {largest:,}, got {part.min():,} to {part.max():,}. Train again."
+            )
 
 
 class _Forms(RootModel[list[str]]):

@@ -66,10 +66,7 @@ class Labeller(nn.Module):
             x, state = self.layers(x, state, lengths=lengths)
         if not self.per_step:
             x = self._whole(x, state, lengths)
-        return Output(self.output(self.dropout_after(x)), state)
-
-    def dropout_after(self, x: Tensor) -> Tensor:
-        return self.dropout(x) if x.dim() == 3 else self.dropout(x.unsqueeze(1)).squeeze(1)
+        return Output(self.output(self.dropout(x) if self.per_step else self.dropout(x.unsqueeze(1)).squeeze(1)), state)
 
     def _whole(self, x: Tensor, state: State, lengths: Tensor) -> Tensor:
         """Of each sequence one vector (B, D*H): the last states of the top layer; without recurrence the mean over its
