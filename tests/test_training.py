@@ -1,5 +1,6 @@
 """The loop: what it reports, when it stops, and that stopping and going on changes nothing."""
 
+import importlib.util
 import json
 import math
 import multiprocessing
@@ -70,6 +71,18 @@ class Toy:
 
     def show(self, model: nn.Module, seed: int) -> str:
         return "a sample"
+
+
+def test_a_step_searches_for_no_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    searched: list[str] = []
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: searched.append(name) or find(name, *more))
+    counts = []
+    for steps in (2, 2, 9):  # the first run may import what it needs
+        searched.clear()
+        train(Toy(max_steps=steps), tmp_path / f"{len(counts)}")
+        counts.append(len(searched))
+    assert counts[1] == counts[2]
 
 
 def test_the_rate_rises_then_falls_to_zero_with_steps_or_seconds_whichever_is_further() -> None:

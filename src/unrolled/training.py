@@ -59,7 +59,7 @@ def train(
     _require_memory(task, engine)
     torch.manual_seed(config.seed)
     model = task.build()
-    step_of, adamw = engine.prepare(task.loss, model, optimizer.build(model, config))
+    step_of, adamw = engine.prepare(task.loss, model), optimizer.build(model, config)
     optimizer.begin(adamw)
     engine.seed(config.seed)
     state = TrainingState(folder, engine, model, adamw)
