@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from unrolled.cell_layers import GRUCell, LSTMCell, RNNCell
     from unrolled.conversion import convert, restore
+    from unrolled.estimators import SequenceClassifier, SequenceLabeller
     from unrolled.export import export_onnx
     from unrolled.layers import GRU, LSTM, RNN
     from unrolled.recurrence.plan import explain
@@ -24,6 +25,8 @@ __all__ = [
     "GRUCell",
     "LSTMCell",
     "RNNCell",
+    "SequenceClassifier",
+    "SequenceLabeller",
     "__version__",
     "convert",
     "explain",
@@ -45,6 +48,8 @@ _HOME = {
     "convert": "unrolled.conversion",
     "restore": "unrolled.conversion",
     "export_onnx": "unrolled.export",
+    "SequenceClassifier": "unrolled.estimators",
+    "SequenceLabeller": "unrolled.estimators",
     "train": "unrolled.tasks",
     "resume": "unrolled.tasks",
     "load": "unrolled.tasks",
