@@ -320,7 +320,7 @@ class SequenceClassifier(_Estimator):
         dropout: float = 0.0,
         learning_rate: float = 0.01,
         weight_decay: float = 0.01,
-        batch_size: int = 32,
+        batch_size: int = 16,
         max_iter: int = 50,
         early_stopping: bool = False,
         validation_fraction: float = 0.1,
@@ -385,7 +385,7 @@ class SequenceLabeller(_Estimator):
     >>> heads = np.random.default_rng(0).integers(2, size=(64, 8, 1))
     >>> odd = heads[..., 0].cumsum(axis=1) % 2  # whether the heads so far are odd in number
     >>> model = SequenceLabeller(hidden_size=16, max_iter=200, random_state=0).fit(heads, odd)
-    >>> model.predict([[0, 1, 1, 1, 0, 0]])[0]
+    >>> model.predict([np.array([0, 1, 1, 1, 0, 0])])[0]
     array([0, 1, 0, 1, 1, 1])
     """
 
@@ -404,7 +404,7 @@ class SequenceLabeller(_Estimator):
         dropout: float = 0.0,
         learning_rate: float = 0.01,
         weight_decay: float = 0.01,
-        batch_size: int = 32,
+        batch_size: int = 16,
         longest: int = 200,
         max_iter: int = 50,
         early_stopping: bool = False,
