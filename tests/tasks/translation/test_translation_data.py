@@ -81,9 +81,9 @@ def test_batches_have_as_many_tokens_as_each_other_and_little_padding() -> None:
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3])
-def test_one_long_pair_among_short_ones_still_comes_once(batch_size: int) -> None:
-    lengths = np.array([3, 3, 90, 3, 3, 3, 80])
-    batches = Batches(Config(batch_size=batch_size), Lengths(lengths, lengths))
+@pytest.mark.parametrize("target", [[3, 3, 90, 3, 3, 3, 80], [3, 3, 1, 3, 3, 3, 3]], ids=["long targets", "long sources"])
+def test_one_long_pair_among_short_ones_still_comes_once(target: list[int], batch_size: int) -> None:
+    batches = Batches(Config(batch_size=batch_size), Lengths(np.array([3, 3, 90, 3, 3, 3, 80]), np.array(target)))
     epoch = [batches[step].tolist() for step in range(batches.per_epoch)]
     assert all(epoch)
     assert sorted(n for batch in epoch for n in batch) == list(range(7))
@@ -98,8 +98,11 @@ def test_a_batch_is_the_pairs_padded(tmp_path: Path) -> None:
         assert batch["tokens"][row].tolist() == [START, *target, END] + [PAD] * (3 - len(target))
 
 
-@pytest.mark.parametrize("unit", ["bpe", "word", "char"])
-def test_what_is_written_to_disk_is_what_was_given(tmp_path: Path, unit: str) -> None:
+@pytest.mark.parametrize(("unit", "block"), [("bpe", 1 << 24), ("word", 2), ("char", 7)])
+def test_what_is_written_to_disk_is_what_was_given(
+    tmp_path: Path, unit: str, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(data, "BLOCK", block)
     _, pairs, vocabularies, _ = prepared(tmp_path, unit=unit, validation_fraction=0, vocabulary_size=300)
     assert [vocabularies.source.decode(ids) for ids in pairs.source] == [source for source, _ in SENTENCES]
     assert [vocabularies.target.decode(ids) for ids in pairs.target] == [target for _, target in SENTENCES]
@@ -150,11 +153,11 @@ def test_validation_of_its_own_leaves_all_pairs_to_learn_from(tmp_path: Path) ->
 
 def test_what_is_too_long_or_empty_is_left_out_and_said(tmp_path: Path) -> None:
     pairs = [*SENTENCES, ("", "leer"), ("empty", "  "), ("a b c d e", "a"), ("a", "a b c d e")]
-    said, kept, _, _ = prepared(tmp_path, pairs, longest=4, validation_fraction=0)
+    said, kept, _, _ = prepared(tmp_path, pairs, longest=3, validation_fraction=0)
     assert len(kept) == 4
     assert said == [
         "left out 2 pairs of which a side is empty",
-        "left out 2 of 6 pairs: longer than 4 tokens (longest, --longest)",
+        "left out 2 of 6 pairs: longer than 3 tokens (longest, --longest)",
     ]
 
 

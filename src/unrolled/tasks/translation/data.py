@@ -27,6 +27,8 @@ TRAINING, VALIDATION = "train", "validation.json"
 SIDES = ("source", "target")
 LARGEST_VALIDATION = 1000
 """Pairs that are held out at most where no validation files are given."""
+BLOCK = 1 << 24
+"""Tokens that are searched for the ends of sentences at once."""
 
 
 class Vocabularies(NamedTuple):
@@ -174,8 +176,7 @@ class _Sentences(Sequence[np.ndarray]):
 
     def __init__(self, folder: Path, vocabulary_size: int) -> None:
         self._tokens = open_tokens(folder, vocabulary_size)
-        block = 1 << 24
-        found = [np.flatnonzero(self._tokens[i : i + block] == END) + i for i in range(0, len(self._tokens), block)]
+        found = [np.flatnonzero(self._tokens[i : i + BLOCK] == END) + i for i in range(0, len(self._tokens), BLOCK)]
         self._ends = np.concatenate([np.zeros(1, np.int64), *(each + 1 for each in found)])
         self.lengths = np.diff(self._ends)
         """Of each, END among them, (N,)."""
