@@ -113,22 +113,15 @@ def colour_unseen(run: Run, folder: Path) -> Preview:
     right = [own == true for one in found for own, true in zip(one.labels, one.sequence.labels, strict=True)]
     first = found[0]
     text, labels, true = (each[:SHOWN] for each in (first.sequence.inputs, first.labels, first.sequence.labels))
-    pictures = [
-        coloured_text.draw(
-            run.folder / "pictures" / f"unseen{ending}",
-            text,
-            [None if label == "O" else label for label in labels],
-            [None if label == "O" else label for label in true],
-            names=KINDS,
-        )
-        for ending in (".html", ".png")
-    ]
+    shown = [[None if label == "O" else label for label in several] for several in (labels, true)]
+    for ending in (".html", ".png"):
+        coloured_text.draw(run.folder / "pictures" / f"unseen{ending}", text, *shown, names=KINDS)
     lines = [
         in_one_line(first),
         "",
-        f"{sum(right) / len(right):.2%} of {len(right):,} characters of programs that it never saw are right; without",
-        f"recurrence, of each character alone, the best that can be said is right for {without_recurrence(folder):.2%}.",
-        f"The beginning of the first, coloured: {pictures[0]} and {pictures[1].name}",
+        f"{sum(right) / len(right):.2%} of {len(right):,} characters are right, of programs that it never saw.",
+        f"Of each character alone, without recurrence: {without_recurrence(folder):.2%} at best.",
+        f"The beginning of the first, coloured: {run.folder / 'pictures'}",
     ]
 
     def answer(line: str) -> str:
