@@ -1,8 +1,8 @@
 """Sequences of numbers, one row a step: NumPy arrays (npy, npz), CSV and Parquet tables, with or without a column of labels.
 
 A table's columns are inputs, but for those of the labels, of the sequence (which says to which a row belongs) and of the
-`time`. An npz has one array of inputs, (T, F) or (T,), and may have one of labels: names (T,), or for several at once true and
-false (T, L).
+`time`. An npz has one array of inputs, (T, F) or (T,), or of pictures, (T, height, width) or (T, height, width, channels), and
+may have one of labels: names (T,), or for several at once true and false (T, L).
 """
 
 from __future__ import annotations
@@ -64,14 +64,19 @@ def require_finite(name: str, inputs: np.ndarray, columns: Iterable[str] = (), f
 
 
 def as_inputs(name: str, array: np.ndarray) -> np.ndarray:
-    """An array of numbers as float32, with a column for what has none: (T,) -> (T, 1).
+    """An array of numbers as float32, with a column for what has none: (T,) -> (T, 1), and of grey pictures with a channel:
+    (T, height, width) -> (T, height, width, 1).
 
     Raises:
         DataError: no numbers, none at all, or not finite ones.
     """
     if array.dtype.kind not in "fiub" or not array.ndim:
         raise DataError(f"{name}: expected an array of numbers (T, F), got {array.dtype} of shape {array.shape}.")
-    inputs = np.ascontiguousarray(array.reshape(len(array), math.prod(array.shape[1:])), dtype=np.float32)
+    if array.ndim in (1, 3):
+        array = array[..., np.newaxis]
+    elif array.ndim > 4:
+        raise DataError(f"{name}: expected an array of rows (T, F) or of pictures, got one of shape {array.shape}.")
+    inputs = np.ascontiguousarray(array, dtype=np.float32)
     return require_finite(name, inputs)
 
 

@@ -13,11 +13,12 @@ from unrolled.data.sources import check_encoding
 class Config(TrainingConfig):
     """A recurrent network that labels sequences, and how it is trained."""
 
-    evaluation_settings: ClassVar = ("encoding", "word_column", "label_column", "sequence_column")
+    evaluation_settings: ClassVar = ("encoding", "word_column", "label_column", "sequence_column", "unlabelled")
 
     data: tuple[str, ...] = ()
     """Labelled sequences: files of CoNLL columns or CoNLL-U (words), of JSON lines (characters), NumPy arrays, CSV or Parquet
-    tables (numbers); or folders of such files."""
+    tables (numbers), recordings, videos, tar archives or folders of frames; folders of such files. Of recordings and videos the
+    folder's name is the label, unless DATA is a CSV of them: file, label, or file, start, end, label (seconds)."""
     validation: tuple[str, ...] = ()
     """Files for validation, in the form of DATA; by default validation_fraction."""
     validation_fraction: float = Field(0.1, ge=0, lt=1)
@@ -37,6 +38,21 @@ class Config(TrainingConfig):
     tables and arrays label."""
     sequence_column: str = "sequence"
     """In tables: the column that says to which sequence a row belongs. Without it, a file is one sequence."""
+    unlabelled: str = ""
+    """Per step: name that stands for no label; such steps count in no loss and no metric. Steps with an empty name never do."""
+    sampling_rate: int = Field(16000, ge=1000, le=192_000)
+    """Audio: samples per second, to which recordings are resampled."""
+    mel_bands: int = Field(40, ge=4, le=256)
+    """Audio: number of log-mel features of a step."""
+    hop: float = Field(0.01, ge=0.001, le=1)
+    """Audio: seconds from one step to the next."""
+    frames_per_second: float = Field(5, gt=0, le=240)
+    """Video: steps per second, at which it is sampled; folders and archives of frames are taken to have as many."""
+    frame_size: int = Field(64, ge=8, le=512)
+    """Video: side in pixels of the square that frames are resized to, without encoder."""
+    encoder: str = "none"
+    """Video: pretrained CNN whose features are read, kept on disk: efficientnet-lite0, timm:NAME or hf:NAME. None: the frames
+    themselves, through the front's small CNN, which learns (LRCN, Donahue et al. 2015)."""
     minimum_count: Count = 1
     """Minimum frequency of a word or character in the vocabulary; rarer ones become unknown."""
     embedding_size: Width = 100
@@ -45,7 +61,7 @@ class Config(TrainingConfig):
     """Words: width of the character-level recurrence in each direction, which reads their letters; 0 leaves it out."""
     front: Literal["auto", "none", "linear", "conv", "cnn"] = "auto"
     """Numbers, audio, video: what stands before the recurrence: nothing, a linear map, a 1-D convolution over the steps, or a
-    CNN over each image. Auto: conv for audio, cnn for images, else none."""
+    CNN over each image. Auto: conv for audio, cnn for images, linear for features of video, else none."""
     front_size: Width = 64
     """Width of the front's output."""
     cell: Literal["none", "rnn", "lstm", "gru"] = "lstm"

@@ -47,6 +47,8 @@ class Encoding(BaseModel):
     characters: list[str] = []
     mean: list[float] = []
     deviation: list[float] = []
+    shape: list[int] = []
+    """Of the numbers of a step: [F], of pictures [height, width, channels]; their mean and deviation are by channel."""
 
     @model_validator(mode="after")
     def _fit_together(self) -> Self:
@@ -79,9 +81,9 @@ class Encoding(BaseModel):
         Raises:
             DataError: a sequence of numbers of another width than those of training.
         """
-        if self.mean and sequence.inputs.shape[1] != len(self.mean):
+        if self.mean and (got := list(sequence.inputs.shape[1:])) != self.shape:
             raise DataError(
-                f"{sequence.name}: expected {len(self.mean)} numbers a step, as in training, got {sequence.inputs.shape[1]}."
+                f"{sequence.name}: expected {_counted(self.shape)} numbers a step, as in training, got {_counted(got)}."
             )
 
     def collate(self, several: Several[Any]) -> dict[str, Tensor]:
@@ -89,7 +91,7 @@ class Encoding(BaseModel):
 
         - words: `words` (B, T), their letters `characters` (B, T, C), and `forms` (B, T), alike for the same word;
         - characters: `characters` (B, T);
-        - numbers: `numbers` (B, T, F).
+        - numbers, audio, video: `numbers` (B, T, F), of pictures (B, T, height, width, channels).
         """
         batch = {"lengths": torch.tensor([len(one) for one in several])}
         if self.kind == "words":
@@ -166,7 +168,7 @@ def labels_of(sequence: Sequence, config: Config) -> Any:
     if config.per == "step":
         if not isinstance(labels, list):
             raise DataError(f"{sequence.name}: expected a label for each step, got one for the whole. Add --per sequence.")
-        return labels
+        return ["" if label == config.unlabelled else label for label in labels] if config.unlabelled else labels
     if not isinstance(labels, list):
         return labels
     if len(set(labels)) != 1:
@@ -185,9 +187,14 @@ def prepare(config: Config, folder: Path, say: Callable[[str], None]) -> None:
     """
     kind = kind_of(config, config.data)
     names = ", ".join(config.data)
-    empty, total = 0, 0
+    empty, total, silent = 0, 0, 0
     for sequence in read(config, kind, config.data):
         empty, total = empty + (not len(sequence)), total + bool(len(sequence))
+        silent += kind == "audio" and len(sequence) > 0 and bool(np.ptp(sequence.inputs) == 0)
+    if total and silent == total:
+        raise DataError(f"{names}: expected sound, got {silent:,} recordings of silence.")
+    if silent:
+        say(f"{silent:,} recordings are silent from beginning to end")
     if not total:
         raise DataError(f"{names}: expected sequences to learn from, got none that has a step.")
     if empty:
@@ -255,25 +262,29 @@ def learn(config: Config, kind: Kind, sequences: Iterable[Sequence], names: str 
         characters=frequent(characters),
         mean=spread.mean.tolist(),
         deviation=spread.deviation.tolist(),
+        shape=spread.shape,
     )
 
 
 class _Spread:
-    """Mean and standard deviation of each number over all steps, sequence by sequence (Chan, Golub and LeVeque 1979)."""
+    """Mean and standard deviation of each number over all steps, of pictures of each channel over all pixels, sequence by
+    sequence (Chan, Golub and LeVeque 1979)."""
 
     def __init__(self) -> None:
         self.count, self.first = 0, ""
+        self.shape: list[int] = []
         self.mean = self._squares = np.zeros(0)
 
     def add(self, sequence: Sequence) -> None:
-        x = np.asarray(sequence.inputs, np.float64)
+        own = list(sequence.inputs.shape[1:])
         if not self.count:
-            self.first, self.mean, self._squares = sequence.name, np.zeros(x.shape[1]), np.zeros(x.shape[1])
-        if x.shape[1] != len(self.mean):
+            self.first, self.shape, self.mean, self._squares = sequence.name, own, np.zeros(own[-1]), np.zeros(own[-1])
+        if own != self.shape:
             raise DataError(
-                f"{sequence.name}: expected {len(self.mean)} numbers a step, as in {self.first}, got {x.shape[1]}. All have to "
-                "have the same columns."
+                f"{sequence.name}: expected {_counted(self.shape)} numbers a step, as in {self.first}, got {_counted(own)}. "
+                "All have to have the same columns."
             )
+        x = np.asarray(sequence.inputs, np.float64).reshape(-1, own[-1])
         count, difference = self.count + len(x), x.mean(0) - self.mean
         self._squares = self._squares + ((x - x.mean(0)) ** 2).sum(0) + difference**2 * self.count * len(x) / count
         self.mean = self.mean + difference * len(x) / count
@@ -284,6 +295,10 @@ class _Spread:
         """1 for what never changes."""
         deviation = np.sqrt(self._squares / max(1, self.count))
         return np.where(deviation > 1e-6 * np.maximum(1, np.abs(self.mean)), deviation, 1.0)
+
+
+def _counted(shape: list[int]) -> str:
+    return " x ".join(map(str, shape))
 
 
 def cut(sequence: Sequence, config: Config) -> Iterator[Sequence]:

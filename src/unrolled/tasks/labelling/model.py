@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 from unrolled.crf import ConditionalRandomField
 from unrolled.dropout import LockedDropout
+from unrolled.errors import ConfigError
 from unrolled.kernels.linear import Linear
 from unrolled.layers import LAYERS
 from unrolled.tasks.labelling.config import Config
@@ -85,12 +87,14 @@ def mean_over_steps(x: Tensor, lengths: Tensor) -> Tensor:
     return (x * mask.unsqueeze(-1)).sum(1) / lengths.clamp(min=1).unsqueeze(1)
 
 
-def front(config: Config, encoding: Encoding) -> Words | Characters | Numbers:
+def front(config: Config, encoding: Encoding) -> Words | Characters | Images | Numbers:
     """What turns a step's input into a vector, by what a step is; its width is `size`."""
     if encoding.kind == "words":
         return Words(config, encoding)
     if encoding.kind == "characters":
         return Characters(config, encoding)
+    if len(encoding.shape) == 3:
+        return Images(config, encoding)
     return Numbers(config, encoding)
 
 
@@ -156,7 +160,10 @@ class Numbers(nn.Module):
         super().__init__()
         self.register_buffer("mean", torch.tensor(encoding.mean), persistent=False)
         self.register_buffer("deviation", torch.tensor(encoding.deviation), persistent=False)
-        self.kind = config.front if config.front != "auto" else "conv" if encoding.kind == "audio" else "none"
+        usual = {"audio": "conv", "video": "linear"}.get(encoding.kind, "none")
+        self.kind = config.front if config.front != "auto" else usual
+        if self.kind == "cnn":
+            raise ConfigError(f"front: expected none, linear or conv for steps of {len(encoding.mean)} numbers, got cnn.")
         width, size = len(encoding.mean), config.front_size
         self.size = width if self.kind == "none" else size
         if self.kind == "linear":
@@ -173,3 +180,33 @@ class Numbers(nn.Module):
         steps = torch.arange(x.shape[1], device=x.device)
         x = x * (steps < inputs["lengths"].unsqueeze(1)).unsqueeze(-1)  # behind a sequence's end as before its beginning: zeros
         return torch.relu(self.map(x.transpose(1, 2)).transpose(1, 2))
+
+
+class Images(nn.Module):
+    """A small CNN over each picture, (height, width, channels), that learns with the rest (LRCN, Donahue et al. 2015): three
+    convolutions, each halving both sides, then the mean of each of 4 x 4 parts, so that it is known where something is.
+
+    Pictures behind a sequence's end are not looked at.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, config: Config, encoding: Encoding) -> None:
+        super().__init__()
+        if config.front not in ("auto", "cnn"):
+            raise ConfigError(f"front: expected cnn for pictures, got {config.front}.")
+        self.register_buffer("mean", torch.tensor(encoding.mean), persistent=False)
+        self.register_buffer("deviation", torch.tensor(encoding.deviation), persistent=False)
+        self.size = config.front_size
+        self.body = nn.Sequential()
+        for channels, wider in pairwise((len(encoding.mean), 16, 32, 64)):
+            self.body.extend([nn.Conv2d(channels, wider, 3, 2, padding=1), nn.GroupNorm(8, wider), nn.ReLU()])
+        self.body.extend([nn.AdaptiveAvgPool2d(4), nn.Flatten(), Linear(64 * 16, self.size), nn.ReLU()])
+
+    def forward(self, inputs: Inputs) -> Tensor:
+        pictures = inputs["numbers"]  # (B, T, height, width, channels)
+        inside = torch.arange(pictures.shape[1], device=pictures.device) < inputs["lengths"].unsqueeze(1)
+        x = (pictures[inside].float() - self.mean) / self.deviation  # (N, height, width, channels)
+        seen = self.body(x.permute(0, 3, 1, 2))
+        return seen.new_zeros(*inside.shape, self.size).masked_scatter(inside.unsqueeze(-1), seen)
