@@ -52,7 +52,7 @@ def test_arrays_are_read_with_their_labels(tmp_path: Path) -> None:
     np.savez(tmp_path / "steps.npz", celsius=np.zeros((2, 3, 4), np.float16), label=np.array(["a", "b"]))
     np.savez(tmp_path / "chords.npz", inputs=np.zeros((2, 1)), labels=np.array([[1, 0, 1], [0, 0, 0]], bool))
     assert read(tmp_path / "one.npy")[0].inputs.shape == (3, 1)
-    assert (read(tmp_path / "steps.npz")[0].inputs.shape, read(tmp_path / "steps.npz")[0].labels) == ((2, 12), ["a", "b"])
+    assert (read(tmp_path / "steps.npz")[0].inputs.shape, read(tmp_path / "steps.npz")[0].labels) == ((2, 3, 4, 1), ["a", "b"])
     assert read(tmp_path / "chords.npz", multi=True)[0].labels == [{"0", "2"}, frozenset()]
 
 

@@ -93,7 +93,7 @@ def samples(source: Source, rate: int) -> Iterator[np.ndarray]:
     Raises:
         DataError: as `read`.
     """
-    soundfile, path, done = _library("soundfile"), source.path, 0
+    soundfile, path, done, own = _library("soundfile"), source.path, 0, rate
     try:
         with soundfile.SoundFile(path if source.content is None else io.BytesIO(source.content)) as file:
             own = file.samplerate

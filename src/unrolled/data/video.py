@@ -94,6 +94,7 @@ def _decoded(path: str) -> Iterator[tuple[Fraction, Fraction, Any]]:
     """When each frame begins and ends, in seconds, and the frame."""
     try:
         import av
+        from av.error import FFmpegError
     except ImportError:
         raise DataError(f"{path}: reading video needs the package av: {INSTALL}") from None
     end = Fraction(0)
@@ -119,7 +120,7 @@ def _decoded(path: str) -> Iterator[tuple[Fraction, Fraction, Any]]:
             stated = _stated(container, stream)
             if stated is not None and end - first < stated - max(Fraction(1, 2), stated / 10):
                 raise DataError(_cut(path, end - first, f"it says {float(stated):.2f} s"))
-    except av.error.FFmpegError as error:
+    except FFmpegError as error:
         reason = error.strerror or type(error).__name__
         if end:
             raise DataError(_cut(path, end, reason)) from None

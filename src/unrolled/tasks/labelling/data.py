@@ -73,6 +73,8 @@ class Encoding(BaseModel):
         (folder / ENCODING).write_text(self.model_dump_json(indent=1), encoding="utf-8")
 
     def model_post_init(self, context: Any) -> None:
+        if self.mean and not self.shape:
+            self.shape = [len(self.mean)]
         self._words = {word: n for n, word in enumerate(self.words, 2)}
         self._characters = {character: n for n, character in enumerate(self.characters, 2)}
 
