@@ -75,6 +75,8 @@ class Encoding(BaseModel):
     def model_post_init(self, context: Any) -> None:
         if self.mean and not self.shape:
             self.shape = [len(self.mean)]
+        if self.mean and (len(self.shape) not in (1, 3) or self.shape[-1] != len(self.mean)):
+            raise ValueError(f"a mean for each of the numbers of a step, got {len(self.mean)} for {self.shape}")
         self._words = {word: n for n, word in enumerate(self.words, 2)}
         self._characters = {character: n for n, character in enumerate(self.characters, 2)}
 
@@ -380,9 +382,9 @@ class Kept(Several[Example]):
         if (found := (len(self._inputs), len(self._labels))) != expected or self.lengths.min(initial=1) < 1:
             raise RunError(f"{folder}: expected {expected} rows of inputs and labels, got {found}. Restore it or train again.")
         largest = {"words": len(self._forms) - 1, "characters": sys.maxunicode}.get(self._kind)
-        if largest is None and steps and self._inputs.shape[1:] != (len(encoding.mean),):
+        if largest is None and steps and list(self._inputs.shape[1:]) != encoding.shape:
             raise RunError(
-                f"{folder}: expected {len(encoding.mean)} numbers a step, got {self._inputs.shape[1:]}. Train again."
+                f"{folder}: expected {_counted(encoding.shape)} numbers a step, got {_counted([*self._inputs.shape[1:]])}. Train again."
             )
         if largest is not None:
             _require_numbers(folder / "inputs.bin", self._inputs, 0, largest)
