@@ -384,8 +384,8 @@ class Kept(Several[Example]):
         largest = {"words": len(self._forms) - 1, "characters": sys.maxunicode}.get(self._kind)
         if largest is None and steps and list(self._inputs.shape[1:]) != encoding.shape:
             raise RunError(
-                f"{folder}: expected {_counted(encoding.shape)} numbers a step, got {_counted([*self._inputs.shape[1:]])}. Train "
-                "again."
+                f"{folder}: expected {_counted(encoding.shape)} numbers a step, got {_counted([*self._inputs.shape[1:]])}. "
+                "Train again."
             )
         if largest is not None:
             _require_numbers(folder / "inputs.bin", self._inputs, 0, largest)
