@@ -122,7 +122,7 @@ def _strip(axes: Axes, title: str, labels: Sequence[str], edges: np.ndarray, loo
     """One row of coloured segments with their names where there is room; returns which labels are there."""
     groups = np.array_split(np.arange(len(labels)), min(len(labels), _ACROSS))
     if len(groups) < len(labels):
-        labels = [Counter(labels[n] for n in group.tolist()).most_common(1)[0][0] for group in groups]
+        labels = [Counter(labels[int(n)] for n in group).most_common(1)[0][0] for group in groups]
         edges = np.append(edges[[group[0] for group in groups]], edges[-1])
     whole = edges[-1] - edges[0]
     for label, start, end in segments(labels):
