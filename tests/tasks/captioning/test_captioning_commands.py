@@ -43,7 +43,7 @@ def test_evaluating_tells_how_far_it_is(captioner: Path, shapes: Path) -> None:
 def test_what_a_run_cannot_do_is_said_with_what_it_can(command, captioner: Path) -> None:
     code, out, errors = command("sample", captioner)
     assert (code, out) == (2, "")
-    expected = "expected a run of language-model, got one of captioning. What that can do: caption, evaluate, info."
+    expected = "expected a run of language-model, got one of captioning. What that can do: caption, evaluate, export, info."
     assert errors == f"error: {captioner}: {expected}\n"
 
 

@@ -41,11 +41,11 @@ def label(run: Path, inputs: tuple[str, ...], as_json: bool, follow: bool, show:
 
     if len(inputs) > 1 and follow:
         raise click.UsageError(f"--follow expected one INPUT, or none for standard input, got {len(inputs)}.")
-    if not inputs and not follow:
-        raise click.UsageError("expected at least one INPUT, got none. - is standard input.")
     if show and (follow or "-" in inputs):
         raise click.UsageError("--show expected files as INPUT, which it reads a second time, got what can be read once.")
     model = load(run, task="labelling", **{name: value for name, value in columns.items() if value is not None})
+    if not inputs and not follow:
+        raise click.UsageError("expected at least one INPUT, got none. - is standard input.")
     if show:
         from unrolled.tasks.labelling.show import draw
 
