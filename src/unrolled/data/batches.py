@@ -38,10 +38,14 @@ class LengthBatches:
         padded = sum((stop - start) * int(self.lengths[order[start:stop]].max()) for start, stop in pairwise(cuts))
         return 1 - float(self.lengths.sum()) / padded
 
+    def order(self, rng: np.random.Generator) -> np.ndarray:
+        """The numbers of all sequences, alike lengths together."""
+        return np.argsort(self.lengths * (1 + 0.1 * rng.random(len(self.lengths))) + 2 * rng.random(len(self.lengths)))
+
     def _make_epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The sequences in their order, where batches begin in it, and the order of the batches."""
         rng = np.random.default_rng([self.seed, epoch])
-        order = np.argsort(self.lengths * (1 + 0.1 * rng.random(len(self.lengths))) + 2 * rng.random(len(self.lengths)))
+        order = self.order(rng)
         total = np.cumsum(self.lengths[order])
         number = np.arange(1, self.per_epoch)
         cuts = np.searchsorted(total, total[-1] * number / self.per_epoch)

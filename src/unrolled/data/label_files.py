@@ -16,6 +16,7 @@ import numpy as np
 from unrolled.data import sources
 from unrolled.data.sequences import Sequence, parse_label
 from unrolled.data.sources import Source
+from unrolled.data.tables import is_number
 from unrolled.errors import DataError
 
 FILE = ("file", "filename", "file_name", "path", "name", "recording", "audio", "video", "clip")
@@ -231,23 +232,15 @@ def _columns(path: str, cells: list[str], label: str | None) -> tuple[Columns, b
         return Columns(file, own if own is not None else found, start, end), True  # type: ignore[arg-type]
     if len(cells) == 2:
         return Columns(0, 1 if own is None else own), False
-    if len(cells) == 4 and _is_number(cells[1]) and _is_number(cells[2]):
+    if len(cells) == 4 and is_number(cells[1]) and is_number(cells[2]):
         return Columns(0, 3 if own is None else own, 1, 2), False
     raise DataError(f"{path}, row 1: got {len(cells)} columns: {', '.join(cells)}. {FORM}.")
 
 
 def _seconds(path: str, row: int, cell: str) -> float:
-    if not _is_number(cell) or not math.isfinite(float(cell)):
+    if not is_number(cell) or not math.isfinite(float(cell)):
         raise DataError(f"{path}, row {row:,}: expected a time in seconds, got {cell!r}.")
     return float(cell)
-
-
-def _is_number(cell: str) -> bool:
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return True
 
 
 def _steps(segment: Segment, times: np.ndarray) -> tuple[int, int]:

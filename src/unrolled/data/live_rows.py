@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from unrolled.data.tables import is_number
 from unrolled.errors import DataError
 
 _POLL = 0.01
@@ -52,7 +53,7 @@ def rows(path: str = "-", ignored: Collection[str] = ()) -> Iterator[Arrived]:
         if not cells:
             continue
         if not columns:
-            header = not any(map(_is_number, cells))
+            header = not any(map(is_number, cells))
             columns = [cell.strip() for cell in cells] if header else [str(n + 1) for n in range(len(cells))]
             kept = [n for n, column in enumerate(columns) if column not in ignored]
             if header:
@@ -62,7 +63,7 @@ def rows(path: str = "-", ignored: Collection[str] = ()) -> Iterator[Arrived]:
         try:
             inputs = np.array([float(cells[n]) for n in kept], np.float32)
         except ValueError:
-            wrong = next(n for n in kept if not _is_number(cells[n]))
+            wrong = next(n for n in kept if not is_number(cells[n]))
             raise DataError(f"{name}, column {columns[wrong]}: expected a number, got {cells[wrong]!r}.") from None
         if not np.isfinite(inputs).all():
             wrong = int(np.flatnonzero(~np.isfinite(inputs))[0])
@@ -90,11 +91,3 @@ def _growing(path: str) -> Iterator[bytes]:
                     time.sleep(_POLL)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}).") from None
-
-
-def _is_number(cell: str) -> bool:
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return True

@@ -169,7 +169,7 @@ def _csv_rows(source: Source, separator: str) -> Iterator[Row]:
             if not cells:
                 continue
             if not names:
-                header = not any(map(_is_number, cells))
+                header = not any(map(is_number, cells))
                 names = [cell.strip() for cell in cells] if header else [str(n + 1) for n in range(len(cells))]
                 if len(set(names)) < len(names):
                     raise DataError(f"{source.path}: expected columns of different names, got {', '.join(names)}.")
@@ -182,7 +182,8 @@ def _csv_rows(source: Source, separator: str) -> Iterator[Row]:
         raise DataError(f"{source.path}, row {reader.line_num:,}: cannot be read as CSV ({error}).") from None
 
 
-def _is_number(cell: str) -> bool:
+def is_number(cell: str) -> bool:
+    """Whether the text of a cell reads as a number, NaN and infinity among them."""
     try:
         float(cell)
     except ValueError:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import lru_cache
 from itertools import chain, compress, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +15,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from unrolled import files
+from unrolled.data.batches import LengthBatches
 from unrolled.data.pairs import Pairs
 from unrolled.data.sentences import END, PAD, START, SentenceTokenizer
 from unrolled.data.token_streams import TokenWriter, open_tokens
@@ -190,26 +190,16 @@ class _Sentences(Sequence[np.ndarray]):
         return self._tokens[self._ends[n] : self._ends[n + 1]].astype(np.int64)
 
 
-class Batches:
+class Batches(LengthBatches):
     """Training pairs in batches of alike length, in another order in every epoch.
 
     All batches of an epoch have about as many tokens, source and target together: those of `batch_size` pairs of mean length.
-    Pairs are sorted by the target's length and then the source's, with some noise, cut at equal shares of the tokens, and the
-    batches are shuffled. A batch is a function of the step's number.
+    Pairs are sorted by the target's length and then the source's, with some noise.
     """
 
     def __init__(self, config: Config, pairs: Encoded) -> None:
-        self.pairs, self.seed = pairs, config.seed
-        self.sizes = pairs.source.lengths + pairs.target.lengths
-        self.per_epoch = max(1, round(len(pairs) / config.batch_size))
-        self._epoch = lru_cache(2)(self._make_epoch)  # threads make batches of an epoch and of the next one side by side
-
-    def __getitem__(self, step: int) -> np.ndarray:
-        """The numbers of the pairs of a batch."""
-        epoch, index = divmod(step, self.per_epoch)
-        order, cuts, shuffled = self._epoch(epoch)
-        batch = shuffled[index]
-        return order[cuts[batch] : cuts[batch + 1]]
+        self.pairs = pairs
+        super().__init__(pairs.source.lengths + pairs.target.lengths, config.batch_size, config.seed)
 
     def padding(self) -> float:
         """The share of all tokens in the first epoch's batches, both sides together, that is padding."""
@@ -219,19 +209,11 @@ class Batches:
             for lengths in (self.pairs.source.lengths, self.pairs.target.lengths)
             for start, stop in pairwise(cuts)
         )
-        return 1 - float(self.sizes.sum()) / padded
+        return 1 - float(self.lengths.sum()) / padded
 
-    def _make_epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The pairs in their order, where batches begin in it, and the order of the batches."""
-        rng = np.random.default_rng([self.seed, epoch])
-        noise = rng.random(len(self.sizes))
-        order = np.lexsort((self.pairs.source.lengths + 2 * noise, self.pairs.target.lengths))
-        total = np.cumsum(self.sizes[order])
-        number = np.arange(1, self.per_epoch)
-        cuts = np.searchsorted(total, total[-1] * number / self.per_epoch)
-        cuts = np.maximum.accumulate(np.maximum(cuts - number, 0)) + number  # a batch has one pair at least
-        cuts = np.minimum(cuts, len(order) - self.per_epoch + number)
-        return order, np.concatenate([[0], cuts, [len(order)]]), rng.permutation(self.per_epoch)
+    def order(self, rng: np.random.Generator) -> np.ndarray:
+        noise = rng.random(len(self.lengths))
+        return np.lexsort((self.pairs.source.lengths + 2 * noise, self.pairs.target.lengths))
 
 
 def pad(sentences: Iterable[np.ndarray | Sequence[int]], before: Sequence[int] = ()) -> Tensor:
