@@ -34,7 +34,7 @@ def live() -> None:
     follower = Follower(Labeller(config, encoding).eval(), encoding, config)
     numbers = np.random.default_rng(0).normal(size=(WARM + STEPS, SENSORS))
     text = "".join(",".join(f"{one:.4f}" for one in row) + "\n" for row in numbers)
-    sys.stdin = types.SimpleNamespace(buffer=io.BytesIO(text.encode()))  # type: ignore[assignment]
+    sys.stdin = types.SimpleNamespace(buffer=io.BytesIO(text.encode()))  # type: ignore[assignment]  # all that is read of it
     latencies = []
     with open(os.devnull, "w") as printed:
         for name, at, inputs in live_rows.rows():

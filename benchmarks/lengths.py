@@ -79,9 +79,9 @@ def compare(kind: Kind, config: Config, sequences: list[Sequence], steps: int) -
         model = Labeller(config.model_copy(update={"dropout": 0.0, "word_dropout": 0.0}), encoding)
         if name == "torch.nn":
             restore(model)
-            model.layers = Packed(model.layers)  # type: ignore[arg-type]
+            model.layers = Packed(model.layers)  # type: ignore[arg-type]  # a recurrent layer: never cell = none here
             if kind == "words":
-                model.front.letters = Packed(model.front.letters)  # type: ignore[arg-type]
+                model.front.letters = Packed(model.front.letters)  # type: ignore[arg-type]  # words: there are letters
         models[name] = model, optimizer.build(model, config), []
     losses: dict[str, float] = {}
     for number in range(steps):
@@ -115,7 +115,7 @@ def main() -> None:
     facts = {**machine(), "threads": torch.get_num_threads()}
     print(", ".join(f"{name} {value}" for name, value in facts.items()))
     for cell in ("lstm", "gru"):
-        words, audio = Config(cell=cell), Config(cell=cell, per="sequence")  # type: ignore[arg-type]
+        words, audio = Config(cell=cell), Config(cell=cell, per="sequence")  # type: ignore[arg-type]  # a cell's name, checked by Config
         compare("words", words, list(read(words, "words", given.words)) if given.words else sentences(), given.steps)
         compare("audio", audio, list(read(audio, "audio", given.audio)) if given.audio else recordings(), given.steps)
 

@@ -121,7 +121,7 @@ class RNNCell(nn.RNNCell):
         if torch.is_grad_enabled() and isinstance(input, Tensor) and self._is_small_for(input):
             if isinstance(hx, Tensor) and input.dim() == hx.dim() == 2:  # what is asked of them is asked by the operator too
                 step = torch.rnn_tanh_cell if self.nonlinearity == "tanh" else torch.rnn_relu_cell
-                return step(input, hx, self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh)  # type: ignore[arg-type]
+                return step(input, hx, self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh)  # type: ignore[arg-type]  # may be None
             return super().forward(input, hx)
         done = _step(self, mode, input, hx)
         return super().forward(input, hx) if done is None else done[0]

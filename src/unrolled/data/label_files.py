@@ -86,7 +86,7 @@ class LabelFile:
         segments = self.segments[self._files[path]]
         if segments[0].start is None:
             labels = [parse_label(one.label, self.multi) for one in segments]
-            yield replace(sequence, labels=frozenset().union(*labels) if self.multi else labels[0])  # type: ignore[arg-type]
+            yield replace(sequence, labels=frozenset().union(*labels) if self.multi else labels[0])  # type: ignore[arg-type]  # multi: sets
             return
         times = sequence.times
         if times is None:
@@ -108,7 +108,7 @@ class LabelFile:
                 own.append(segment.label)
         if not self.multi:
             return [own[0] if own else "" for own in several]
-        return [frozenset().union(*(parse_label(label, True) for label in own)) for own in several]  # type: ignore[arg-type]
+        return [frozenset().union(*(parse_label(label, True) for label in own)) for own in several]  # type: ignore[arg-type]  # sets
 
     def _require_inside(self, name: str, segment: Segment, times: np.ndarray) -> None:
         step = float(times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else math.inf
@@ -229,7 +229,7 @@ def _columns(path: str, cells: list[str], label: str | None) -> tuple[Columns, b
     if file is not None and (own if own is not None else found) is not None:
         if (start is None) != (end is None):
             raise DataError(f"{path}: expected both start and end of each segment, got the columns {', '.join(cells)}. {FORM}.")
-        return Columns(file, own if own is not None else found, start, end), True  # type: ignore[arg-type]
+        return Columns(file, own if own is not None else found, start, end), True  # type: ignore[arg-type]  # was found
     if len(cells) == 2:
         return Columns(0, 1 if own is None else own), False
     if len(cells) == 4 and is_number(cells[1]) and is_number(cells[2]):
