@@ -102,7 +102,7 @@ class SentenceTokenizer:
     def parts(self) -> np.ndarray:
         """By byte-pair encoding: the two tokens that each token was merged from, (V, 2), or -1 and -1."""
         parts = np.full((self.size, 2), -1)
-        model = self._content["model"]
+        model = json.loads(self._library.to_str())["model"]  # as the library checked it, and writes it: a pair for each merge
         for left, right in model["merges"]:
             parts[model["vocab"][left + right]] = model["vocab"][left], model["vocab"][right]
         return parts
