@@ -6,7 +6,7 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from unrolled.config import Count, TrainingConfig, Width
+from unrolled.config import Count, Depth, TrainingConfig, Width
 
 
 class Config(TrainingConfig):
@@ -30,7 +30,9 @@ class Config(TrainingConfig):
     model: Literal["draw", "row_lstm", "diagonal_bilstm"] = "draw"
     """DRAW, or one of the two PixelRNNs."""
     hidden_size: Width = 256
-    """Width of the recurrent state: of DRAW's encoder and decoder each."""
+    """Width of the recurrent state: of DRAW's encoder and decoder each, of each layer of a PixelRNN (16 to 64 there)."""
+    num_layers: Depth = 1
+    """PixelRNN: how many layers."""
     steps: int = Field(32, gt=0, le=1024)
     """DRAW: how many times it adds to the canvas."""
     latent_size: Width = 100
@@ -44,7 +46,8 @@ class Config(TrainingConfig):
     conditional: bool = False
     """DRAW: whether it is told the image's class, so that it can be asked for one."""
     dropout: float = Field(0.0, ge=0, lt=1)
-    """Dropout rate: in DRAW of what goes from the recurrent states to the latent variables and to the canvas."""
+    """Dropout rate: in DRAW of what goes from the recurrent states to the latent variables and to the canvas; in a
+    PixelRNN of each layer's output."""
     resample: bool = False
     """Of 2 levels: draw black and white anew each time a training image is shown, instead of once. Those that are measured on
     stay as they are."""
@@ -61,6 +64,10 @@ class Config(TrainingConfig):
     def _fit_together(self) -> Self:
         if self.conditional and self.model != "draw":
             raise ValueError(f"conditional: expected model draw, got {self.model}. Leave out one of the two.")
+        if self.colour and self.model != "draw" and self.hidden_size % 3:
+            raise ValueError(
+                f"hidden_size: expected a multiple of 3, as three channels share the units, got {self.hidden_size}."
+            )
         if self.resample and self.levels != 2:
             raise ValueError(f"resample: expected 2 levels, got {self.levels}. Leave out one of the two.")
         return self

@@ -11,9 +11,10 @@ from torch import Tensor
 from unrolled.tasks.drawing.config import Config
 from unrolled.tasks.drawing.data import Facts
 from unrolled.tasks.drawing.draw import Draw
+from unrolled.tasks.drawing.pixel_rnn import PixelRNN
 
 
-def build(config: Config, facts: Facts, mean: Tensor | None = None) -> Draw:
+def build(config: Config, facts: Facts, mean: Tensor | None = None) -> Draw | PixelRNN:
     """The model of `config.model`, with fresh weights.
 
     Args:
@@ -21,5 +22,7 @@ def build(config: Config, facts: Facts, mean: Tensor | None = None) -> Draw:
         facts: of the images.
         mean: of the training images, (C, height, width), 0..1, from which DRAW's canvas starts.
     """
-    assert config.model == "draw", config.model  # the PixelRNNs go here
+    if config.model != "draw":
+        shape = config.levels, config.hidden_size, config.num_layers
+        return PixelRNN(config.model, *facts.shape, *shape, dropout=config.dropout)
     return Draw(config, facts.shape, len(facts.classes) if config.conditional else 0, mean)
