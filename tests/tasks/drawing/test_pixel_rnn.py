@@ -4,11 +4,11 @@ import itertools
 
 import pytest
 import torch
+from benchmarks.pixel_rnn import by_convolution
 from tests.tolerance import assert_same
 from torch import Tensor
-from torch.nn.functional import conv1d, conv2d, pad
+from torch.nn.functional import pad
 
-from unrolled.cells import lstm_from_gates
 from unrolled.checkpoint import blueprint
 from unrolled.tasks.drawing.image_lstm import DiagonalBiLSTM, RowLSTM
 from unrolled.tasks.drawing.masks import centre_mask, masked_convolution
@@ -124,50 +124,12 @@ def test_channels_that_cannot_share_the_units_are_refused() -> None:
         PixelRNN("row_lstm", 3, 2, 2, 256, hidden_size=4)
 
 
-# --------------------------------------------------------------------------------- the paper's equations, as they stand
-
-
-def test_the_row_lstm_is_the_papers(  # eq. 3 over rows: one-dimensional convolutions of states and of inputs
-) -> None:
+@pytest.mark.parametrize("layer", [RowLSTM, DiagonalBiLSTM])
+@pytest.mark.parametrize("size", [(4, 3), (2, 5), (1, 3), (3, 1)])
+def test_the_layers_are_the_papers_convolutions(layer: type[RowLSTM | DiagonalBiLSTM], size: tuple[int, int]) -> None:
     torch.manual_seed(0)
-    layer, x = RowLSTM(6, 5, channels=1).double(), torch.randn(4, 3, 2, 6, dtype=torch.float64)
-    w_ih, w_hh, b_ih, b_hh = layer.lstm.all_weights[0]
-    left, right, x_left, x_here = w_ih.split([5, 5, 6, 6], 1)
-    k_ss, k_is = torch.stack([left, w_hh, right], -1), torch.stack([x_left, x_here, torch.zeros_like(x_here)], -1)
-    h = c = torch.zeros(2, 5, 3, dtype=torch.float64)  # (B, H, width)
-    for row, got in zip(x.permute(0, 2, 3, 1), layer(x), strict=True):
-        gates = conv1d(h, k_ss, padding=1) + conv1d(row, k_is, b_ih + b_hh, padding=1)
-        h, c = (part.mT for part in lstm_from_gates(gates.mT, c.mT))
-        assert_same(got, h.permute(2, 0, 1))
-
-
-def test_the_diagonal_bilstm_is_the_papers_on_a_skewed_map() -> None:
-    torch.manual_seed(0)
-    layer, x = DiagonalBiLSTM(6, 5, channels=1).double(), torch.randn(4, 3, 2, 6, dtype=torch.float64)
-    image = x.permute(2, 3, 0, 1)  # (B, F, height, width)
-    left, right = along_diagonals(layer.left, image), along_diagonals(layer.right, image.flip(3)).flip(3)
-    expected = left + pad(right[:, :, :-1], (0, 0, 1, 0))  # the right one is moved down by a row
-    assert_same(layer(x), expected.permute(2, 3, 0, 1))
-
-
-def along_diagonals(lstm: torch.nn.Module, image: Tensor) -> Tensor:
-    """Section 3.2: each row is moved right by one more; then a column of the skewed map is a step."""
-    w_ih, w_hh, b_ih, b_hh = lstm.all_weights[0]  # type: ignore[index,union-attr]
-    up, k_is = w_ih.split([5, 6], 1)
-    k_ss = torch.stack([up, w_hh], -1)  # two high: the row above, and the row itself
-    height, width = image.shape[2:]
-    skewed = torch.stack([pad(image[:, :, i], (i, height - 1 - i)) for i in range(height)], 2)
-    gates_of_x = conv2d(skewed, k_is[:, :, None, None], b_ih + b_hh)
-    h = c = torch.zeros(len(image), 5, height, dtype=image.dtype)
-    outputs = []
-    for column in range(height + width - 1):
-        gates = gates_of_x[..., column] + conv1d(pad(h, (1, 0)), k_ss)
-        h, c = (part.mT for part in lstm_from_gates(gates.mT, c.mT))
-        on_image = torch.tensor([0 <= column - i < width for i in range(height)])
-        h, c = h * on_image, c * on_image  # beside the image states are zero
-        outputs.append(h)
-    skewed = torch.stack(outputs, -1)
-    return torch.stack([skewed[:, :, i, i : i + width] for i in range(height)], 2)
+    ours, x = layer(6, 5, channels=1).double(), torch.randn(*size, 2, 6, dtype=torch.float64)
+    assert_same(ours(x), by_convolution(ours, x))
 
 
 # ------------------------------------------------------------------------------------------------------------------ masks
