@@ -58,10 +58,9 @@ def windows(parameters: Tensor, filters: int, height: int, width: int) -> Window
     >>> found.rows.shape, found.centre.tolist(), found.stride.tolist()
     (torch.Size([1, 3, 7]), [[4.0, 3.0]], [3.0])
     """
-    x, y, log_variance, log_stride, log_intensity = parameters.unbind(1)
-    centre_x, centre_y = (width + 1) / 2 * (x + 1), (height + 1) / 2 * (y + 1)
-    variance, intensity = log_variance.exp(), log_intensity.exp()
-    stride = (max(height, width) - 1) / max(1, filters - 1) * log_stride.exp()
+    centre_x, centre_y = (width + 1) / 2 * (parameters[:, 0] + 1), (height + 1) / 2 * (parameters[:, 1] + 1)
+    variance, stride, intensity = parameters[:, 2:].exp().unbind(1)
+    stride = (max(height, width) - 1) / max(1, filters - 1) * stride
     offsets = torch.arange(filters, dtype=parameters.dtype, device=parameters.device) - (filters - 1) / 2
     apart = offsets * stride.unsqueeze(1)  # (N, n)
     sharpness = (-0.5 / variance).view(-1, 1, 1)
@@ -91,7 +90,7 @@ def write(patches: Tensor, window: Windows) -> Tensor:
     return torch.bmm(down, window.columns).view(N, C, H, W)
 
 
-def _filters(centres: Tensor, sharpness: Tensor, pixels: int) -> Tensor:
-    """centres (N, n), sharpness -1 / (2 sigma^2), (N, 1, 1) -> (N, n, pixels), each row summing to 1."""
-    places = torch.arange(1, pixels + 1, dtype=centres.dtype, device=centres.device)
-    return torch.softmax(sharpness * (places - centres.unsqueeze(-1)).square(), dim=-1)
+def _filters(means: Tensor, sharpness: Tensor, pixels: int) -> Tensor:
+    """means (N, n), sharpness -1 / (2 sigma^2), (N, 1, 1) -> (N, n, pixels), each filter summing to 1."""
+    places = torch.arange(1, pixels + 1, dtype=means.dtype, device=means.device)
+    return torch.softmax(sharpness * (places - means.unsqueeze(-1)).square(), dim=-1)

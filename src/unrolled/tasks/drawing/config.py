@@ -51,8 +51,8 @@ class Config(TrainingConfig):
     resample: bool = False
     """Of 2 levels: draw black and white anew each time a training image is shown, instead of once. Those that are measured on
     stay as they are."""
-    shift: int = Field(0, ge=0, le=64)
-    """Training images are moved at random by up to this many pixels in each direction."""
+    distort: float = Field(0.0, ge=0, le=0.5)
+    """Training images are turned, stretched, sheared and moved at random, by about this share of their size; 0.05 is little."""
     samples: Count = 50
     """DRAW: in `unrolled evaluate`, how many samples the importance-weighted estimate takes for each image."""
     batch_size: Count = 64
@@ -70,4 +70,6 @@ class Config(TrainingConfig):
             )
         if self.resample and self.levels != 2:
             raise ValueError(f"resample: expected 2 levels, got {self.levels}. Leave out one of the two.")
+        if self.distort and self.levels == 2 and not self.resample:
+            raise ValueError("distort: of 2 levels it needs resample: what was grey is drawn black and white after it.")
         return self

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
+from torch.nn.functional import affine_grid, grid_sample
 
 from unrolled import files
 from unrolled.data.rows import RowWriter, open_rows
@@ -108,8 +109,8 @@ class Batches:
         chosen = self._order(epoch)[index * self.size : (index + 1) * self.size]
         rng = np.random.default_rng([self.config.seed, epoch, index])
         images = np.asarray(self.part.images[chosen])
-        if self.config.shift:
-            images = shifted(images, self.config.shift, rng)
+        if self.config.distort:
+            images = distorted(images, self.config.distort, rng)
         if self.config.resample:
             images = binarised(images, rng)
         return {"images": torch.from_numpy(images).float(), "labels": torch.from_numpy(self.part.labels[chosen])}
@@ -135,12 +136,17 @@ def binarised(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return (rng.random(images.shape, dtype=np.float32) * 255 < images).astype(np.uint8)
 
 
-def shifted(images: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray:
-    """Each image moved by -most..most pixels down and to the right; what comes in repeats the edge."""
-    height, width = images.shape[2:]
-    padded = np.pad(images, ((0, 0), (0, 0), (most, most), (most, most)), mode="edge")
-    moves = rng.integers(0, 2 * most + 1, size=(len(images), 2))
-    return np.stack([one[:, y : y + height, x : x + width] for one, (y, x) in zip(padded, moves, strict=True)])
+def distorted(images: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
+    """Each image (C, height, width), 0..255, by an affine map of its own: turned, stretched, sheared and moved.
+
+    The map is the identity plus normal noise: in the matrix of standard deviation `strength`, in the move of as much of half
+    the image's side. What comes in repeats the edge.
+    """
+    maps = np.eye(2, 3) + strength * rng.standard_normal((len(images), 2, 3))
+    x = torch.from_numpy(images).float()
+    grid = affine_grid(torch.from_numpy(maps).float(), list(x.shape), align_corners=False)
+    moved = grid_sample(x, grid, mode="bicubic", padding_mode="border", align_corners=False)
+    return moved.clamp(0, 255).round().byte().numpy()
 
 
 def read(

@@ -65,7 +65,8 @@ class Draw(nn.Module):
         super().__init__()
         C, H, W = shape
         hidden, self.shape = config.hidden_size, shape
-        self.steps, self.levels, self.dropout = config.steps, config.levels, config.dropout
+        self.steps, self.latent_size = config.steps, config.latent_size
+        self.levels, self.dropout = config.levels, config.dropout
         self.reader: Reader | WholeReader = Reader(hidden, config.read_size) if config.attention else WholeReader()
         self.writer: Writer | WholeWriter = (
             Writer(hidden, config.write_size, shape) if config.attention else WholeWriter(hidden, shape)
@@ -93,12 +94,11 @@ class Draw(nn.Module):
         return self._encode(images, labels, generator, kept=True)[3]
 
     @torch.no_grad()
-    def draw(self, count: int, generator: torch.Generator | None = None, labels: Tensor | None = None) -> Drawn:
-        """Canvases and windows of new images; labels (count,) where it is told the class."""
-        told, (_, decoder), canvas = self._begin(count, labels)
+    def draw(self, latents: Tensor, labels: Tensor | None = None) -> Drawn:
+        """Canvases and windows of new images, of z (T, N, latent) from Normal(0, 1); labels (N,) where it is told the class."""
+        told, (_, decoder), canvas = self._begin(latents.shape[1], labels)
         canvases, writing = [canvas], []
-        for _ in range(self.steps):
-            z = torch.randn(count, self.latent.out_features // 2, generator=generator, device=canvas.device)
+        for z in latents:
             decoder = self.decoder(_joined(z, told), decoder)
             added, window = self.writer(decoder[0])
             canvas = canvas + added

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,25 +18,26 @@ AT_ONCE = 256
 def draw(model: Any, count: int, seed: int, labels: Tensor | None = None) -> Tensor:
     """New images, (count, C, height, width), 0..1: DRAW's last canvases, whose pixels are means; a PixelRNN's pixels.
 
-    labels (count,) where it is told the class.
-    The first images do not depend on how many there are.
+    labels (count,) where it is told the class. DRAW's first images do not depend on how many there are.
     """
     parts = []
     for begin in range(0, count, AT_ONCE):
-        generator, several = _generator(model, seed, begin), min(AT_ONCE, count - begin)
+        several = min(AT_ONCE, count - begin)
         if isinstance(model, Draw):
             told = None if labels is None else labels[begin : begin + several]
             parts.append(steps(model, several, seed, told, begin).canvases[-1])
         else:
-            parts.append(brightness(model.sample(several, generator).float(), model.levels))
+            parts.append(brightness(model.sample(several, _generator(model, seed + begin)).float(), model.levels))
     return torch.cat(parts)
 
 
 @torch.inference_mode()
 def steps(model: Draw, count: int, seed: int, labels: Tensor | None = None, begin: int = 0) -> Drawn:
     """The canvases of new images on the way; labels (count,) where it is told the class."""
-    labels = None if labels is None else labels.to(model.canvas.device)
-    return model.draw(count, _generator(model, seed, begin), labels)
+    device = model.canvas.device
+    own = np.random.default_rng(seed).integers(2**63, size=begin + count)[begin:]  # a seed for each image
+    latents = [torch.randn(model.steps, model.latent_size, generator=torch.Generator().manual_seed(int(each))) for each in own]
+    return model.draw(torch.stack(latents, dim=1).to(device), None if labels is None else labels.to(device))
 
 
 @torch.inference_mode()
@@ -45,10 +47,9 @@ def complete(model: Any, images: Tensor, seed: int) -> Tensor:
     """
     known = torch.zeros_like(images, dtype=torch.bool)
     known[:, :, : images.shape[2] // 2] = True
-    found = model.sample(len(images), _generator(model, seed, 0), given=images, known=known)
+    found = model.sample(len(images), _generator(model, seed), given=images, known=known)
     return brightness(found.float(), model.levels)
 
 
-def _generator(model: Any, seed: int, begin: int) -> torch.Generator:
-    device = next(model.parameters()).device
-    return torch.Generator(device).manual_seed((seed + begin * 0x9E3779B97F4A7C15) % 2**63)
+def _generator(model: Any, seed: int) -> torch.Generator:
+    return torch.Generator(next(model.parameters()).device).manual_seed(seed % 2**63)
