@@ -1,0 +1,233 @@
+"""Brush strokes to pixels, at any resolution, differentiable with respect to everything that a stroke is.
+
+A stroke is a quadratic Bézier curve along which a round brush moves while its radius changes evenly. How far a pixel is inside,
+in pixels, is r(t) - d(t): d its distance from the nearest point of the curve, r the radius there. Coverage goes from 0 to 1
+over one pixel at the edge, so that a picture of any size is free of stairs and gradients pass through the edge. Bristles are
+waves across the stroke, which fade where they are finer than a pixel.
+
+The canvas is cut into square cells. Each stroke is computed in the cells that it touches, and laid over them in order, in all
+cells at once.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from unrolled.errors import ConfigError
+
+SEGMENTS = 5
+"""Straight pieces of a curve, among which the nearest point is sought first."""
+CELLS = (8, 16, 32)
+"""Sides of cells in pixels."""
+PIXELS_AT_ONCE = 1 << 17
+"""Without gradients, so many pixels are computed at a time: as many as a processor's cache holds."""
+_WAVES = (1.3, 2.9, 5.3, 9.1)
+"""Bristles: waves from the middle of a stroke to its edge."""
+
+
+class Strokes(NamedTuple):
+    """N strokes, in the order in which they are laid. Lengths are in units of the longer side of the picture.
+
+    The picture's upper left corner is (0, 0); x goes right, y goes down.
+    """
+
+    points: Tensor
+    """Of the curve's start, control point and end: (N, 3, 2)."""
+    radii: Tensor
+    """At its start and at its end, (N, 2)."""
+    colours: Tensor
+    """Red, green and blue in 0 to 1, (N, 3)."""
+    opacity: Tensor
+    """(N,) in 0 to 1."""
+    bristles: Tensor
+    """How much the bristles show, (N,) in 0 to 1."""
+    seeds: Tensor
+    """Of the bristles' pattern, (N,), whole numbers."""
+
+    def __getitem__(self, which: object) -> Strokes:  # type: ignore[override]
+        """Some of the strokes."""
+        return Strokes(*(getattr(self, name)[which] for name in self._fields))
+
+
+def render(strokes: Strokes, height: int, width: int, canvas: Tensor | None = None) -> Tensor:
+    """Lay strokes on a canvas.
+
+    Args:
+        height, width: of the picture in pixels.
+        canvas: (3, height, width) in 0 to 1; by default white. It is not changed.
+
+    Returns:
+        (3, height, width).
+    """
+    if height < 1 or width < 1:
+        raise ConfigError(f"expected a picture of one pixel or more, got {width} x {height}.")
+    points, longer = strokes.points.detach(), max(height, width)
+    if canvas is None:
+        canvas = points.new_ones(3, height, width)
+    if not len(points):
+        return canvas.clone()
+    side = _cell_side(strokes, longer)
+    rows, columns = math.ceil(height / side), math.ceil(width / side)
+    stroke, cell = _touched(strokes, rows, columns, side, longer)
+    cells = pad(canvas, (0, columns * side - width, 0, rows * side - height))
+    cells = cells.unflatten(1, (rows, side)).unflatten(3, (columns, side)).permute(1, 3, 0, 2, 4).flatten(0, 1)
+    cells = _lay(cells.contiguous(), strokes, stroke, cell, columns, longer)
+    picture = cells.unflatten(0, (rows, columns)).permute(2, 0, 3, 1, 4).flatten(3).flatten(1, 2)
+    return picture[:, :height, :width]
+
+
+def coverage(strokes: Strokes, x: Tensor, y: Tensor, pixel: float) -> Tensor:
+    """How much of the paint of each stroke covers each point: opacity, edge and bristles together.
+
+    Args:
+        strokes: (N,).
+        x, y: coordinates of pixels' middles, (N, W) and (N, H).
+        pixel: side of a pixel, in the strokes' units.
+
+    Returns:
+        (N, H, W) in 0 to 1.
+    """
+    along = _nearest(strokes.points.detach(), x, y)
+    for _ in range(2):
+        along = _deeper(strokes, along, x, y)
+    # depth is at its largest there, so it does not change with the place along the curve: no gradient passes through `along`
+    p0, p1, p2 = strokes.points[:, :, :, None, None].unbind(1)  # (N, 2, 1, 1)
+    r0, r1 = strokes.radii[:, :, None, None].unbind(1)
+    curve, start = p2 - 2 * p1 + p0, 2 * (p1 - p0)
+    ox = x[:, None, :] - ((curve[:, 0] * along + start[:, 0]) * along + p0[:, 0])  # (N, H, W)
+    oy = y[:, :, None] - ((curve[:, 1] * along + start[:, 1]) * along + p0[:, 1])
+    radius = r0 + (r1 - r0) * along
+    depth = radius - (ox * ox + oy * oy + 1e-12).sqrt()
+    paint = (depth / pixel + 0.5).clamp(0, 1) * strokes.opacity[:, None, None]
+    if not bool(strokes.bristles.any()):
+        return paint
+    with torch.no_grad():  # the pattern lies where the stroke lies
+        tx, ty = 2 * curve[:, 0] * along + start[:, 0], 2 * curve[:, 1] * along + start[:, 1]
+        across = (ox * ty - oy * tx) / ((tx * tx + ty * ty + 1e-12).sqrt() * radius.clamp_min(1e-9))
+        bare = _bare(strokes, along, across, pixel)
+    return paint * (1 - strokes.bristles[:, None, None] * bare)
+
+
+def _nearest(points: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """The curve's parameter at the point of its chain that is nearest to each pixel, (N, H, W) in 0 to 1."""
+    chain = _chain(points)
+    best = along = None
+    for m in range(SEGMENTS):
+        (ax, ay), (dx, dy) = chain[:, m, :, None].unbind(1), (chain[:, m + 1] - chain[:, m])[:, :, None].unbind(1)
+        squared = (dx * dx + dy * dy).clamp_min(1e-12)
+        rx, ry = x - ax, y - ay
+        u = torch.add((rx * (dx / squared))[:, None, :], (ry * (dy / squared))[:, :, None]).clamp_(0, 1)
+        ox = torch.addcmul(rx[:, None, :], u, dx[:, None], value=-1)
+        oy = torch.addcmul(ry[:, :, None], u, dy[:, None], value=-1)
+        distance = ox.mul_(ox).addcmul_(oy, oy)
+        u.add_(m).div_(SEGMENTS)
+        if best is None or along is None:
+            best, along = distance, u
+        else:
+            along = torch.where(distance < best, u, along)
+            best = torch.minimum(best, distance)
+    assert along is not None
+    return along
+
+
+def _deeper(strokes: Strokes, along: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """A step of Newton's method from the parameters `along` to those where r(t) - d(t) is largest.
+
+    With o the way from the curve's point B to the pixel, d = |o|, and r' the radius's change: there o B' + r' d is 0.
+    """
+    p0, p1, p2 = strokes.points.detach()[:, :, :, None, None].unbind(1)
+    curve, start = p2 - 2 * p1 + p0, 2 * (p1 - p0)
+    growth = strokes.radii.detach().diff(dim=1)[:, :, None]
+    tx, ty = 2 * curve[:, 0] * along + start[:, 0], 2 * curve[:, 1] * along + start[:, 1]
+    ox = x[:, None, :] - ((curve[:, 0] * along + start[:, 0]) * along + p0[:, 0])
+    oy = y[:, :, None] - ((curve[:, 1] * along + start[:, 1]) * along + p0[:, 1])
+    squared = tx * tx + ty * ty
+    slope = squared - 2 * (ox * curve[:, 0] + oy * curve[:, 1]) - growth * growth
+    step = (ox * tx + oy * ty + growth * (ox * ox + oy * oy).sqrt()) / slope.clamp_min(1e-12)
+    return torch.where(slope > 0.1 * squared, along + step, along).clamp_(0, 1)  # else it is far from there, or no largest one
+
+
+def _chain(points: Tensor) -> Tensor:
+    """Points on curves (N, 3, 2), evenly in their parameter: (N, SEGMENTS + 1, 2)."""
+    t = torch.linspace(0, 1, SEGMENTS + 1, dtype=points.dtype, device=points.device)[:, None]
+    p0, p1, p2 = points[:, :, None].unbind(1)
+    return (1 - t) ** 2 * p0 + 2 * t * (1 - t) * p1 + t**2 * p2
+
+
+def _bare(strokes: Strokes, along: Tensor, across: Tensor, pixel: float) -> Tensor:
+    """The share of the canvas that bristles leave bare, in 0 to 1: more towards the end, where the brush runs dry."""
+    mean = strokes.radii.mean(1).detach().clamp_min(1e-9)
+    total, weight = 0.0, 0.0
+    for k, frequency in enumerate(_WAVES):
+        phase = (strokes.seeds * (0.754877666 + 0.569840291 * k)) % 1.0  # low-discrepancy: neighbours differ
+        bend = 0.35 * torch.cos(2 * math.pi * (along + phase[:, None, None]))
+        fade = torch.exp(-((2 * frequency * pixel / mean) ** 2))[:, None, None]
+        total = total + fade * torch.cos(2 * math.pi * (frequency * across + bend + 7 * phase[:, None, None]))
+        weight += 1.0
+    return (0.5 - 0.5 * total / weight) * (0.35 + 0.65 * along)
+
+
+def _cell_side(strokes: Strokes, longer: int) -> int:
+    """A quarter of the median stroke's box, so that little is computed beside strokes: cells of 64 take three times as long."""
+    points, radii = strokes.points.detach(), strokes.radii.detach()
+    box = (points.amax(1) - points.amin(1)).mean(-1) + 2 * radii.mean(1)
+    typical = float(box.median()) * longer / 4
+    return next((side for side in CELLS if side >= typical), CELLS[-1])
+
+
+def _touched(strokes: Strokes, rows: int, columns: int, side: int, longer: int) -> tuple[Tensor, Tensor]:
+    """Pairs of a stroke and a cell that it touches, in the order of strokes: two (P,)."""
+    points, widest = strokes.points.detach() * longer, strokes.radii.detach().amax(1) * longer
+    low = ((points.amin(1) - widest[:, None] - 1) / side).floor().long()
+    high = ((points.amax(1) + widest[:, None] + 1) / side).floor().long()
+    limit = torch.tensor([columns - 1, rows - 1], device=points.device)
+    low, high = low.clamp_min(0).minimum(limit + 1), high.clamp_min(-1).minimum(limit)
+    counts = (high - low + 1).clamp_min(0)  # columns and rows of each box
+    total = counts.prod(1)
+    stroke = torch.repeat_interleave(torch.arange(len(points), device=points.device), total)
+    place = torch.arange(len(stroke), device=points.device) - torch.repeat_interleave(total.cumsum(0) - total, total)
+    column = low[stroke, 0] + place % counts[stroke, 0]
+    row = low[stroke, 1] + place // counts[stroke, 0]
+    chain = _chain(points)[stroke]  # (P, M + 1, 2)
+    middle = torch.stack([column, row], 1).to(points.dtype) * side + side / 2
+    a, d = chain[:, :-1], chain.diff(dim=1)
+    u = (((middle[:, None] - a) * d).sum(-1) / (d * d).sum(-1).clamp_min(1e-12)).clamp(0, 1)
+    distance = (middle[:, None] - a - u[..., None] * d).norm(dim=-1).amin(1)
+    near = distance <= widest[stroke] + side * math.sqrt(0.5) + 1
+    return stroke[near], (row * columns + column)[near]
+
+
+def _lay(cells: Tensor, strokes: Strokes, stroke: Tensor, cell: Tensor, columns: int, longer: int) -> Tensor:
+    """Lay P pieces of strokes over the cells (C, 3, side, side), in order in each cell, all cells at a time."""
+    side, pixel = cells.shape[-1], 1 / longer
+    by_cell = cell.argsort(stable=True)
+    counts = torch.bincount(cell, minlength=len(cells))
+    rank = torch.empty_like(cell)
+    rank[by_cell] = torch.arange(len(cell), device=cell.device) - torch.repeat_interleave(counts.cumsum(0) - counts, counts)
+    order = rank.argsort(stable=True)  # the first piece of every cell, then every second piece, and so on
+    layers = torch.bincount(rank).tolist()
+    middles = (torch.arange(side, device=cells.device, dtype=cells.dtype) + 0.5) * pixel
+    at_once = len(order) if torch.is_grad_enabled() else max(1, PIXELS_AT_ONCE // side**2)
+    start = ready = first = 0
+    alphas = cells.new_empty(0)
+    for count in layers:
+        end = start + count
+        while start < end:
+            if start == ready:
+                chunk = order[ready : ready + at_once]
+                x = (cell[chunk] % columns)[:, None] * (side * pixel) + middles
+                y = (cell[chunk] // columns)[:, None] * (side * pixel) + middles
+                alphas, first, ready = coverage(strokes[stroke[chunk]], x, y, pixel), ready, ready + len(chunk)
+            stop = min(end, ready)
+            pieces = order[start:stop]
+            alpha = alphas[start - first : stop - first, None]
+            before = cells[cell[pieces]]
+            colour = strokes.colours[stroke[pieces], :, None, None]
+            cells = cells.index_copy(0, cell[pieces], before + alpha * (colour - before))
+            start = stop
+    return cells
