@@ -112,6 +112,17 @@ def test_dropout_is_for_training_alone(model: PixelRNN) -> None:
     assert torch.equal(model.log_likelihood(images), model.log_likelihood(images))
 
 
+def test_products_in_bf16_leave_the_sum_over_pixels_in_fp32(model: PixelRNN) -> None:
+    images, model = images_of(model, 2).float(), model.float()
+    expected = model.log_likelihood(images)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = model.log_likelihood(images)
+        found.sum().backward()
+    assert found.dtype == torch.float32
+    assert_same(found.bfloat16(), expected)
+    assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in model.parameters())
+
+
 def test_its_tensors_are_known_without_its_memory(model: PixelRNN) -> None:
     channels, height, width = model.shape
     kind = "row_lstm" if isinstance(model.layers[0], RowLSTM) else "diagonal_bilstm"

@@ -85,7 +85,8 @@ class PixelRNN(nn.Module):
         for layer, widen in zip(self.layers, self.widen, strict=True):
             x = x + widen(dropout(layer(x), self.dropout, self.training))
         scores = self._scores(x)  # (height, width, B, C, levels)
-        return scores.permute(2, 3, 0, 1, 4)
+        # Not in bf16: a likelihood is a sum over all pixels.
+        return scores.permute(2, 3, 0, 1, 4).to(torch.promote_types(scores.dtype, torch.float32))
 
     def log_likelihood(self, images: Tensor) -> Tensor:
         """ln p of each image in nats, exact: (B, C, height, width) -> (B,)."""

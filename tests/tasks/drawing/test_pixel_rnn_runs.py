@@ -1,0 +1,70 @@
+"""A PixelRNN as a task: trained, measured, drawn from and completed from its run folder."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tests.tolerance import assert_same
+
+import unrolled
+from unrolled.errors import ConfigError, RunError
+
+SMALL = {"hidden_size": 6, "num_layers": 2, "batch_size": 4, "max_steps": 2, "validation_fraction": 0.2, "sample_every": 0}
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twenty of 6 x 5 pixels: a bright bar in one half, as two classes."""
+    rng, path = np.random.default_rng(0), tmp_path_factory.mktemp("images") / "bars.npz"
+    labels = np.arange(20) % 2
+    shown = rng.integers(0, 90, (20, 6, 5))
+    shown[labels == 0, :3] += 150
+    np.savez(path, images=shown.astype(np.uint8), labels=labels)
+    return path
+
+
+@pytest.fixture(scope="module", params=["row_lstm", "diagonal_bilstm"])
+def run(request: pytest.FixtureRequest, images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / request.param
+    unrolled.train("drawing", [str(images)], run=folder, model=request.param, **SMALL)
+    return folder
+
+
+def test_the_loss_is_the_exact_likelihood(run: Path, images: Path) -> None:
+    trained = unrolled.load(run)
+    levels, _ = trained.read(str(images))
+    found = trained.evaluate(str(images))
+    with torch.no_grad():
+        expected = -trained.model.log_likelihood(torch.from_numpy(levels).float()).mean()
+    assert_same(torch.tensor(found["loss"]), expected)
+    assert_same(torch.tensor(found["bits_per_dimension"]), expected / (30 * np.log(2)))
+    assert found.keys() == {"loss", "bits_per_dimension", "images"}  # no bound, no samples
+
+
+def test_it_draws_black_and_white_and_completes_the_upper_half(run: Path, images: Path) -> None:
+    trained = unrolled.load(run)
+    drawn = trained.draw(5, seed=1)
+    assert drawn.shape == (5, 1, 6, 5)
+    assert set(drawn.unique().tolist()) <= {0.0, 1.0}
+    given = torch.from_numpy(trained.read(str(images))[0]).float()
+    completed = trained.complete(str(images), seed=1)
+    assert torch.equal(completed[:, :, :3], given[:, :, :3])
+    assert not torch.equal(completed[:, :, 3:], given[:, :, 3:])
+
+
+def test_it_has_no_canvas_to_show(run: Path) -> None:
+    with pytest.raises(RunError, match="expected a DRAW, got a"):
+        unrolled.load(run).steps(1)
+
+
+def test_it_learns_which_pixels_are_bright(images: Path, tmp_path: Path) -> None:
+    settings = {**SMALL, "hidden_size": 8, "max_steps": 60, "learning_rate": 0.02, "warmup_steps": 5, "resample": True}
+    unrolled.train("drawing", [str(images)], run=tmp_path / "run", model="diagonal_bilstm", **settings)
+    loss = unrolled.load(tmp_path / "run").evaluate(str(images))["loss"]
+    assert loss < 0.8 * 30 * np.log(2)  # of an image of which nothing is known
+
+
+def test_units_that_three_channels_cannot_share_are_refused(images: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="hidden_size: expected a multiple of 3"):
+        unrolled.train("drawing", [str(images)], run=tmp_path / "run", model="row_lstm", colour=True, hidden_size=32)
