@@ -53,9 +53,21 @@ def test_it_draws_black_and_white_and_completes_the_upper_half(run: Path, images
     assert not torch.equal(completed[:, :, 3:], given[:, :, 3:])
 
 
-def test_it_has_no_canvas_to_show(run: Path) -> None:
+def test_its_steps_are_the_rows(run: Path) -> None:
+    trained = unrolled.load(run)
+    images, (canvases, windows, _) = trained.draw(3, seed=2), trained.steps(3, seed=2)
+    assert canvases.shape == (7, 3, 1, 6, 5)
+    assert windows is not None
+    for step in range(7):
+        assert torch.equal(canvases[step, :, :, :step], images[:, :, :step])
+        assert (canvases[step, :, :, step:] == 0.5).all()
+    assert windows[2].tolist() == [[2, 0, 3, 5]] * 3
+    assert trained.draw_steps(run / "steps.gif", count=3) == 3
+
+
+def test_it_reads_no_image_to_draw_it_again(run: Path, images: Path) -> None:
     with pytest.raises(RunError, match="expected a DRAW, got a"):
-        unrolled.load(run).steps(1)
+        unrolled.load(run).reconstruct(str(images))
 
 
 def test_it_learns_which_pixels_are_bright(images: Path, tmp_path: Path) -> None:

@@ -21,7 +21,11 @@ from unrolled import flags
 @click.option("--count", type=click.IntRange(1, 10_000), help="How many images.  [default: 64, with --steps 4]")
 @click.option("--seed", default=0, show_default=True, type=flags.SEED, help="Random seed: the same seed draws the same images.")
 @click.option("--class", "label", metavar="NAME", help="The class to draw, of a run trained with --conditional.")
-@click.option("--steps", is_flag=True, help="DRAW: the canvas through time, with the window it writes through.")
+@click.option(
+    "--steps",
+    is_flag=True,
+    help="The image through time: DRAW's canvas with the window it writes through, or row by row.",
+)
 @click.option(
     "--reconstruct",
     metavar="IMAGE",

@@ -40,6 +40,16 @@ def steps(model: Draw, count: int, seed: int, labels: Tensor | None = None, begi
     return model.draw(torch.stack(latents, dim=1).to(device), None if labels is None else labels.to(device))
 
 
+def row_by_row(images: Tensor) -> Drawn:
+    """A PixelRNN's images (N, C, height, width), 0..1, after each row: what is not drawn yet is grey; the window is the row."""
+    count, _, height, width = images.shape
+    canvases = images.new_full((height + 1, *images.shape), 0.5)
+    for row in range(height):
+        canvases[row + 1 :, :, :, row] = images[:, :, row]
+    windows = torch.tensor([[row, 0, row + 1, width] for row in range(height)])
+    return Drawn(canvases, windows.unsqueeze(1).expand(-1, count, -1))
+
+
 @torch.inference_mode()
 def complete(model: Any, images: Tensor, seed: int) -> Tensor:
     """The lower half of images (N, C, height, width), levels, made anew by a PixelRNN from the upper; (N, C, height, width),

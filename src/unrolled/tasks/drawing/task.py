@@ -96,12 +96,15 @@ class Run:
         return generate.draw(self.model, count, seed, self._classes(count, label))
 
     def steps(self, count: int = 4, *, seed: int = 0, label: str | None = None) -> Drawn:
-        """The same with the canvas after each step and the windows that were written through.
+        """The same on the way: DRAW's canvas after each step and the windows that were written through; of a PixelRNN the image
+        after each row.
 
         Raises:
-            RunError: as `draw`, or a PixelRNN, which has no canvas.
+            RunError: as `draw`.
         """
-        return generate.steps(self._draw("steps"), count, seed, self._classes(count, label))
+        if not isinstance(self.model, Draw):
+            return generate.row_by_row(self.draw(count, seed=seed, label=label))
+        return generate.steps(self.model, count, seed, self._classes(count, label))
 
     def reconstruct(self, *images: Named, seed: int = 0) -> tuple[Drawn, Tensor]:
         """Canvases and windows while DRAW reads images and draws them, and the images, (N, channels, height, width), 0..1.
@@ -179,15 +182,14 @@ class Run:
         return len(whole)
 
     def preview(self) -> Preview:
-        """A few images, a sheet of more, and how DRAW made some of them."""
+        """A few images, a sheet of more, and how some of them were made."""
         pictures = self.folder / "pictures"
         images = self.draw()
         show.write(pictures / "samples.png", show.sheet(images))
         lines = [show.text(images[:SHOWN]), "", f"{len(images)} of them: {pictures / 'samples.png'}"]
-        if self.config.model == "draw":
-            self.draw_steps(pictures / "steps.png")
-            self.draw_steps(pictures / "steps.gif", count=16)
-            lines.append(f"how they were made: {pictures / 'steps.png'}, {pictures / 'steps.gif'}")
+        self.draw_steps(pictures / "steps.png")
+        self.draw_steps(pictures / "steps.gif", count=16)
+        lines.append(f"how they were made: {pictures / 'steps.png'}, {pictures / 'steps.gif'}")
         return Preview("what it draws", "\n".join(lines), (f"unrolled draw {self.folder} --output samples.png",))
 
     def export(self, path: str | Path) -> Path:
