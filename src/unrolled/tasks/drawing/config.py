@@ -24,6 +24,8 @@ class Config(TrainingConfig):
     """Height and width in pixels that images are resized to; 0 takes them as they are, all of one size."""
     colour: bool = False
     """Three channels instead of grey."""
+    invert: bool = False
+    """White becomes black: for dark strokes on light paper."""
     levels: int = Field(2, ge=2, le=256)
     """Levels of a pixel, in each channel. 2: black or white, white with a probability that is the pixel's brightness, drawn
     once by a fixed seed."""

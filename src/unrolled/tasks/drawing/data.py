@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample
 
 from unrolled import files
+from unrolled.data import labelled_images
 from unrolled.data.rows import RowWriter, open_rows
 from unrolled.errors import DataError, RunError
 from unrolled.tasks.drawing.config import Config
@@ -50,17 +51,18 @@ def prepare(config: Config, folder: Path, say: Callable[[str], None]) -> None:
     if config.conditional and len(classes) < 2:
         got = f"one, {classes[0]}" if classes else "images without classes"
         raise DataError(f"{', '.join(config.data)}: conditional (--conditional) expected several classes, got {got}.")
-    held, held_labels = images[:0], labels[:0]
+    channels, height, width = images.shape[1:]
+    facts = Facts(channels=channels, height=height, width=width, classes=classes if config.conditional else [])
+    measured = quantised(images, config.levels)
+    shown = images if config.resample else measured
     if config.validation:
-        held, held_labels, _ = read(config.validation, config, say, images.shape[1:], classes)
-    shown = images if config.resample else quantised(images, config.levels)
-    held = quantised(held, config.levels)
-    if not config.validation:
+        held, held_labels, _ = read(config.validation, config, say, facts)
+        held = quantised(held, config.levels)
+    else:
         order = np.random.default_rng(config.seed).permutation(len(images))
         count = int(len(images) * config.validation_fraction)
-        chosen = np.sort(order[:count])
-        held, held_labels = quantised(images, config.levels)[chosen], labels[chosen]
-        rest = np.sort(order[count:])
+        chosen, rest = np.sort(order[:count]), np.sort(order[count:])
+        held, held_labels = measured[chosen], labels[chosen]
         shown, labels = shown[rest], labels[rest]
     for name, several, own in ((TRAINING, shown, labels), (VALIDATION, held, held_labels)):
         (folder / name).mkdir()
@@ -68,8 +70,6 @@ def prepare(config: Config, folder: Path, say: Callable[[str], None]) -> None:
             rows.add(several)
         with RowWriter(folder / name, "labels", "int64") as rows:
             rows.add(own)
-    channels, height, width = images.shape[1:]
-    facts = Facts(channels=channels, height=height, width=width, classes=classes if config.conditional else [])
     files.write_atomically(folder / FACTS, facts.model_dump_json().encode())
 
 
@@ -150,13 +150,20 @@ def distorted(images: np.ndarray, strength: float, rng: np.random.Generator) -> 
 
 
 def read(
-    paths: tuple[str, ...] | list[str],
-    config: Config,
-    say: Callable[[str], None],
-    shape: tuple[int, ...] | None = None,
-    classes: list[str] | None = None,
-) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Brightness (N, C, height, width) from 0 to 255, numbers of classes (N,), and their names."""
-    with np.load(paths[0]) as found:
-        images, labels = found["images"][:, None], found["labels"].astype(np.int64)
-    return images, labels, [str(n) for n in np.unique(labels)]
+    paths: Sequence[str], config: Config, say: Callable[[str], None], facts: Facts | None = None
+) -> labelled_images.LabelledImages:
+    """Images and classes, as the settings ask for them; the size and, where it is told these, the classes of `facts`.
+
+    Raises:
+        DataError: they cannot be read, are of different sizes, or of another size than the run's.
+    """
+    told = facts.classes if facts and config.conditional else None
+    found = labelled_images.read(paths, colour=config.colour, size=config.size, largest=LARGEST, classes=told, say=say)
+    if config.invert:
+        found = found._replace(images=255 - found.images)
+    if facts and found.images.shape[1:] != facts.shape:
+        expected, got = (" x ".join(map(str, shape[1:])) for shape in (facts.shape, found.images.shape[1:]))
+        raise DataError(f"{', '.join(paths)}: expected images of {expected} pixels, as those it was trained on, got {got}.")
+    if told and not found.classes:
+        raise DataError(f"{', '.join(paths)}: expected images with classes, which the model is told, got images without.")
+    return found

@@ -119,7 +119,7 @@ class Draw(nn.Module):
         for _ in range(self.steps):
             glimpse, seen = self.reader(x, x - torch.sigmoid(canvas), decoder[0])
             encoder = self.encoder(_joined(glimpse, decoder[0], told), encoder)
-            of_z.append(self.latent(encoder[0] * masks[0] if masks else encoder[0]))
+            of_z.append(_whole(self.latent(encoder[0] * masks[0] if masks else encoder[0])))
             mean, log_deviation = of_z[-1].chunk(2, dim=1)
             noise.append(torch.randn(mean.shape, generator=generator, dtype=mean.dtype, device=mean.device))
             decoder = self.decoder(_joined(torch.addcmul(mean, log_deviation.exp(), noise[-1]), told), decoder)
@@ -166,7 +166,7 @@ class Reader(nn.Module):
 
     def forward(self, x: Tensor, wrong: Tensor, h: Tensor) -> tuple[Tensor, Windows | None]:
         """x and what is wrong of it, (N, C, height, width) each -> (N, 2 * C * n * n), the window."""
-        window = windows(self.window(h), self.filters, *x.shape[2:])
+        window = windows(_whole(self.window(h)), self.filters, *x.shape[2:])
         return read(torch.cat([x, wrong], dim=1), window).flatten(1), window
 
 
@@ -188,7 +188,7 @@ class Writer(nn.Module):
 
     def forward(self, h: Tensor) -> tuple[Tensor, Windows | None]:
         """h (N, H) -> what is added to the canvas (N, C, height, width), the window."""
-        window = windows(self.window(h), self.filters, *self.shape[1:])
+        window = windows(_whole(self.window(h)), self.filters, *self.shape[1:])
         return write(self.patch(h).view(-1, self.shape[0], self.filters, self.filters), window), window
 
 
@@ -202,6 +202,11 @@ class WholeWriter(nn.Module):
 
     def forward(self, h: Tensor) -> tuple[Tensor, Windows | None]:
         return self.map(h).view(-1, *self.shape), None
+
+
+def _whole(x: Tensor) -> Tensor:
+    """Not in bf16, in which a pixel has no place and a sum of nats few digits."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _joined(*parts: Tensor | None) -> Tensor:

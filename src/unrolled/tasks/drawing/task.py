@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from unrolled import checkpoint, files
 from unrolled.data.sources import Named, names
-from unrolled.errors import DataError, ExportError, RunError, nearest
+from unrolled.errors import ExportError, RunError, nearest
 from unrolled.inspection import animation
 from unrolled.task import Carry, Metric, Preview, Processes, Step
 from unrolled.tasks.drawing import data, generate, show
@@ -137,10 +137,9 @@ class Run:
         """Images in any form that training takes: levels (N, channels, height, width), and numbers of their classes (N,).
 
         Raises:
-            DataError: they cannot be read, or are of another size.
+            DataError: they cannot be read, are of another size, or have no class, which the model is told.
         """
-        classes = self.facts.classes if self.config.conditional else None
-        images, labels, _ = data.read(names(paths), self.config, _silent, self.facts.shape, classes)
+        images, labels, _ = data.read(names(paths), self.config, _silent, self.facts)
         return data.quantised(images, self.config.levels), labels
 
     def evaluate(self, *paths: Named, report: Callable[[str, int, int], None] | None = None) -> dict[str, float]:
@@ -148,8 +147,6 @@ class Run:
         DRAW how many `samples` the importance-weighted estimate takes of each.
         """
         images, labels = self.read(*paths)
-        if not len(images):
-            raise DataError(f"{', '.join(names(paths))}: expected images to measure on, got none.")
         samples = self.config.samples
         told = partial(report, "images") if report else None
         found = measure(self.model, images, labels, samples=samples, report=told)
@@ -190,7 +187,7 @@ class Run:
         self.draw_steps(pictures / "steps.png")
         self.draw_steps(pictures / "steps.gif", count=16)
         lines.append(f"how they were made: {pictures / 'steps.png'}, {pictures / 'steps.gif'}")
-        return Preview("what it draws", "\n".join(lines), (f"unrolled draw {self.folder} --output samples.png",))
+        return Preview("what it draws", "\n".join(lines), (f"unrolled draw {self.folder} --count 100",))
 
     def export(self, path: str | Path) -> Path:
         """Not available for drawing.
