@@ -158,7 +158,7 @@ def write_binary(path: Path) -> None:
 
 MISTAKES = {
     "missing path": (["train", "language-model", "nosuch.txt"], "nosuch.txt: no such file or folder"),
-    "no data": (["train", "language-model"], "expected text, got none"),
+    "no data": (["train", "language-model"], "expected data, got none"),
     "empty text": (["train", "language-model", "empty.txt"], "empty.txt: expected text, got nothing"),
     "short text": (["train", "language-model", "short.txt"], "shorter than one chunk"),
     "folder without text": (["train", "language-model", "binaries"], "a folder without text"),

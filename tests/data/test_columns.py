@@ -80,3 +80,11 @@ def test_a_column_that_is_not_there_is_refused(tmp_path: Path) -> None:
         Columns(file(tmp_path, CONLLU), label="XPSO")
     with pytest.raises(DataError, match=r"expected --word-column to be the number of a column, from 1. Got '0'"):
         Columns(file(tmp_path, CONLL), word="0")
+
+
+def test_only_spaces_and_tabs_part_columns(tmp_path: Path) -> None:
+    """Not those within a number as French has it, nor signs that other programs take for the end of a line."""
+    source = file(tmp_path, "10\u00a0000 NUM\na\u2028b X\n\u00a0 PUNCT\n")
+    (one,) = Columns(source).sentences()
+    assert (one.inputs, one.labels) == (["10\u00a0000", "a\u2028b", "\u00a0"], ["NUM", "X", "PUNCT"])
+    assert list(Columns(source).filled([["A", "B", "C"]])) == ["10\u00a0000 A", "a\u2028b B", "\u00a0 C"]

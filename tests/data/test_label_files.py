@@ -121,3 +121,15 @@ def test_a_table_of_files_is_told_from_a_table_of_numbers(tmp_path: Path) -> Non
 def test_a_folder_names_what_is_in_it() -> None:
     assert label_files.from_folders(steps(1), "digits/seven/01.wav").labels == "seven"
     assert label_files.from_folders(steps(1), "chords/C|E/01.wav", multi=True).labels == {"C", "E"}
+
+
+def test_segments_need_a_clock_that_goes_forward(tmp_path: Path) -> None:
+    labels = LabelFile(table(tmp_path, "a.wav,0,1,x\n"))
+    back = Sequence("a.wav", np.zeros((3, 1), np.float32), None, np.array([0, 0.4, 0.2]))
+    with pytest.raises(DataError, match=r"a.wav: expected a clock that goes forward, got 0.2 s behind 0.4 s"):
+        list(labels.labelled(back, next(iter(labels))))
+
+
+def test_a_column_numbered_in_no_digits_is_a_name(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="expected a column of labels called '²'"):
+        LabelFile(table(tmp_path, "file,label\na.wav,one\n"), label="²")

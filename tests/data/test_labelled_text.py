@@ -65,8 +65,16 @@ def test_impossible_spans_are_refused_with_their_line(tmp_path: Path, spans: obj
         ({"label": "x"}, 'expected "text", a string, or "words"'),
         ({"text": "abc", "labels": ["x"]}, 'expected "labels" to be a list of 3, one for each step, got 1'),
         ({"text": "abc", "label": 3}, "expected a label to be a string, got '3'"),
+        ({"text": "a\ud800", "label": "x"}, r"expected characters, got half of a pair, '.ud800'"),
+        ({"words": ["a"], "labels": ["\udc00"]}, r"expected characters, got half of a pair, '.udc00'"),
     ],
 )
 def test_other_objects_are_refused_with_their_line(tmp_path: Path, one: object, problem: str) -> None:
     with pytest.raises(DataError, match=f"text.jsonl, line 1: {problem}"):
         read(tmp_path, one)
+
+
+def test_characters_that_json_writes_as_pairs_are_one(tmp_path: Path) -> None:
+    (one,) = read(tmp_path, {"text": "a\U0001f600b", "spans": [[1, 2, "x"]]})
+    assert "ud83d" in (tmp_path / "text.jsonl").read_text()
+    assert (one.inputs, one.labels) == ("a\U0001f600b", ["O", "x", "O"])

@@ -47,7 +47,7 @@ def test_gzip_files_are_read_as_the_text_that_was_packed(tmp_path: Path) -> None
 def test_nothing_there(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"nosuch\.txt: no such file or folder"):
         sources.find([str(tmp_path / "nosuch.txt")])
-    with pytest.raises(DataError, match="expected text, got none"):
+    with pytest.raises(DataError, match="expected data, got none"):
         sources.find([])
 
 
@@ -61,6 +61,8 @@ def test_a_binary_file_is_pointed_to_the_byte_unit(tmp_path: Path) -> None:
     path = tmp_path / "picture.png"
     path.write_bytes(b"\x89PNG\0\0")
     with pytest.raises(DataError, match=r"picture\.png: expected text, got a binary file.*--unit byte"):
+        sources.find([str(path)], byte_unit=True)
+    with pytest.raises(DataError, match=r"picture\.png: expected text, got a binary file \(it has zero bytes\)\.$"):
         sources.find([str(path)])
     assert len(sources.find([str(path)], binary=True)) == 1
 

@@ -60,7 +60,12 @@ def test_arrays_are_read_with_their_labels(tmp_path: Path) -> None:
     ("text", "problem"),
     [
         ("x,y,label\n1,2,a\n3,nan,b\n", "row 3, column y: expected a finite number, got nan"),
-        ("x,y,label\n1,2,a\n3,,b\n", "row 3, column y: expected a number, got nothing"),
+        ("x,y,label\n1,2,a\n3,,b\n", "row 3, column y: expected a number, got nothing. Fill the gap"),
+        ("x,y,label\n1,1e39,a\n", r"row 2, column y: expected at most 3.4e\+38 in size, got 1e\+39. Scale the column"),
+        ("x,y\n1,2_0\n", "row 2, column y: expected a number, got '2_0'"),
+        ("x,time\n1,12:30\n", "row 2, column time: expected a number, got '12:30'. It is a clock, in seconds"),
+        ("x,time\n1,0\n2,nan\n", "row 3, column time: expected a finite number, got nan"),
+        ('x,label\n"1,5",a\n', "row 2, column x: expected a number, got '1,5'"),
         ("x,y,label\n1,inf,a\n", "row 2, column y: expected a finite number, got inf"),
         ("x,y\n1,2\n3\n", "row 3: expected 2 columns, got 1"),
         ("x,x\n1,2\n", "expected columns of different names, got x, x"),
@@ -89,3 +94,92 @@ def test_arrays_that_are_not_finite_or_not_of_one_length_are_refused(tmp_path: P
 def test_a_column_of_labels_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="expected a column of labels called 'labl', got sequence, time, x, y, label"):
         read(written(tmp_path, CSV), label="labl")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        CSV.replace(",", ";"),
+        CSV.replace(",", "\t"),
+        CSV.replace(",", ", "),
+        CSV.replace("\n", "\r\n"),
+        CSV.replace("\n", "\r"),
+        CSV.replace(",", ";").replace("0.5", "0,5"),
+        "\ufeff" + CSV,
+        "\n".join(",".join(f'"{cell}"' for cell in line.split(",")) for line in CSV.splitlines()),
+        CSV.replace("up", "up "),
+    ],
+)
+def test_a_table_is_the_same_in_every_dialect(tmp_path: Path, text: str) -> None:
+    (tmp_path / "dialect.csv").write_bytes(text.encode())
+    for one, other in zip(read(written(tmp_path, CSV)), read(tmp_path / "dialect.csv"), strict=True):
+        assert (one.inputs.tolist(), one.labels) == (other.inputs.tolist(), other.labels)
+        assert one.times is not None
+        assert other.times is not None
+        assert one.times.tolist() == other.times.tolist()
+
+
+def test_only_line_ends_end_a_row_and_a_row_may_be_longer_than_a_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("unrolled.data.sources.BLOCK", 2)
+    path = tmp_path / "long.csv"
+    path.write_bytes("\ufeffx,y,label\r\n1,2147483648,a\u2028b\r\n3,4,c\x85\r\n".encode())
+    (one,) = read(path)
+    assert (one.inputs.tolist(), one.labels) == ([[1, 2147483648], [3, 4]], ["a\u2028b", "c"])
+
+
+def test_labels_of_parquet_and_arrays_are_what_they_are_in_csv(tmp_path: Path) -> None:
+    """Zero and false are names of labels like others; what is missing is none."""
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    for labels, expected in (
+        ([0, 1], ["0", "1"]),
+        ([False, True], ["False", "True"]),
+        ([0.0, float("nan")], ["0.0", ""]),
+        (["a", None], ["a", ""]),
+        ([b"a", b"b"], ["a", "b"]),
+    ):
+        parquet.write_table(arrow.table({"x": [1.0, 2.0], "label": labels}), tmp_path / "table.parquet")
+        assert read(tmp_path / "table.parquet")[0].labels == expected
+        if None not in labels:
+            np.savez(tmp_path / "arrays.npz", inputs=np.zeros((2, 1)), label=np.array(labels))
+            assert read(tmp_path / "arrays.npz")[0].labels == expected
+    parquet.write_table(arrow.table({"x": [1.0, 2.0], "label": [["C", "E"], []]}), tmp_path / "lists.parquet")
+    assert read(tmp_path / "lists.parquet", multi=True)[0].labels == [{"C", "E"}, frozenset()]
+    with pytest.raises(
+        DataError, match=r"row 1, column label: expected a label, got \['C', 'E'\]. Several at once need --multi"
+    ):
+        read(tmp_path / "lists.parquet")
+    parquet.write_table(arrow.table([[1.0], [2.0]], names=["x", "x"]), tmp_path / "twice.parquet")
+    with pytest.raises(DataError, match="expected columns of different names, got x, x"):
+        read(tmp_path / "twice.parquet")
+
+
+@pytest.mark.parametrize(
+    ("arrays", "problem"),
+    [
+        ({"inputs": np.zeros((2, 0))}, r"expected an array of numbers \(T, F\), got float64 of shape \(2, 0\)"),
+        ({"inputs": np.zeros((2, 0, 3))}, r"got float64 of shape \(2, 0, 3\)"),
+        ({"inputs": np.full((2, 1), 1e300)}, r"row 1, column 1: expected at most 3.4e\+38 in size, got 1e\+300"),
+        (
+            {"inputs": np.zeros(2), "time": np.zeros(3)},
+            r"expected time to be seconds, .* each of 2 steps, got float64 of shape .3,.",
+        ),
+        ({"inputs": np.zeros(2), "time": np.array(["a", "b"])}, "expected time to be seconds"),
+        ({"inputs": np.zeros(2), "time": np.array([0, np.nan])}, "row 2, column time: expected a finite number, got nan"),
+        (
+            {"inputs": np.zeros(2), "label": np.array([["a"], ["b"]])},
+            "expected one label a step, .*several at once need --multi",
+        ),
+        ({"label": np.zeros(2)}, "expected one array of inputs beside the labels, got 0."),
+    ],
+)
+def test_arrays_that_do_not_fit_are_refused(tmp_path: Path, arrays: dict, problem: str) -> None:
+    np.savez(tmp_path / "arrays.npz", **arrays)
+    with pytest.raises(DataError, match=f"arrays.npz.*{problem}"):
+        read(tmp_path / "arrays.npz")
+
+
+def test_an_array_whose_header_promises_more_than_there_is_memory_is_refused(tmp_path: Path) -> None:
+    header = b"{'descr': '<f8', 'fortran_order': False, 'shape': (99999999999, 9999), }".ljust(117) + b"\n"
+    (tmp_path / "huge.npy").write_bytes(b"\x93NUMPY\x01\x00v\x00" + header)
+    with pytest.raises(DataError, match=r"huge.npy: expected an array that fits into memory"):
+        read(tmp_path / "huge.npy")

@@ -222,7 +222,7 @@ def test_names_are_given_alone_or_in_a_list(trained: Path, tmp_path: Path) -> No
         (tmp_path / name).write_text("some text")
     run, names = tasks.load(trained), [tmp_path / "a", tmp_path / "b"]
     assert run.evaluate(names) == run.evaluate(*map(str, names))
-    with pytest.raises(DataError, match="expected text, got none"):
+    with pytest.raises(DataError, match="expected data, got none"):
         run.evaluate()
 
 

@@ -16,7 +16,9 @@ from unrolled.data.sources import Source
 from unrolled.errors import DataError, nearest
 
 CONLLU = ("ID", "FORM", "LEMMA", "UPOS", "XPOS", "FEATS", "HEAD", "DEPREL", "DEPS", "MISC")
-_CELL = re.compile(r"\S+")
+_BLANK = " \t\r"
+_CELL = re.compile(rf"[^{_BLANK}]+")
+"""Other spaces, such as those in 10\u00a0000, are part of a word."""
 _NUMBER = re.compile(r"\d+")
 
 
@@ -61,7 +63,7 @@ class Columns:
                 if labelled:
                     label = cells[self.label]
                     labels.append(parse_label("" if self.is_conllu and label == "_" else label, self.multi))
-            elif not line.strip() and words:
+            elif not line.strip(_BLANK) and words:
                 count += 1
                 yield sentence()
                 words, labels = [], []
@@ -89,12 +91,12 @@ class Columns:
         return line[:start] + label + line[end:]
 
     def _is_word(self, line: str) -> bool:
-        if not line.strip() or line.startswith("-DOCSTART-"):
+        if not line.strip(_BLANK) or line.startswith("-DOCSTART-"):
             return False
         return not self.is_conllu or (not line.startswith("#") and line.partition("\t")[0].isdecimal())
 
     def _cells(self, line: str) -> list[str]:
-        return line.split("\t") if "\t" in line else line.split()
+        return line.split("\t") if "\t" in line else _CELL.findall(line)
 
     def _number(self, name: str, flag: str) -> int:
         if name.isdecimal() and int(name):
@@ -108,7 +110,7 @@ class Columns:
 def is_conllu(source: Source) -> bool:
     """Whether a file's first word has the ten columns of CoNLL-U."""
     for line in islice(lines(source), 1000):
-        if line.strip() and not line.startswith("#"):
+        if line.strip(_BLANK) and not line.startswith("#"):
             cells = line.split("\t")
             return len(cells) == len(CONLLU) and _NUMBER.match(cells[0]) is not None
     return False

@@ -16,7 +16,7 @@ import numpy as np
 from unrolled.data import sources
 from unrolled.data.sequences import Sequence, parse_label
 from unrolled.data.sources import Source
-from unrolled.data.tables import is_number
+from unrolled.data.tables import is_number, separator_of, split_rows, whole_lines
 from unrolled.errors import DataError
 
 FILE = ("file", "filename", "file_name", "path", "name", "recording", "audio", "video", "clip")
@@ -81,7 +81,7 @@ class LabelFile:
             per_step: whether steps are labelled.
 
         Raises:
-            DataError: a segment lies outside the file, or the sequence has no clock.
+            DataError: a segment lies outside the file, or the sequence has no clock, or one that goes backward.
         """
         segments = self.segments[self._files[path]]
         if segments[0].start is None:
@@ -91,6 +91,9 @@ class LabelFile:
         times = sequence.times
         if times is None:
             raise DataError(f"{sequence.name}: expected a clock for the segments of {self.path}, got steps without times.")
+        if (back := np.flatnonzero(np.diff(times) < 0)).size:
+            got = f"{times[back[0] + 1]:g} s behind {times[back[0]]:g} s"
+            raise DataError(f"{sequence.name}: expected a clock that goes forward, got {got}. Sort its rows by time.")
         for segment in segments:
             self._require_inside(sequence.name, segment, times)
         if per_step:
@@ -194,19 +197,17 @@ def _cells(path: str) -> Iterator[tuple[int, list[str]]]:
     """The rows of a table that are not empty, with their numbers from 1."""
     if (kind := sources.kind_of(path)) != "file":
         raise DataError(f"{path}: expected a CSV of labels, got {'none' if kind == 'nothing' else f'a {kind}'}. {FORM}.")
-    source = Source(os.path.expanduser(path), encoding="auto", byte_unit=False)
+    source = Source(os.path.expanduser(path), encoding="auto")
     if problem := source.not_text():
         raise DataError(f"{path}: expected a CSV of labels, got {problem}.")
-    lines = (line for block in source.text() for line in block.splitlines(keepends=True))
-    first = next(lines, "")
-    separator = max(",;\t", key=first.count)
-    reader = csv.reader(chain([first], lines), delimiter=separator, skipinitialspace=True)
+    lines = whole_lines(source)
+    first, row = next(lines, ""), 0
     try:
-        for row, cells in enumerate(reader, 1):
+        for row, cells in enumerate(split_rows(chain([first], lines), separator_of(first)), 1):
             if any(cell.strip() for cell in cells):
                 yield row, [cell.strip() for cell in cells]
     except csv.Error as error:
-        raise DataError(f"{path}, row {reader.line_num:,}: cannot be read as CSV ({error}).") from None
+        raise DataError(f"{path}, row {row + 1:,}: cannot be read as CSV ({error}).") from None
 
 
 def _columns(path: str, cells: list[str], label: str | None) -> tuple[Columns, bool]:
@@ -220,7 +221,7 @@ def _columns(path: str, cells: list[str], label: str | None) -> tuple[Columns, b
         None
         if label is None
         else int(label) - 1
-        if label.isdigit()
+        if label.isdecimal()
         else next(iter(n for n, c in enumerate(cells) if c == label), -1)
     )
     if own is not None and not 0 <= own < len(cells):

@@ -66,6 +66,12 @@ def _parsed(line: str, where: str) -> dict[str, Any]:
         raise DataError(f"{where}: expected a JSON object, got {line[:40]!r} ({error}).") from None
     if not isinstance(parsed, dict):
         raise DataError(f"{where}: expected a JSON object, got {line[:40]!r}.")
+    if "\\ud" in line.lower():
+        try:
+            json.dumps(parsed, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:  # half of a pair: no character, and no file can be written with it
+            half = error.object[error.start]
+            raise DataError(f"{where}: expected characters, got half of a pair, {half!r}. Remove it.") from None
     return parsed
 
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from unrolled.data.tables import is_number
+from unrolled.data.tables import as_float32, as_number, is_number, separator_of, split_rows
 from unrolled.errors import DataError
 
 _POLL = 0.01
@@ -42,12 +42,15 @@ def rows(path: str = "-", ignored: Collection[str] = ()) -> Iterator[Arrived]:
         DataError: it cannot be read, or a row is not what the first one was; its number and column are named.
     """
     source = "standard input" if path == "-" else path
+    separator = ""
     columns: list[str] = []
     kept: list[int] = []
     for number, line in enumerate(_typed() if path == "-" else _growing(path), 1):
         at, name = time.perf_counter(), f"{source}, row {number:,}"
         try:
-            cells = next(csv.reader([line.decode("utf-8-sig" if number == 1 else "utf-8")]), [])
+            text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+            separator = separator or separator_of(text)
+            cells = next(split_rows([text], separator), [])
         except (UnicodeDecodeError, csv.Error):
             raise DataError(f"{name}: expected a row of numbers as CSV in UTF-8, got {line[:40]!r}.") from None
         if not cells:
@@ -60,15 +63,8 @@ def rows(path: str = "-", ignored: Collection[str] = ()) -> Iterator[Arrived]:
                 continue
         if len(cells) != len(columns):
             raise DataError(f"{name}: expected {len(columns)} columns, got {len(cells)}.")
-        try:
-            inputs = np.array([float(cells[n]) for n in kept], np.float32)
-        except ValueError:
-            wrong = next(n for n in kept if not is_number(cells[n]))
-            raise DataError(f"{name}, column {columns[wrong]}: expected a number, got {cells[wrong]!r}.") from None
-        if not np.isfinite(inputs).all():
-            wrong = int(np.flatnonzero(~np.isfinite(inputs))[0])
-            raise DataError(f"{name}, column {columns[kept[wrong]]}: expected a finite number, got {inputs[wrong]}.")
-        yield Arrived(name, at, inputs)
+        numbers = np.array([[as_number(cells[n], source, number, columns[n]) for n in kept]])
+        yield Arrived(name, at, as_float32(source, numbers, [columns[n] for n in kept], number)[0])
 
 
 def _typed() -> Iterator[bytes]:

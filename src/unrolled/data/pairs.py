@@ -81,9 +81,9 @@ def _opened(path: str, encoding: str) -> Source:
             f"{path}: expected a file of sentences, {'got a folder' if kind == 'folder' else 'there is none'}. {FORM}."
         )
     if kind == "pipe":
-        source = Source("standard input" if path == "-" else path, sources.read_whole(path), encoding, byte_unit=False)
+        source = Source("standard input" if path == "-" else path, sources.read_whole(path), encoding)
     else:
-        source = Source(os.path.expanduser(path), encoding=encoding, byte_unit=False)
+        source = Source(os.path.expanduser(path), encoding=encoding)
     if problem := source.not_text():
         raise DataError(f"{source.path}: expected text, got {problem}.")
     return source

@@ -18,6 +18,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from unrolled.errors import DataError
 
@@ -67,7 +68,7 @@ class Source:
     """Kept only for what cannot be read twice."""
     encoding: str = "utf-8"
     """Of the file, as Python names it; `auto` goes by its byte order mark, and takes UTF-8 without one."""
-    byte_unit: bool = True
+    byte_unit: bool = False
     """Whether --unit byte could read it too, which errors then advise."""
 
     def blocks(self) -> Iterator[bytes]:
@@ -170,6 +171,8 @@ class Source:
 
     def _undecodable(self, offset: int) -> DataError:
         name = "UTF-8" if self.encoding in ("utf-8", "auto") else self.encoding
+        if self.encoding != "auto" and (problem := self.not_text()):
+            return DataError(f"{self.path}: expected {name} text, got {problem}.")
         otherwise = ", or learn its bytes as they are with --unit byte (unit='byte')" * self.byte_unit
         return DataError(
             f"{self.path}: expected {name} text, got an invalid byte at offset {offset:,}. "
@@ -184,6 +187,7 @@ def find(
     binary: bool = False,
     encoding: str = "utf-8",
     left_out: dict[str, str] | None = None,
+    byte_unit: bool = False,
 ) -> list[Source]:
     """The documents that files, folders (searched whole), globs, pipes and `-` (standard input) name, in a fixed order.
 
@@ -195,19 +199,21 @@ def find(
         binary: take any file.
         encoding: of all of them, see `Source.encoding`.
         left_out: gets the files of folders that were left out, with the reason.
+        byte_unit: of all of them, see `Source.byte_unit`.
 
     Raises:
         DataError: nothing is there, cannot be read, or is not text.
     """
     if not patterns:
-        raise DataError("expected text, got none. Name files, folders, patterns, or - for standard input.")
+        raise DataError("expected data, got none. Name files, folders, patterns, or - for standard input.")
     found: list[Source] = []
+    how = _How(encoding, byte_unit)
     for pattern in patterns:
         path = os.path.expanduser(pattern)
         if kind_of(pattern) == "folder":
-            found += _in_folder(pattern, path, binary, encoding, {} if left_out is None else left_out)
+            found += _in_folder(pattern, path, binary, {} if left_out is None else left_out, how)
             continue
-        for one in _named(pattern, path, encoding):
+        for one in _named(pattern, path, how):
             if not binary and (problem := one.not_text()):
                 raise DataError(f"{one.path}: expected text, got {problem}.")
             found.append(one)
@@ -269,19 +275,26 @@ def read_whole(name: str) -> bytes:
         raise DataError(f"{name}: cannot be read ({getattr(error, 'strerror', None) or error}).") from None
 
 
-def _named(pattern: str, path: str, encoding: str) -> list[Source]:
+class _How(NamedTuple):
+    """The fields of `Source` that all files have in common."""
+
+    encoding: str
+    byte_unit: bool
+
+
+def _named(pattern: str, path: str, how: _How) -> list[Source]:
     kind = kind_of(pattern)
     if kind == "pipe":
-        return [Source("standard input" if pattern == "-" else pattern, read_whole(pattern), encoding)]
+        return [Source("standard input" if pattern == "-" else pattern, read_whole(pattern), *how)]
     if kind == "file":
-        return [Source(path, encoding=encoding)]
+        return [Source(path, None, *how)]
     matches = sorted(match for match in glob.glob(path, recursive=True) if os.path.isfile(match))
     if not matches:
         raise DataError(f"{_short(pattern)}: no such file or folder, and no file matches it as a pattern.")
-    return [Source(match, encoding=encoding) for match in matches]
+    return [Source(match, None, *how) for match in matches]
 
 
-def _in_folder(pattern: str, path: str, binary: bool, encoding: str, left_out: dict[str, str]) -> list[Source]:
+def _in_folder(pattern: str, path: str, binary: bool, left_out: dict[str, str], how: _How) -> list[Source]:
     folder, inside = Path(path), []
     try:
         for here, folders, names in os.walk(folder, onerror=_raise):
@@ -290,7 +303,7 @@ def _in_folder(pattern: str, path: str, binary: bool, encoding: str, left_out: d
     except OSError as error:
         raise DataError(f"{error.filename or pattern}: cannot be read ({error.strerror}).") from None
     inside.sort()
-    sources = [Source(str(one), encoding=encoding) for one in inside]
+    sources = [Source(str(one), None, *how) for one in inside]
     problems = {} if binary else {one.path: problem for one in sources if (problem := one.not_text())}
     texts = [one for one in sources if one.path not in problems]
     if not texts:

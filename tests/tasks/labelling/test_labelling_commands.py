@@ -168,3 +168,34 @@ def test_labels_for_the_whole_are_asked_for_by_a_setting(tmp_path: Path) -> None
     with pytest.raises(DataError, match=r"expected a label for each step, got one for the whole\. Add --per sequence"):
         tasks.train("labelling", tmp_path / "texts.jsonl", run=tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("crf", [False, True])
+def test_where_training_had_none_of_the_labels_there_is_no_loss(
+    command, trained, conllu: Path, tmp_path: Path, crf: bool
+) -> None:
+    run = trained(conllu, crf=crf)
+    (tmp_path / "new.conll").write_text("dog FOREIGN\n")
+    code, out, _ = command("evaluate", run.folder, tmp_path / "new.conll", "--json")
+    metrics = json.loads(out)
+    assert (code, "loss" in metrics, metrics["accuracy"]) == (0, False, 0.0)
+
+
+def test_times_are_written_of_steps_and_short(command, trained, csv: Path) -> None:
+    sevenths = "x,y,time\n" + "".join(f"1,2,{n / 7}\n" for n in range(3))
+    (csv.parent / "sevenths.csv").write_text(sevenths)
+    _, out, _ = command("label", trained(csv).folder, csv.parent / "sevenths.csv", "--json")
+    assert json.loads(out)["times"] == [0.0, 0.142857, 0.285714]
+    _, out, _ = command("label", trained(csv, per="sequence").folder, csv.parent / "sevenths.csv", "--json")
+    assert "times" not in json.loads(out)
+
+
+def test_text_in_another_encoding_is_labelled_where_it_is_named(command, trained, conllu: Path, tmp_path: Path) -> None:
+    run = trained(conllu)
+    (tmp_path / "latin.conll").write_bytes("h\u00fctte\n".encode("latin-1"))
+    code, out, errors = command("label", run.folder, tmp_path / "latin.conll")
+    assert (code, out) == (2, "")
+    assert "--encoding latin-1" in errors
+    assert "--unit byte" not in errors
+    code, out, errors = command("label", run.folder, tmp_path / "latin.conll", "--encoding", "latin-1")
+    assert (code, errors, out[:6]) == (0, "", "h\u00fctte\t")

@@ -110,3 +110,11 @@ def test_two_widths_are_refused_and_both_files_named(tmp_path: Path) -> None:
         np.savez(tmp_path / f"{name}.npz", inputs=np.zeros((4, columns)), label=np.array(list("abab")))
     with pytest.raises(DataError, match=r"two.npz: expected 2 numbers a step, as in .*one.npz, got 3"):
         prepared(tmp_path, tmp_path / "one.npz", tmp_path / "two.npz")
+
+
+@pytest.mark.parametrize("text", ["the DET\ndog NOUN\n\na DET\n", '{"text": "ab", "labels": ["X", "Y"]}\n'])
+def test_so_few_sequences_that_none_is_held_out_are_learned_from(tmp_path: Path, text: str) -> None:
+    path = tmp_path / ("few.jsonl" if text.startswith("{") else "few.conll")
+    path.write_text(text)
+    _, _, training, validation = prepared(tmp_path, path)
+    assert (len(training), len(validation)) == (text.count("\n\n") + 1, 0)

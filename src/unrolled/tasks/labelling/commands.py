@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 @click.argument("inputs", metavar="INPUT...", nargs=-1)
 @click.option("--word-column", metavar="COLUMN", help="Column of the words.  [default: the run's]")
 @click.option("--label-column", metavar="COLUMN", help="Column for the labels of words.  [default: the run's]")
+@click.option("--encoding", metavar="NAME", help="Encoding of text files, such as latin-1 or auto.  [default: the run's]")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per sequence; with --follow per step.")
 @click.option("--follow", is_flag=True, help="Label numbers while they arrive: CSV on standard input, or a file that grows.")
 @click.option(
@@ -147,8 +148,8 @@ def _as_object(one: Labelled, names: list[str]) -> dict[str, Any]:
     found: dict[str, Any] = {"sequence": one.sequence.name}
     if isinstance(one.sequence.inputs, (list, str)):
         found["words" if isinstance(one.sequence.inputs, list) else "text"] = one.sequence.inputs
-    if one.sequence.times is not None:
-        found["times"] = one.sequence.times.tolist()
+    if one.sequence.times is not None and isinstance(one.labels, list):
+        found["times"] = [round(time, 6) for time in one.sequence.times.tolist()]
 
     def both(own: str | frozenset[str], probabilities: Any) -> tuple[Any, Any]:
         numbers = [round(float(probabilities[names.index(label)]), 4) for label in _chosen(own)]

@@ -374,7 +374,7 @@ class Kept(Several[Example]):
         """Of each sequence, (N,)."""
         self._ends = np.concatenate([np.zeros(1, np.int64), np.cumsum(self.lengths)])
         self._kind, self._per_step = encoding.kind, config.per == "step"
-        self._inputs = open_rows(folder, "inputs") if len(self.lengths) else np.zeros(0)
+        self._inputs = open_rows(folder, "inputs") if len(self.lengths) else np.zeros(0, np.int32)
         self._labels = open_rows(folder, "labels")
         self._forms = files.read_as(folder.parent / FORMS, _Forms).root
         steps = int(self._ends[-1])

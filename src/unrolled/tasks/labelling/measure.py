@@ -30,7 +30,7 @@ def measure(
 
     - of one label: `accuracy`, `macro_f1`, `per_label` and `confusion`; of BIO tags also `entity_f1`; of numbers, audio and
       video, per step, the segments' `edit` and `f1_10`, `f1_25`, `f1_50`; `unseen_labels`, those that training never had,
-      which count as wrong and are in no loss;
+      which count as wrong and are in no loss, so that where there are no others there is none;
     - of several at once: `frame_nll`, `precision`, `recall`.
 
     Args:
@@ -77,7 +77,8 @@ def measure(
     said = [names[one[mask]].tolist() for one, mask in zip(found, labelled, strict=True) if mask.any()]
     if not true:
         raise DataError("expected labels to compare with, got steps without any.")
-    return {"loss": sum(totals) / max(1, sum(counts)), **scores_of(true, said, encoding, per_step=config.per == "step")}
+    scores = scores_of(true, said, encoding, per_step=config.per == "step")
+    return {**({"loss": sum(totals) / sum(counts)} if sum(counts) else {}), **scores}
 
 
 def scores_of(true: list[list[str]], said: list[list[str]], encoding: Encoding, *, per_step: bool) -> dict[str, Any]:

@@ -116,7 +116,8 @@ def read_one(config: Config, kind: Kind, source: Source, labelled: bool = True) 
         return
     for sequence in labelled_text.read(source, multi=config.multi):
         if isinstance(sequence.inputs, str) != (kind == "characters"):
-            raise DataError(f"{sequence.name}: expected {kind}, as in the first file, got the other.")
+            own = "text" if kind == "words" else "words"
+            raise DataError(f'{sequence.name}: expected {kind}, as in training or in the first file, got an object of "{own}".')
         yield sequence
 
 

@@ -23,7 +23,9 @@ def prepare(config: Config, folder: Path, say: Callable[[str], None]) -> None:
         DataError: no text, unreadable text, or too little of it.
     """
     left_out: dict[str, str] = {}
-    documents = sources.find(config.data, binary=config.unit == "byte", encoding=config.encoding, left_out=left_out)
+    documents = sources.find(
+        config.data, binary=config.unit == "byte", encoding=config.encoding, left_out=left_out, byte_unit=True
+    )
     if left_out:
         say(sources.describe(left_out))
     if config.documents and len(documents) < 2:
@@ -58,7 +60,7 @@ def encode(paths: list[str], tokenizer: Tokenizer, encoding: str = "utf-8") -> t
         DataError: fewer than two tokens: there is nothing to predict.
     """
     left_out: dict[str, str] = {}
-    documents = sources.find(paths, binary=tokenizer.unit == "byte", encoding=encoding, left_out=left_out)
+    documents = sources.find(paths, binary=tokenizer.unit == "byte", encoding=encoding, left_out=left_out, byte_unit=True)
     tokens = np.concatenate([np.empty(0, np.int64), *encode_documents(documents, tokenizer)])
     if len(tokens) < 2:
         raise DataError(f"{', '.join(paths)}: expected at least 2 tokens to measure on, got {len(tokens)}.")

@@ -33,7 +33,7 @@ def _lines(file: str, encoding: str) -> Iterator[list[str]]:
     kind = kind_of(file)
     if kind in ("nothing", "folder"):
         raise DataError(f"{file}: expected a file of lines, " + ("got a folder." if kind == "folder" else "there is none."))
-    if kind == "file" and (problem := Source(os.path.expanduser(file), encoding=encoding, byte_unit=False).not_text()):
+    if kind == "file" and (problem := Source(os.path.expanduser(file), encoding=encoding).not_text()):
         raise DataError(f"{file}: expected text, got {problem}.")
     blocks = _unpacked(_blocks(file), file)
     first = next(blocks, b"")
