@@ -19,13 +19,16 @@ from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from sklearn.utils.estimator_checks import check_estimator
 
 import unrolled
+from tolerance import assert_same
 from unrolled import SequenceClassifier, SequenceLabeller, training
 
 QUICK: dict[str, Any] = {"hidden_size": 8, "max_iter": 10, "batch_size": 16, "learning_rate": 0.05, "random_state": 0}
 ESTIMATORS = [SequenceClassifier(**QUICK), SequenceLabeller(**QUICK)]
+BATCHES = "a sample that is there twice is in two batches of training, and one of weight 2 in one"
 NOT_FOR_SEQUENCES = {
-    "SequenceClassifier": {},
+    "SequenceClassifier": {"check_sample_weight_equivalence_on_dense_data": BATCHES},
     "SequenceLabeller": {
+        "check_sample_weight_equivalence_on_dense_data": "steps that are absent, or there twice, make another sequence",
         "check_methods_sample_order_invariance": "the rows of an array (T, F) are steps of one sequence: their order counts",
         "check_methods_subset_invariance": "a step is labelled by its neighbours, so parts have other labels than the whole",
     },
@@ -221,6 +224,125 @@ def test_early_stopping_keeps_the_weights_that_are_best_on_what_was_held_out() -
     assert model.n_iter_ < 100
     with pytest.raises(ValueError, match=r"leaves sequences on both sides, got 0\.1 of n_samples=1"):
         SequenceClassifier(**QUICK, early_stopping=True).fit(X[:1], y[:1])
+
+
+@each
+def test_a_weight_of_two_counts_as_twice_there_and_of_zero_as_absent(estimator: Any) -> None:
+    X, y = data_for(estimator, count=12)
+    weights = np.array([0, 1, 2, 1] * 3)
+    everything = clone(estimator).set_params(batch_size=100, max_iter=5)  # in one batch, so that training is the same
+    weighted = clone(everything).fit(X, y, sample_weight=weights * 0.3)
+    repeated = clone(everything).fit(*([one[n] for n in np.repeat(range(12), weights)] for one in (X, y)))
+    ignoring = everything.fit(X, y)
+    flat = [torch.tensor(np.vstack(model.predict_proba(X))).float() for model in (weighted, repeated, ignoring)]
+    assert_same(flat[0], flat[1])
+    assert not torch.allclose(flat[0], flat[2], atol=1e-2)
+    right = np.array([np.mean(one == true) for one, true in zip(weighted.predict(X), y, strict=True)])
+    sizes = np.array([np.size(one) for one in y])
+    assert weighted.score(X, y, sample_weight=weights) == pytest.approx(np.average(right, weights=weights * sizes))
+
+
+def test_weights_may_be_of_single_steps() -> None:
+    X, _, y = sequences()
+    wrong = [1 - one for one in y]
+    doubled, both = [*X, *X], [*y, *wrong]  # every step is labelled both ways: weights say which counts
+    weights = [*(np.ones(len(one)) for one in X), *(np.full(len(one), 0.01) for one in X)]
+    weights[0][1] = 0  # a step that does not count in a sequence that does
+    for one in (weights, np.array(weights, dtype=object)):
+        model = SequenceLabeller(**{**QUICK, "max_iter": 40}).fit(doubled, both, sample_weight=one)
+        assert model.score(X, y) > 0.9
+    assert SequenceLabeller(**QUICK, crf=True).fit(X, y, sample_weight=np.arange(24)).predict(X)
+    with pytest.raises(ValueError, match="crf: expected one sample_weight for a sequence"):
+        SequenceLabeller(**QUICK, crf=True).fit(X, y, sample_weight=weights[:24])
+    with pytest.raises(ValueError, match=r"inconsistent numbers of samples: X\[0\] \d, sample_weight\[0\] \d"):
+        SequenceLabeller(**QUICK).fit(X, y, sample_weight=[weights[0][1:], *weights[1:24]])
+
+
+@each
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        (np.ones(5), r"sample_weight.shape == \(5,\), expected \(24,\)"),
+        (-np.ones(24), "Negative values in data passed to `sample_weight`"),
+        (np.zeros(24), "at least one non-zero number"),
+        (np.full(24, np.nan), "Input sample_weight contains NaN"),
+    ],
+    ids=["too few", "negative", "zeros", "nan"],
+)
+def test_weights_that_cannot_be_are_refused(estimator: Any, weights: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        clone(estimator).fit(*data_for(estimator), sample_weight=weights)
+
+
+def indicators(estimator: Any, **settings: Any) -> tuple[list[np.ndarray], Any]:
+    """The sequences, and of three labels at once which hold: the third never does."""
+    X, whole, steps = sequences(**settings)
+    if isinstance(estimator, SequenceClassifier):
+        return X, np.array(
+            [[label == "up", label == "down" and len(one) > 5, False] for one, label in zip(X, whole, strict=True)], int
+        )
+    return X, [
+        np.stack([own, one[:, 0] > 0, np.zeros(len(one))], axis=1).astype(int) for one, own in zip(X, steps, strict=True)
+    ]
+
+
+@each
+def test_several_labels_at_once_are_indicators_each_for_itself(estimator: Any) -> None:
+    X, y = indicators(estimator)
+    model = clone(estimator).set_params(max_iter=60).fit(X, y)
+    assert model.multilabel_
+    assert model.classes_.tolist() == [0, 1, 2]
+    unseen, truth = indicators(estimator, seed=1)
+    assert model.score(unseen, truth) > 0.8
+    for one, probability, true in zip(model.predict(unseen), model.predict_proba(unseen), truth, strict=True):
+        assert one.dtype == np.int64
+        assert one.shape == probability.shape == true.shape
+        assert np.array_equal(probability > 0.5, one)
+        assert np.all(probability[..., 2] < 0.5)
+    right = [np.all(one == true, axis=-1) for one, true in zip(model.predict(unseen), truth, strict=True)]
+    assert model.score(unseen, truth) == pytest.approx(np.hstack(right).mean())
+    stored = pickle.loads(pickle.dumps(model))
+    assert same(stored.partial_fit(X, y).predict(X), model.partial_fit(X, y).predict(X))
+    assert cross_val_score(make_pipeline(clone(estimator)), X, y, cv=2).shape == (2,)
+    begun = clone(estimator).set_params(early_stopping=True)
+    assert begun.fit(X, y, sample_weight=np.arange(24)).predict_proba(X)[0].shape == y[0].shape
+    assert clone(estimator).partial_fit(X, y).classes_.tolist() == [0, 1, 2]  # columns say what labels there are
+
+
+def test_indicators_may_be_an_array_of_one_axis_more() -> None:
+    X = np.random.default_rng(0).normal(size=(12, 5, 2))
+    y = (X > 0).astype(int)
+    assert SequenceLabeller(**QUICK).fit(X, y).predict(X).shape == (12, 5, 2)
+    assert SequenceLabeller(**QUICK).fit(X[0], y[0]).predict_proba(X[1]).shape == (5, 2)
+    assert SequenceClassifier(**QUICK).fit(X[..., 0], y[:, 0]).predict_proba(X[..., 0]).shape == (12, 2)
+
+
+@each
+def test_indicators_and_single_labels_are_not_mixed(estimator: Any) -> None:
+    X, single = data_for(estimator)
+    _, several = indicators(estimator)
+    model = clone(estimator).set_params(max_iter=1)
+    with pytest.raises(ValueError, match=r"y: expected one label each, as before, got indicators of 3\. `fit` begins anew"):
+        clone(model).fit(X, single).partial_fit(X, several)
+    with pytest.raises(ValueError, match=r"y: expected indicators of 3 labels, as before, got indicators of 2\."):
+        clone(model).fit(X, several).partial_fit(X, [one[..., :2] for one in several])
+    with pytest.raises(ValueError, match=r"y: expected 0 and 1 for several labels at once, got \[0, 2\]"):
+        model.fit(X, [2 * one for one in several])
+
+
+def test_a_conditional_random_field_has_one_label_at_a_step() -> None:
+    with pytest.raises(ValueError, match="crf: expected one label for a step, got indicators of several at once"):
+        SequenceLabeller(**QUICK, crf=True).fit(*indicators(SequenceLabeller()))
+
+
+@each
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_features_in_tiny_units_are_learned_from_and_constant_ones_are_harmless(estimator: Any, dtype: type) -> None:
+    X, y = data_for(estimator)
+    tiny = [np.hstack([one * 2.0**-40, np.full((len(one), 1), 0.1)]).astype(dtype) for one in X]
+    model = clone(estimator).set_params(max_iter=40).fit(tiny, y)
+    assert model.scale_[2] == 1
+    assert model.score(tiny, y) > 0.9
 
 
 def test_a_conditional_random_field_labels_steps() -> None:

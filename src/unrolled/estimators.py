@@ -32,6 +32,7 @@ from unrolled import checkpoint, training
 from unrolled import config as settings_of
 from unrolled.data import arrays
 from unrolled.data.arrays import Arrays
+from unrolled.data.spread import Spread
 from unrolled.errors import ConfigError, DivergenceError
 from unrolled.progress import Progress
 from unrolled.task import Counters, Outcome
@@ -68,18 +69,25 @@ class _Estimator(ClassifierMixin, BaseEstimator):
     random_state: Any
     verbose: bool
 
-    def fit(self, X: Any, y: Any) -> Self:
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Learn from sequences and their labels, from fresh weights.
 
+        Args:
+            X: sequences.
+            y: their labels; of several at once indicators, one axis more, of 0 and 1.
+            sample_weight: how much each sequence counts, (N,), as against the others; one of 0 is as good as absent. Of
+                `SequenceLabeller` it may also be laid out as y, a weight for each step.
+
         Raises:
-            ValueError: sequences, labels or parameters that cannot be.
+            ValueError: sequences, labels, weights or parameters that cannot be.
         """
         sequences = self._read(X, reset=True)
         labels = self._read_labels(y, sequences)
-        self._begin(sequences, labels)
-        return self._learn(sequences, labels, self.max_iter)
+        weights = self._read_weights(sample_weight, sequences)
+        self._begin(sequences, labels, weights)
+        return self._learn(sequences, labels, weights, self.max_iter)
 
-    def partial_fit(self, X: Any, y: Any, classes: Any = None) -> Self:
+    def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> Self:
         """Learn on: one pass over these sequences, from the weights and the optimizer's moments there are.
 
         The learning rate falls from `learning_rate` to zero in each call (warm restarts, Loshchilov and Hutter 2017). Inputs
@@ -88,37 +96,41 @@ class _Estimator(ClassifierMixin, BaseEstimator):
         Args:
             X: sequences, as in `fit`.
             y: their labels.
-            classes: all labels that there will be; in the first call, unless `fit` has been called.
+            classes: all labels that there will be; in the first call, unless `fit` has been called or y are indicators.
+            sample_weight: as in `fit`.
 
         Raises:
             ValueError: as `fit`; a label that is none of `classes_`.
         """
         first = not hasattr(self, "classes_")
-        if first and classes is None:
-            raise ValueError("classes must be passed on the first call to partial_fit.")
         sequences = self._read(X, reset=first)
         labels = self._read_labels(y, sequences)
+        weights = self._read_weights(sample_weight, sequences)
         if first:
-            self._begin(sequences, classes)
+            if classes is None and labels.ndim == 1:
+                raise ValueError("classes must be passed on the first call to partial_fit.")
+            self._begin(sequences, labels if labels.ndim == 2 else classes, weights)
         elif classes is not None and not np.array_equal(self.classes_, np.unique(classes)):
             raise ValueError(f"`classes={classes!r}` is not the same as on last call to partial_fit, was: {self.classes_!r}")
-        return self._learn(sequences, labels, None)
+        return self._learn(sequences, labels, weights, None)
 
     def predict(self, X: Any) -> Any:
-        """The most probable label of each sequence or step, laid out as y was in `fit`."""
+        """The most probable label of each sequence or step, laid out as y was in `fit`; of several at once indicators of those
+        that are more probable than not."""
         sequences = self._read_known(X)
-        found = self._predict(sequences, lambda one: one.labels.numpy(), np.int64)
-        return self._as_given(self.classes_[found], sequences)
+        return self._as_given(self._labels_of(sequences), sequences)
 
     def predict_proba(self, X: Any) -> Any:
-        """The probability of every label, in the order of `classes_`: one axis more than `predict` has."""
+        """The probability of every label, in the order of `classes_`: one axis more than labels have. They sum to 1; of several
+        labels at once each is for itself."""
         sequences = self._read_known(X)
         found = self._predict(sequences, lambda one: one.probabilities.numpy(), np.float64, (len(self.classes_),))
-        return self._as_given(found / found.sum(axis=1, keepdims=True), sequences)
+        return self._as_given(found if self.multilabel_ else found / found.sum(axis=1, keepdims=True), sequences)
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.input_tags.three_d_array = True
+        tags.classifier_tags.multi_label = True
         return tags
 
     def _read(self, X: Any, *, reset: bool) -> Arrays:
@@ -127,29 +139,52 @@ class _Estimator(ClassifierMixin, BaseEstimator):
     def _read_labels(self, y: Any, sequences: Arrays) -> np.ndarray:
         raise NotImplementedError
 
+    def _read_weights(self, sample_weight: Any, sequences: Arrays) -> np.ndarray | None:
+        raise NotImplementedError
+
     def _as_given(self, values: np.ndarray, sequences: Arrays) -> Any:
         raise NotImplementedError
+
+    def _labels_of(self, sequences: Arrays) -> np.ndarray:
+        """The labels found for all sequences, or all their steps, end to end."""
+        if self.multilabel_:
+            return self._predict(sequences, lambda one: one.labels.numpy(), np.int64, (len(self.classes_),))
+        return self.classes_[self._predict(sequences, lambda one: one.labels.numpy(), np.int64)]
 
     def _read_known(self, X: Any) -> Arrays:
         check_is_fitted(self)
         return self._read(X, reset=False)
 
-    def _begin(self, sequences: Arrays, labels: Any) -> None:
+    def _begin(self, sequences: Arrays, labels: Any, weights: np.ndarray | None) -> None:
         """What fresh weights begin with, and `partial_fit` keeps."""
-        self.classes_ = np.unique(labels)
-        self.mean_ = sequences.steps.mean(axis=0, dtype=np.float64)
-        deviation = sequences.steps.std(axis=0, dtype=np.float64)
-        self.scale_ = np.where(deviation > 1e-10 * np.abs(self.mean_), deviation, 1.0)
+        self.multilabel_ = np.ndim(labels) == 2
+        self.classes_ = np.arange(labels.shape[1]) if self.multilabel_ else np.unique(labels)
+        spread = Spread(sequences.steps.dtype if sequences.steps.dtype.kind == "f" else np.float64)
+        of_steps = weights if weights is None or self._per == "step" else np.repeat(weights, sequences.lengths)
+        spread.add(sequences.steps, of_steps)
+        self.mean_, self.scale_ = spread.mean, spread.deviation
         self.n_iter_ = 0
         self._seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         self._state: dict[str, Tensor] = {}
 
-    def _learn(self, sequences: Arrays, labels: np.ndarray, passes: int | None) -> Self:
-        """So many passes over these sequences; None: one more, from the weights there are, if there are any."""
+    def _numbers_of(self, labels: np.ndarray) -> np.ndarray:
+        """Labels as labelling has them: by their places in `classes_`, or true and false."""
+        if (labels.ndim == 2) != self.multilabel_ or (self.multilabel_ and labels.shape[1] != len(self.classes_)):
+            expected = f"indicators of {len(self.classes_)} labels" if self.multilabel_ else "one label each"
+            got = f"indicators of {labels.shape[1]}" if labels.ndim == 2 else "one label each"
+            raise ValueError(f"y: expected {expected}, as before, got {got}. `fit` begins anew.")
+        if self.multilabel_:
+            return labels.astype(bool)
         if unseen := sorted(set(np.unique(labels)) - set(self.classes_)):
             raise ValueError(f"y contains previously unseen labels: {unseen}")
-        ids = np.searchsorted(self.classes_, labels)
+        return np.searchsorted(self.classes_, labels)
+
+    def _learn(self, sequences: Arrays, labels: np.ndarray, weights: np.ndarray | None, passes: int | None) -> Self:
+        """So many passes over these sequences; None: one more, from the weights there are, if there are any."""
+        ids = self._numbers_of(labels)
         examples = [part for one in self._examples(sequences, ids) for part in self._parts(one)]
+        if weights is not None:
+            examples = self._weighted(examples, weights)
         held_out: list[Example] = []
         if passes and self.early_stopping:
             examples, held_out = self._split(examples)
@@ -187,9 +222,10 @@ class _Estimator(ClassifierMixin, BaseEstimator):
             if not (isinstance(count, (int, np.integer)) and count > 0):
                 raise ValueError(f"{name}: expected a whole number above 0, got {count!r}.")
         given = {name: getattr(self, name) for name in self._settings}
+        own = {"per": self._per, "kind": "numbers", "multi": self.multilabel_}
         patience = self.n_iter_no_change if passes and self.early_stopping else 0
         try:
-            checked = settings_of.load(Config, None, {**given, "per": self._per, "kind": "numbers", "patience": patience})
+            checked = settings_of.load(Config, None, {**given, **own, "patience": patience})
             per_pass = max(1, round(sequences / checked.batch_size))
             steps = (passes or 1) * per_pass
             loop = {
@@ -221,13 +257,27 @@ class _Estimator(ClassifierMixin, BaseEstimator):
         ends = np.cumsum(sequences.lengths)
         starts = ends - sequences.lengths
         if labels is None:
-            labels = np.zeros(len(steps) if self._per == "step" else len(ends), np.int64)
+            each = (len(self.classes_),) if self.multilabel_ else ()
+            labels = np.zeros((len(steps) if self._per == "step" else len(ends), *each), np.int64)
         own = [slice(*one) for one in zip(starts, ends, strict=True)] if self._per == "step" else range(len(ends))
         return [Example(steps[start:end], labels[n]) for start, end, n in zip(starts, ends, own, strict=True)]
 
     def _parts(self, example: Example) -> list[Example]:
         """What of a sequence is learned from at once."""
         return [example]
+
+    def _weighted(self, examples: list[Example], weights: np.ndarray) -> list[Example]:
+        """With their weights, of a mean of 1, so that steps of training are of the usual size; without those that do not count.
+
+        Args:
+            examples: all of them in order, end to end as their labels were given.
+            weights: of each label.
+        """
+        counts = [len(one.labels) if self._per == "step" else 1 for one in examples]
+        own = np.split(weights, np.cumsum(counts)[:-1])
+        kept = [(one, part) for one, part in zip(examples, own, strict=True) if part.any()]
+        mean = np.concatenate([part for _, part in kept]).mean()
+        return [one._replace(weights=part / mean if self._per == "step" else part[0] / mean) for one, part in kept]
 
     def _split(self, examples: list[Example]) -> tuple[list[Example], list[Example]]:
         """What to learn from, and a `validation_fraction` to measure on."""
@@ -270,7 +320,7 @@ class SequenceClassifier(_Estimator):
     - an array or a data frame (N, T), each of whose rows is a sequence of T steps of one feature. It is a table as scikit-learn
       has them: `n_features_in_` is T, and later ones need as many columns.
 
-    y is N labels: numbers or strings.
+    y is N labels, numbers or strings; or, of several labels at once, an array (N, L) of 0 and 1, a column for each label.
 
     Args:
         cell: `"rnn"`, `"lstm"` or `"gru"`; `"none"` for a baseline without recurrence.
@@ -292,7 +342,8 @@ class SequenceClassifier(_Estimator):
         verbose: whether to show progress.
 
     Attributes:
-        classes_: the labels, sorted.
+        classes_: the labels, sorted; of several at once the numbers of y's columns.
+        multilabel_: whether there are several at once.
         model_: the network, an `unrolled.tasks.labelling.model.Labeller`.
         mean_: of each feature over all steps in training.
         scale_: its standard deviation.
@@ -360,6 +411,9 @@ class SequenceClassifier(_Estimator):
     def _read_labels(self, y: Any, sequences: Arrays) -> np.ndarray:
         return arrays.read_labels(self, y, sequences)
 
+    def _read_weights(self, sample_weight: Any, sequences: Arrays) -> np.ndarray | None:
+        return arrays.read_weights(sample_weight, sequences)
+
     def _as_given(self, values: np.ndarray, sequences: Arrays) -> np.ndarray:
         return values
 
@@ -373,7 +427,8 @@ class SequenceLabeller(_Estimator):
     - an array (N, T, F). y is (N, T);
     - an array or a data frame (T, F), one sequence, whose rows are its steps. y is (T,).
 
-    What it answers is laid out as y. Takes the parameters of `SequenceClassifier`, has its attributes, and
+    Of several labels at once y has an axis more, of L columns of 0 and 1. What it answers is laid out as y. Takes the
+    parameters of `SequenceClassifier`, has its attributes, and
 
     Args:
         crf: whether the output layer is a conditional random field, which learns what label follows what (Lafferty et al.
@@ -433,18 +488,38 @@ class SequenceLabeller(_Estimator):
         self.random_state = random_state
         self.verbose = verbose
 
-    def score(self, X: Any, y: Any) -> float:  # type: ignore[override]  # weights would be of sequences or of steps
-        """Accuracy: the share of all steps that are labelled right."""
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """Accuracy: the share of all steps that are labelled right; of several labels at once, those of which all are.
+
+        Args:
+            X: sequences.
+            y: the true labels.
+            sample_weight: how much each step counts, as in `fit`.
+        """
         sequences = self._read_known(X)
-        labels = self._read_labels(y, sequences)
-        found = self._predict(sequences, lambda one: one.labels.numpy(), np.int64)
-        return float(accuracy_score(labels, self.classes_[found]))
+        labels, weights = self._read_labels(y, sequences), self._read_weights(sample_weight, sequences)
+        return float(accuracy_score(labels, self._labels_of(sequences), sample_weight=weights))
 
     def _read(self, X: Any, *, reset: bool) -> Arrays:
         return arrays.read_sequences(self, X, reset=reset)
 
     def _read_labels(self, y: Any, sequences: Arrays) -> np.ndarray:
-        return arrays.read_step_labels(self, y, sequences)
+        labels = arrays.read_step_labels(self, y, sequences)
+        if self.crf and labels.ndim == 2:
+            raise ValueError("crf: expected one label for a step, got indicators of several at once. Set crf=False.")
+        return labels
+
+    def _read_weights(self, sample_weight: Any, sequences: Arrays) -> np.ndarray | None:
+        return arrays.read_step_weights(sample_weight, sequences)
+
+    def _weighted(self, examples: list[Example], weights: np.ndarray) -> list[Example]:
+        weighted = super()._weighted(examples, weights)
+        if self.crf and any(np.ptp(one.weights) for one in weighted):
+            raise ValueError(
+                "crf: expected one sample_weight for a sequence, whose labels it takes together, got several. Give one "
+                "each, or set crf=False."
+            )
+        return weighted
 
     def _parts(self, example: Example) -> list[Example]:
         longest = self.longest if isinstance(self.longest, (int, np.integer)) and self.longest > 0 else len(example.inputs)

@@ -9,8 +9,14 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_array, check_consistent_length, column_or_1d, validate_data
+from sklearn.utils.multiclass import check_classification_targets, type_of_target
+from sklearn.utils.validation import (
+    _check_sample_weight,
+    check_array,
+    check_consistent_length,
+    column_or_1d,
+    validate_data,
+)
 
 Form = Literal["table", "array", "list"]
 
@@ -79,7 +85,7 @@ def read_sequences(estimator: Any, X: Any, *, reset: bool) -> Arrays:
 
 
 def read_labels(estimator: Any, y: Any, sequences: Arrays) -> np.ndarray:
-    """One label for each sequence, (N,).
+    """One label for each sequence, (N,); or several at once as indicators, (N, L) of 0 and 1.
 
     Raises:
         ValueError: another number, numbers that are no labels, NaN, as scikit-learn says it.
@@ -88,20 +94,40 @@ def read_labels(estimator: Any, y: Any, sequences: Arrays) -> np.ndarray:
 
 
 def read_step_labels(estimator: Any, y: Any, sequences: Arrays) -> np.ndarray:
-    """One label for each step, in the layout of X without its features; (sum of the lengths,).
+    """As `read_labels`, for each step, in the layout of X without its features: (sum of the lengths,), or that by L.
 
     Raises:
         ValueError: as `read_labels`.
     """
+    if sequences.form != "table":
+        _require(estimator, y)
+        y = _end_to_end(y, sequences, "y")
+    return _checked(estimator, y, sequences.steps)
+
+
+def read_weights(sample_weight: Any, sequences: Arrays) -> np.ndarray | None:
+    """A weight for each sequence, (N,), none below 0; None: all count alike.
+
+    Raises:
+        ValueError: another number of them, a negative one, NaN or infinity, or nothing but zeros.
+    """
+    return None if sample_weight is None else _checked_weights(sample_weight, sequences.lengths)
+
+
+def read_step_weights(sample_weight: Any, sequences: Arrays) -> np.ndarray | None:
+    """A weight for each step, (sum of the lengths,): given one by one in the layout of X without its features, or of a list or
+    an array of three axes one for each sequence, which all its steps have.
+
+    Raises:
+        ValueError: as `read_weights`.
+    """
+    if sample_weight is None:
+        return None
     if sequences.form == "table":
-        return _checked(estimator, y, sequences.steps)
-    _require(estimator, y)
-    check_consistent_length(sequences.lengths, y)
-    parts = [column_or_1d(one) for one in y]
-    for n, (one, length) in enumerate(zip(parts, sequences.lengths, strict=True)):
-        if len(one) != length:
-            raise ValueError(f"Found input variables with inconsistent numbers of samples: X[{n}] {length}, y[{n}] {len(one)}")
-    return _checked(estimator, np.concatenate(parts), sequences.steps)
+        return _checked_weights(sample_weight, sequences.steps)
+    if is_list(sample_weight) or np.asarray(sample_weight).ndim == 2:
+        return _checked_weights(_end_to_end(sample_weight, sequences, "sample_weight"), sequences.steps)
+    return np.repeat(_checked_weights(sample_weight, sequences.lengths), sequences.lengths)
 
 
 def is_list(X: Any) -> bool:
@@ -129,13 +155,37 @@ def _numbers(estimator: Any, X: Any, reset: bool) -> np.ndarray:
     return checked
 
 
+def _end_to_end(several: Any, sequences: Arrays, name: str) -> np.ndarray:
+    """What each sequence has for its steps, (T_i,) or (T_i, L) each, as one array."""
+    check_consistent_length(sequences.lengths, several)
+    parts = [one if one.ndim == 2 and one.shape[1] > 1 else column_or_1d(one) for one in map(np.asarray, several)]
+    for n, (one, length) in enumerate(zip(parts, sequences.lengths, strict=True)):
+        if len(one) != length:
+            raise ValueError(
+                f"Found input variables with inconsistent numbers of samples: X[{n}] {length}, {name}[{n}] {len(one)}"
+            )
+        if one.shape[1:] != parts[0].shape[1:]:
+            raise ValueError(f"{name}[{n}] has shape {one.shape}, but {name}[0] has {parts[0].shape}.")
+    return np.concatenate(parts)
+
+
 def _checked(estimator: Any, y: Any, of: np.ndarray) -> np.ndarray:
     _require(estimator, y)
-    y = column_or_1d(y, warn=True)
-    check_array(y, ensure_2d=False, dtype=None, input_name="y", estimator=estimator)  # type: ignore[arg-type]  # None: as it is
+    y = np.asarray(y)
+    several = y.ndim == 2 and type_of_target(y, input_name="y") == "multilabel-indicator"
+    if not several:
+        y = column_or_1d(y, warn=True)
+    y = check_array(y, ensure_2d=False, dtype=None, input_name="y", estimator=estimator)  # type: ignore[arg-type]  # None: as it is
     check_consistent_length(of, y)
-    check_classification_targets(y)
+    if not several:
+        check_classification_targets(y)
+    elif not np.isin(y, (0, 1)).all():
+        raise ValueError(f"y: expected 0 and 1 for several labels at once, got {np.unique(y).tolist()}.")
     return y
+
+
+def _checked_weights(sample_weight: Any, of: np.ndarray) -> np.ndarray:
+    return _check_sample_weight(sample_weight, of, dtype=np.float64, ensure_non_negative=True)
 
 
 def _require(estimator: Any, y: Any) -> None:

@@ -21,6 +21,7 @@ from torch.nn.utils.rnn import pad_sequence
 from unrolled import files
 from unrolled.data.rows import RowWriter, open_rows
 from unrolled.data.sequences import Kind, Sequence
+from unrolled.data.spread import Spread
 from unrolled.errors import DataError, RunError
 from unrolled.tasks.labelling.config import Config
 from unrolled.tasks.labelling.read import kind_of, read
@@ -124,6 +125,8 @@ class Example(NamedTuple):
     """As in `Sequence`."""
     labels: np.ndarray
     """Per step (T,), of several at once (T, L) of true and false; per sequence without the T."""
+    weights: np.ndarray | float | None = None
+    """How much they count in the loss: per step (T,), per sequence one number. None: as much as the others."""
 
 
 class Numbering:
@@ -237,7 +240,7 @@ def learn(config: Config, kind: Kind, sequences: Iterable[Sequence], names: str 
     labels: Counter[str] = Counter()
     words: Counter[str] = Counter()
     characters: Counter[str] = Counter()
-    spread = _Spread()
+    numbers = _Numbers()
     for sequence in sequences:
         own = labels_of(sequence, config)
         for label in own if config.per == "step" else [own]:
@@ -249,7 +252,7 @@ def learn(config: Config, kind: Kind, sequences: Iterable[Sequence], names: str 
         elif kind == "characters":
             characters.update(sequence.inputs)
         else:
-            spread.add(sequence)
+            numbers.add(sequence)
         if config.crf and "" in own:
             raise DataError(f"{sequence.name}: expected a label for every step, which crf needs, got a step without one.")
     if len(labels) < (1 if config.multi else 2):
@@ -264,41 +267,29 @@ def learn(config: Config, kind: Kind, sequences: Iterable[Sequence], names: str 
         labels=sorted(labels),
         words=frequent(words),
         characters=frequent(characters),
-        mean=spread.mean.tolist(),
-        deviation=spread.deviation.tolist(),
-        shape=spread.shape,
+        mean=numbers.spread.mean.tolist(),
+        deviation=numbers.spread.deviation.tolist(),
+        shape=numbers.shape,
     )
 
 
-class _Spread:
-    """Mean and standard deviation of each number over all steps, of pictures of each channel over all pixels, sequence by
-    sequence (Chan, Golub and LeVeque 1979)."""
+class _Numbers:
+    """How the numbers of sequences are spread: each over all steps, of pictures each channel over all pixels."""
 
     def __init__(self) -> None:
-        self.count, self.first = 0, ""
+        self.spread, self.first = Spread(np.float32), ""
         self.shape: list[int] = []
-        self.mean = self._squares = np.zeros(0)
 
     def add(self, sequence: Sequence) -> None:
         own = list(sequence.inputs.shape[1:])
-        if not self.count:
-            self.first, self.shape, self.mean, self._squares = sequence.name, own, np.zeros(own[-1]), np.zeros(own[-1])
+        if not self.shape:
+            self.first, self.shape = sequence.name, own
         if own != self.shape:
             raise DataError(
                 f"{sequence.name}: expected {_counted(self.shape)} numbers a step, as in {self.first}, got {_counted(own)}. "
                 "All have to have the same columns."
             )
-        x = np.asarray(sequence.inputs, np.float64).reshape(-1, own[-1])
-        count, difference = self.count + len(x), x.mean(0) - self.mean
-        self._squares = self._squares + ((x - x.mean(0)) ** 2).sum(0) + difference**2 * self.count * len(x) / count
-        self.mean = self.mean + difference * len(x) / count
-        self.count = count
-
-    @property
-    def deviation(self) -> np.ndarray:
-        """1 for what never changes."""
-        deviation = np.sqrt(self._squares / max(1, self.count))
-        return np.where(deviation > 1e-6 * np.maximum(1, np.abs(self.mean)), deviation, 1.0)
+        self.spread.add(sequence.inputs.reshape(-1, own[-1]))
 
 
 def _counted(shape: list[int]) -> str:
@@ -429,12 +420,17 @@ class _Forms(RootModel[list[str]]):
 
 def batch_of(examples: Several[Example], encoding: Encoding, config: Config) -> dict[str, Tensor]:
     """What `Encoding.collate` makes of B examples, and `labels`: per step (B, T), UNLABELLED behind the end, of several at once
-    (B, T, L) of true and false; per sequence without the T.
+    (B, T, L) of true and false; per sequence without the T. Where examples have weights, all of them, also `weights`: (B, T),
+    0 behind the end, or (B,).
     """
     labels = [torch.from_numpy(np.array(example.labels, bool if config.multi else np.int64)) for example in examples]
     padding = 0 if config.multi else UNLABELLED
     together = pad_sequence(labels, batch_first=True, padding_value=padding) if config.per == "step" else torch.stack(labels)
-    return {**encoding.collate([example.inputs for example in examples]), "labels": together}
+    batch = {**encoding.collate([example.inputs for example in examples]), "labels": together}
+    if examples[0].weights is not None:
+        weights = [torch.from_numpy(np.array(example.weights, np.float32)) for example in examples]
+        batch["weights"] = pad_sequence(weights, batch_first=True) if config.per == "step" else torch.stack(weights)
+    return batch
 
 
 def _padded(several: Several[Several[int]]) -> Tensor:

@@ -50,12 +50,12 @@ class Task:
         return training_loss(model, batch, self.config)  # type: ignore[arg-type]
 
     def evaluate(self, model: nn.Module, processes: Processes) -> dict[str, float]:
-        """`loss` and `accuracy`; nothing where there is nothing to measure on."""
+        """`loss`, and of one label `accuracy`; nothing where there is nothing to measure on."""
         if not self.measured:
             return {}
         own = self.measured[processes.index :: processes.count]
         metrics = measure(model, self.encoding, Numbering(self.config, self.encoding.labels), own, processes)  # type: ignore[arg-type]
-        return {name: metrics[name] for name in ("loss", "accuracy")}
+        return {name: metrics[name] for name in ("loss", "accuracy") if name in metrics}
 
     def show(self, model: nn.Module, seed: int) -> str:
         model.eval()
