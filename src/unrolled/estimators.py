@@ -514,7 +514,7 @@ class SequenceLabeller(_Estimator):
 
     def _weighted(self, examples: list[Example], weights: np.ndarray) -> list[Example]:
         weighted = super()._weighted(examples, weights)
-        if self.crf and any(np.ptp(one.weights) for one in weighted):
+        if self.crf and any(np.ptp(np.asarray(one.weights)) for one in weighted):
             raise ValueError(
                 "crf: expected one sample_weight for a sequence, whose labels it takes together, got several. Give one "
                 "each, or set crf=False."

@@ -35,8 +35,9 @@ def draw(
 ) -> Path:
     """Write the coloured text, with a legend, as HTML or PNG by the path's ending; return the path.
 
-    All white space is kept. With a truth, what is wrong stands in a black frame, and in HTML both labels are named where the
-    mouse points. A PNG shows the beginning of a long text.
+    All white space is kept. With a truth, what is wrong stands in a frame, and in HTML both labels are named where the mouse
+    points. HTML follows the reader's light or dark mode, and each line runs in the direction of its script; a PNG is light, puts
+    every character right of the one before, and shows the beginning of a long text.
 
     Args:
         path: where to, ending in .html or .png; missing folders above it are made.
@@ -78,7 +79,7 @@ def _html(pieces: Sequence[Piece], looks: dict[str, Style], counts: Counter[str]
         for label, look in looks.items()
     ]
     legend = " ".join(
-        f'<span class="l{place[label]}">&nbsp;{_escaped(label)}&nbsp;</span> {counts[label]:,}'
+        f'<span class="entry"><span class="l{place[label]}">&nbsp;{_escaped(label)}&nbsp;</span> {counts[label]:,}</span>'
         for label in looks
         if counts[label]
     )
@@ -93,13 +94,20 @@ def _html(pieces: Sequence[Piece], looks: dict[str, Style], counts: Counter[str]
             title = f"{_escaped(label)}, true: {_escaped(true)}"
             spans.append(f'<span class="l{place[label]} wrong" title="{title}">{text}</span>')
     wrong = sum(true is not None for *_, true in pieces)
-    note = f' <span class="wrong">&nbsp;wrong&nbsp;</span> {wrong:,}' if wrong else ""
+    note = f' <span class="entry"><span class="wrong">&nbsp;wrong&nbsp;</span> {wrong:,}</span>' if wrong else ""
     more = f"<p>… and {len(pieces) - _PIECES:,} more</p>" if len(pieces) > _PIECES else ""
     return (
-        '<!DOCTYPE html>\n<html><head><meta charset="utf-8"><title>Labels</title><style>\n'
+        '<!DOCTYPE html>\n<html><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+        "<title>Labels</title><style>\n"
+        ":root{color-scheme:light dark}\n"
         "body{background:#fff;color:#000;font-family:sans-serif;margin:1em}\n"
-        "pre{white-space:pre-wrap;overflow-wrap:anywhere;line-height:1.6;font-size:1rem;tab-size:4}\n"
-        ".wrong{outline:2px solid #000}\n" + "\n".join(rules) + "\n</style></head><body>\n"
+        "p{line-height:1.8}\n"
+        ".entry{display:inline-block;overflow-wrap:anywhere;margin-inline-end:.6em}\n"
+        "pre{white-space:pre-wrap;overflow-wrap:anywhere;unicode-bidi:plaintext;line-height:1.7;font-size:1rem;tab-size:4}\n"
+        ".wrong{outline:2px solid;outline-offset:1px}\n" + "\n".join(rules) + "\n"
+        "pre .wrong{outline-color:#000}\n"
+        "@media (prefers-color-scheme:dark){body{background:#181818;color:#ddd}pre .wrong{outline-color:#fff}}\n"
+        "</style></head><body>\n"
         f"<p>{legend}{note}</p>\n<pre>\n{''.join(spans)}</pre>{more}\n</body></html>\n"
     ).encode("utf-8", "replace")
 
