@@ -110,6 +110,14 @@ def test_html_keeps_every_character_and_names_labels_and_errors(tmp_path: Path) 
     assert "\x00" not in coloured_text.draw(path, "\x00\x9f", ["a", "b"]).read_text()
 
 
+def test_html_is_made_for_dark_mode_phones_and_scripts_from_right_to_left(tmp_path: Path) -> None:
+    page = coloured_text.draw(tmp_path / "a.html", "abc", "xyz", "xyx").read_text()
+    for what in ("prefers-color-scheme:dark", 'name="viewport"', "unicode-bidi:plaintext"):
+        assert what in page
+    legend = page[page.index("<p>") : page.index("</p>")]
+    assert legend.count('<span class="entry">') == 4  # each label, and what is wrong, stays on a line with its count
+
+
 def test_a_text_as_png_is_coloured_cell_by_cell(tmp_path: Path) -> None:
     several = [coloured_text.draw(tmp_path / f"{n}.png", " " * n + "\n", [*"a" * n, None], names=["a"]) for n in (10, 20)]
     ten, twenty = (int((pixels(path) == rgb(COLOURS[0])).all(-1).sum()) for path in several)

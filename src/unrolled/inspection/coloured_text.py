@@ -36,8 +36,8 @@ def draw(
     """Write the coloured text, with a legend, as HTML or PNG by the path's ending; return the path.
 
     All white space is kept. With a truth, what is wrong stands in a frame, and in HTML both labels are named where the mouse
-    points. HTML follows the reader's light or dark mode, and each line runs in the direction of its script; a PNG is light, puts
-    every character right of the one before, and shows the beginning of a long text.
+    points. HTML follows the reader's light or dark mode, and each line runs in the direction of its script; a PNG is light,
+    runs from left to right whatever the script, and shows the beginning of a long text.
 
     Args:
         path: where to, ending in .html or .png; missing folders above it are made.
