@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from unrolled.data import video
 from unrolled.errors import DataError
 from unrolled.inspection import annotated_video, coloured_text, confusion, timeline
 from unrolled.inspection.label_styles import COLOURS, styles
@@ -185,7 +186,7 @@ def moving(count: int):
 
 def test_an_annotated_video_keeps_the_times_of_its_frames_and_shows_all_labels_below(tmp_path: Path) -> None:
     path = annotated_video.write(tmp_path / "new" / "a.mp4", moving(6), ["a", "b"], [0.0, 0.15], truth=["a", "a"])
-    found = list(annotated_video.frames(path))
+    found = list(video.all_frames(str(path), 1))
     assert [seconds for seconds, _ in found] == pytest.approx([seconds for seconds, _ in moving(6)], abs=1e-3)
     assert found[0][1].shape[1] >= 480
     near = [[np.abs(row.astype(int) - rgb(colour)).max(-1) < 40 for colour in COLOURS[:2]] for row in found[0][1][[-20, -6]]]
@@ -207,17 +208,6 @@ def test_a_video_that_cannot_be_finished_leaves_the_old_file(tmp_path: Path) -> 
         annotated_video.write(path, [], ["a"], [0.0])
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
-
-
-def test_what_is_no_video_is_refused_in_one_line(tmp_path: Path) -> None:
-    import soundfile
-
-    (tmp_path / "text.mp4").write_text("no video")
-    with pytest.raises(DataError, match=r"text.mp4: cannot be read as a video"):
-        list(annotated_video.frames(tmp_path / "text.mp4"))
-    soundfile.write(tmp_path / "sound.wav", np.zeros(800), 8000)
-    with pytest.raises(DataError, match="expected a video, got a file without pictures"):
-        list(annotated_video.frames(tmp_path / "sound.wav"))
 
 
 def test_unequal_numbers_are_refused(tmp_path: Path) -> None:

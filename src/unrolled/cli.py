@@ -150,7 +150,13 @@ def _settings(ctx: click.Context, parameter: click.Parameter, values: tuple[str,
     "lists them; those that shape the model stay.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def evaluate(run: Path, data: tuple[str, ...], settings: dict[str, str], as_json: bool) -> None:
+@click.option(
+    "--show",
+    metavar="FOLDER",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Draw the figures of tasks that have pictures of them, such as which label was taken for which.",
+)
+def evaluate(run: Path, data: tuple[str, ...], settings: dict[str, str], as_json: bool, show: Path | None) -> None:
     """Measure a trained model on DATA it has not seen.
 
     unrolled evaluate runs/my-run held-out.txt --json
@@ -159,6 +165,11 @@ def evaluate(run: Path, data: tuple[str, ...], settings: dict[str, str], as_json
     from unrolled.tasks import load
 
     model = load(run, **settings)
+    draw = getattr(model, "draw_figures", None)
+    if show and draw is None:
+        raise UnrolledError(
+            f"--show: expected a run whose figures have pictures, such as labelling's, got {run}. Leave it out."
+        )
     with Progress().counting() as report:
         metrics = model.evaluate(*data, report=report)
     if odd := [
@@ -166,6 +177,8 @@ def evaluate(run: Path, data: tuple[str, ...], settings: dict[str, str], as_json
     ]:
         raise UnrolledError(f"{run}: {', '.join(odd)}: the model's weights give no finite numbers. Train it again.")
     _print(metrics, as_json)
+    if show and draw:
+        draw(metrics, show)
 
 
 @cli.command()

@@ -144,7 +144,10 @@ class Task(Protocol):
 
 
 class Run(Protocol):
-    """What the commands need of a trained run, opened as `Run(folder)`. A task's own verbs are methods beside these."""
+    """What the commands need of a trained run, opened as `Run(folder)`. A task's own verbs are methods beside these.
+
+    One whose figures have pictures has `draw_figures(figures, folder)` too, which writes those of `evaluate` into a folder.
+    """
 
     folder: Path
     """The run folder."""

@@ -77,13 +77,21 @@ def test_what_is_no_whole_recording_is_named_in_one_line(tmp_path: Path) -> None
     zero_rate = bytearray((tmp_path / "a.wav").read_bytes())
     zero_rate[24:28] = bytes(4)
     (tmp_path / "zero.wav").write_bytes(zero_rate)
-    written(tmp_path / "a.flac", np.random.default_rng(0).normal(0, 0.1, 20_000))
+    short, noise = tone(0.2, 8000), np.random.default_rng(0).normal(0, 0.1, 20_000)
+    written(tmp_path / "a.flac", noise)
     (tmp_path / "cut.flac").write_bytes((tmp_path / "a.flac").read_bytes()[:20_000])
+    for name, sound in {"a.wav": short, "a.aiff": short, "a.au": short, "a.ogg": noise}.items():
+        content = Path(written(tmp_path / name, sound).path).read_bytes()
+        (tmp_path / f"cut_{name}").write_bytes(content[: len(content) * 6 // 10])
     (tmp_path / "text.wav").write_text("hello")
     soundfile.write(tmp_path / "nan.wav", np.array([0, 0.5, np.nan, 0], np.float32), 8000, subtype="FLOAT")
     problems = {
         "zero.wav": "a sampling rate or a number of channels of zero",
         "cut.flac": "expected a whole recording",
+        "cut_a.wav": "cut short after 0.12 s (its header says 3,200 bytes of sound, 1,902 are there)",
+        "cut_a.aiff": "cut short after 0.12 s (its header says ",
+        "cut_a.au": "cut short after 0.12 s (its header says ",
+        "cut_a.ogg": " s (its last page is missing)",
         "text.wav": "expected a whole recording, got one that cannot be read",
         "nan.wav": "NaN or infinity after 0.000 s",
     }
@@ -93,3 +101,12 @@ def test_what_is_no_whole_recording_is_named_in_one_line(tmp_path: Path) -> None
         assert problem in str(caught.value)
         assert name in str(caught.value)
         assert "\n" not in str(caught.value)
+
+
+def test_a_recording_that_was_written_to_a_pipe_has_no_size_and_is_read_to_its_end(tmp_path: Path) -> None:
+    expected = audio.read(written(tmp_path / "a.wav", tone(0.2, 8000)), FEATURES).inputs
+    content = bytearray((tmp_path / "a.wav").read_bytes())
+    for unknown in (b"\xff\xff\xff\xff", b"\x00\xf0\xff\x7f"):
+        content[4:8] = content[40:44] = unknown
+        found = audio.read(Source("standard input", bytes(content)), FEATURES)
+        np.testing.assert_array_equal(found.inputs, expected)

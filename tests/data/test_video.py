@@ -134,6 +134,22 @@ def test_a_video_that_is_cut_short_is_named_with_the_time_of_the_cut(tmp_path: P
     assert "whole video" in text or "cut short" in text
 
 
+@pytest.mark.parametrize("name", ["a.mp4", "a.avi", "a.gif"])
+def test_a_video_that_is_cut_in_the_middle_of_its_last_frame_is_named(tmp_path: Path, name: str) -> None:
+    if name == "a.gif":
+        noise = np.random.default_rng(0).integers(0, 255, (5, 32, 48, 3)).astype(np.uint8)
+        pictures = list(map(Image.fromarray, noise))
+        pictures[0].save(tmp_path / name, save_all=True, append_images=pictures[1:], duration=100)
+    else:
+        write(tmp_path / name, [100 * n for n in range(5)], noise=40)
+    content = (tmp_path / name).read_bytes()
+    behind = len(content) - content.rindex(b"idx1") if name == "a.avi" else 0  # the index, after the frames
+    assert len(list(video.frames(str(tmp_path / name), 10))) == 5
+    for missing in (1, 40, 300):
+        (tmp_path / f"cut_{name}").write_bytes(content[: len(content) - behind - missing])
+        assert "cut short after 0." in problem_of(tmp_path / f"cut_{name}")
+
+
 def test_what_is_no_video_is_named(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "sound.wav", np.zeros(800), 8000)
     assert "expected a video stream, got a file of audio only" in problem_of(tmp_path / "sound.wav")

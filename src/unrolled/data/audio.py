@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,10 @@ FLOOR = 1e-10
 """Power below which all is silence: less than the rounding of samples of 16 bits makes."""
 BLOCK = 1 << 16
 """Samples read at a time."""
+_SIZE = re.compile(r"^\s*(?:data|SSND|Data Size)\s*:\s*(\d+) \(should be (\d+)\)", re.MULTILINE)
+"""What libsndfile notes of a WAV, AIFF or AU file whose header says more bytes than there are; it reads those there are."""
+_UNKNOWN = 0x7FFF_F000
+"""Bytes: programs that write to a pipe say so many or more, for they do not know yet."""
 INSTALL = "pip install 'unrolled[labelling]'"
 
 
@@ -99,6 +105,12 @@ def samples(source: Source, rate: int) -> Iterator[np.ndarray]:
             own = file.samplerate
             if own < 1:
                 raise DataError(f"{path}: expected a sampling rate of 1 Hz or more, got {own}.")
+            if problem := _cut_short(file.extra_info):
+                where = f"cut short after {file.frames / own:.2f} s ({problem})"
+                raise DataError(
+                    f"{path}: expected a whole recording, got one that is {where}. "
+                    f"To keep what is there: ffmpeg -i {path} whole{Path(path).suffix}"
+                )
             resampler = None if own == rate else _library("soxr").ResampleStream(own, rate, 1, dtype="float32")
             while len(block := file.read(BLOCK, dtype="float32", always_2d=True)):
                 mono = block.mean(axis=1)
@@ -119,6 +131,20 @@ def samples(source: Source, rate: int) -> Iterator[np.ndarray]:
             reason = "a sampling rate or a number of channels of zero"
         where = f" after {done / own:.2f} s" if done else ""
         raise DataError(f"{path}: expected a whole recording, got one that cannot be read{where} ({reason}).") from None
+
+
+def _cut_short(log: str) -> str | None:
+    """What libsndfile noted of a file that ends too early, of which it reads what there is; None if it noted nothing.
+
+    Of MP3 without a header that counts its frames nothing can be known.
+    """
+    if "without an End-Of-Stream flag" in log:  # Ogg marks its last page
+        return "its last page is missing"
+    found = _SIZE.search(log)
+    stated, there = (int(found[1]), int(found[2])) if found else (0, 0)
+    if stated - there < 8 or stated >= _UNKNOWN:  # some writers are wrong by less than a sample of two channels
+        return None
+    return f"its header says {stated:,} bytes of sound, {there:,} are there"
 
 
 def _library(name: str) -> Any:

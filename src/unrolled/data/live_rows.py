@@ -14,7 +14,7 @@ import numpy as np
 from unrolled.data.tables import as_float32, as_number, is_number, separator_of, split_rows
 from unrolled.errors import DataError
 
-_POLL = 0.01
+POLL = 0.01
 """Seconds between looks at a file that has no more lines for now."""
 
 
@@ -22,11 +22,11 @@ class Arrived(NamedTuple):
     """One step."""
 
     name: str
-    """What a person calls it: "standard input, row 7"."""
+    """What a person calls it: "standard input, row 7", "/dev/video0, 1.40 s"."""
     at: float
-    """When its line was whole, by `time.perf_counter`."""
+    """When its line, or its frame, was whole, by `time.perf_counter`."""
     inputs: np.ndarray
-    """(F,) as float32."""
+    """Numbers (F,) as float32; of video what is read of a picture, as in `Sequence`."""
 
 
 def rows(path: str = "-", ignored: Collection[str] = ()) -> Iterator[Arrived]:
@@ -84,6 +84,6 @@ def _growing(path: str) -> Iterator[bytes]:
                 elif os.fstat(file.fileno()).st_size < file.tell():
                     raise DataError(f"{path}: expected a file that grows, it has become shorter. Start again with --follow.")
                 else:
-                    time.sleep(_POLL)
+                    time.sleep(POLL)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}).") from None

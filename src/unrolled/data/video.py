@@ -90,37 +90,44 @@ def _picture(frame: Any) -> Image.Image:
     return picture.rotate(frame.rotation, expand=True) if frame.rotation else picture
 
 
+def all_frames(path: str, rate: float) -> Iterator[tuple[float, np.ndarray]]:
+    """Every picture of a video, whatever its rate: (seconds since the first, (height, width, 3) bytes, upright).
+
+    Args:
+        path: as of `frames`.
+        rate: frames per second of a folder or an archive, which have no times.
+
+    Raises:
+        DataError: as `frames`.
+    """
+    if Path(path).is_dir() or path.lower().endswith(ARCHIVES):
+        yield from ((frame.time, np.asarray(frame.picture.convert("RGB"))) for frame in frames(path, rate))
+        return
+    first: Fraction | None = None
+    for begin, _, frame in _decoded(path):
+        first = begin if first is None else first
+        yield float(begin - first), np.asarray(_picture(frame))
+
+
 def _decoded(path: str) -> Iterator[tuple[Fraction, Fraction, Any]]:
-    """When each frame begins and ends, in seconds, and the frame."""
-    try:
-        import av
-        from av.error import FFmpegError
-    except ImportError:
-        raise DataError(f"{path}: reading video needs the package av: {INSTALL}") from None
-    end = Fraction(0)
+    """As `decoded`, of a file, which has to be whole."""
+    av = library(path)
+    first, end = None, Fraction(0)
     try:
         with av.open(path) as container:
-            if not container.streams.video:
-                kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
-                raise DataError(f"{path}: expected a video stream, got a file of {kinds} only.")
-            stream = container.streams.video[0]
-            first: Fraction | None = None
-            usual = 1 / Fraction(stream.average_rate) if stream.average_rate else Fraction(1, 25)
-            for packet in container.demux(stream):
-                for frame in packet.decode():
-                    base = frame.time_base or stream.time_base
-                    begin = end if frame.pts is None or base is None else frame.pts * base
-                    first = begin if first is None else first
-                    end = begin + (frame.duration * base if frame.duration and base else usual)
-                    if packet.is_corrupt or frame.is_corrupt:
-                        raise DataError(_cut(path, begin - first, "a damaged frame"))
-                    yield begin, end, frame
+            for begin, end, frame, damaged in decoded(container, path):
+                first = begin if first is None else first
+                if damaged:
+                    raise DataError(_cut(path, begin - first, "a damaged frame"))
+                yield begin, end, frame
             if first is None:
                 raise DataError(f"{path}: expected frames, got a video without one that is whole. Is it cut short?")
-            stated = _stated(container, stream)
+            stated = _stated(container, container.streams.video[0])
             if stated is not None and end - first < stated - max(Fraction(1, 2), stated / 10):
                 raise DataError(_cut(path, end - first, f"it says {float(stated):.2f} s"))
-    except FFmpegError as error:
+            if problem := _cut_at_its_end(path, container.format.name):
+                raise DataError(_cut(path, end - first, problem))
+    except av.FFmpegError as error:
         reason = error.strerror or type(error).__name__
         if end:
             raise DataError(_cut(path, end, reason)) from None
@@ -129,11 +136,66 @@ def _decoded(path: str) -> Iterator[tuple[Fraction, Fraction, Any]]:
         raise DataError(f"{path}: cannot be read ({error.strerror}).") from None
 
 
+def library(path: str) -> Any:
+    """PyAV.
+
+    Raises:
+        DataError: it is not installed.
+    """
+    try:
+        import av
+    except ImportError:
+        raise DataError(f"{path}: reading video needs the package av: {INSTALL}") from None
+    return av
+
+
+def decoded(container: Any, path: str, damaged: bool = False) -> Iterator[tuple[Fraction, Fraction, Any, bool]]:
+    """Of what PyAV opened: when each frame of its video begins and ends, in seconds, the frame, and whether it is damaged.
+
+    Args:
+        container: open.
+        path: in errors.
+        damaged: whether what cannot be decoded at all is passed over; else it is PyAV's error.
+
+    Raises:
+        DataError: it has no video.
+    """
+    if not container.streams.video:
+        kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
+        raise DataError(f"{path}: expected a video stream, got a file of {kinds} only.")
+    stream, end = container.streams.video[0], Fraction(0)
+    usual = 1 / Fraction(stream.average_rate) if stream.average_rate else Fraction(1, 25)
+    for packet in container.demux(stream):
+        try:
+            several = packet.decode()
+        except library(path).error.InvalidDataError:
+            if not damaged:
+                raise
+            continue
+        for frame in several:
+            base = frame.time_base or stream.time_base
+            begin = end if frame.pts is None or base is None else frame.pts * base
+            end = begin + (frame.duration * base if frame.duration and base else usual)
+            yield begin, end, frame, packet.is_corrupt or frame.is_corrupt
+
+
 def _stated(container: Any, stream: Any) -> Fraction | None:
     """How long the file says the video is, in seconds, where it says so; a file's own length may be that of its sound."""
     if stream.duration and stream.time_base:
         return stream.duration * stream.time_base
     return Fraction(container.duration, 1_000_000) if container.duration and not container.streams.audio else None
+
+
+def _cut_at_its_end(path: str, form: str) -> str | None:
+    """What is wrong with the end of a file in one of the formats of which FFmpeg takes a part of a frame for a frame."""
+    with open(path, "rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        if form == "gif":
+            file.seek(max(0, size - 64))
+            return None if file.read().rstrip(b"\0\r\n").endswith(b";") else "its last byte is missing"
+        file.seek(4)
+        stated = int.from_bytes(file.read(4), "little") + 8  # of RIFF; 8 where it was written to a pipe
+    return f"it says {stated:,} bytes, {size:,} are there" if form == "avi" and stated > size else None
 
 
 def _cut(path: str, seconds: Fraction, reason: str) -> str:
@@ -208,8 +270,13 @@ def read(path: str, rate: float, size: int) -> Sequence:
     times, pictures = [], []
     for frame in frames(path, rate):
         times.append(frame.time)
-        pictures.append(np.asarray(frame.picture.resize((size, size), Image.Resampling.BILINEAR, reducing_gap=3.0)))
+        pictures.append(pixels(frame.picture, size))
     return Sequence(path, np.stack(pictures), None, np.array(times))
+
+
+def pixels(picture: Image.Image, size: int) -> np.ndarray:
+    """What is read of one picture: bytes (size, size, 3)."""
+    return np.asarray(picture.resize((size, size), Image.Resampling.BILINEAR, reducing_gap=3.0))
 
 
 def features(path: str, rate: float, cache: FeatureCache) -> Sequence:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -21,26 +21,7 @@ _NARROWEST, _LONGEST = 480, 1280
 _TEXT, _STRIP = 30, 14
 _TICKS = 1000
 """A second, in the units that frames are timed by."""
-NOT_INSTALLED = "reading and writing video needs the package av: pip install 'unrolled[labelling]'"
-
-
-def frames(path: str | os.PathLike[str]) -> Iterator[tuple[float, np.ndarray]]:
-    """Every frame of a video, whatever its rate: (seconds since the first, (height, width, 3) as RGB).
-
-    Raises:
-        DataError: PyAV is not installed, or the file is no video, has none in it, or breaks off.
-    """
-    av = _av()
-    try:
-        with av.open(os.fspath(path)) as container:
-            if not container.streams.video:
-                raise DataError(f"{path}: expected a video, got a file without pictures.")
-            first = None
-            for frame in container.decode(video=0):
-                first = frame.time if first is None else first
-                yield float((frame.time or 0) - (first or 0)), frame.to_ndarray(format="rgb24")
-    except (av.FFmpegError, OSError) as error:
-        raise DataError(f"{path}: cannot be read as a video ({files.reason(error)}).") from None
+NOT_INSTALLED = "writing video needs the package av: pip install 'unrolled[labelling]'"
 
 
 def write(
@@ -58,7 +39,7 @@ def write(
 
     Args:
         path: where to; missing folders above it are made.
-        frames: in order of time, such as `frames` reads them.
+        frames: in order of time, such as `data.video.all_frames` reads them.
         labels: T names.
         times: (T,) seconds at which each begins to hold; the last one holds to the end.
         truth: what the labels should be; wrong moments say so.

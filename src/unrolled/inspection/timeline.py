@@ -51,7 +51,8 @@ def draw(
         path: where to; missing folders above it are made.
         predicted: T labels, or T sets of them.
         truth: what they should be.
-        inputs: (T, F) numbers or (T, height, width, 3) pictures.
+        inputs: (T, F) numbers or (T, height, width, channels) pictures: bytes of three channels, or numbers of any, which are
+            shown in grey from the smallest to the largest.
         times: (T,) seconds at which the steps begin; their numbers when left out.
         names: the labels in the order by which they get their colours and rows.
         columns: what the F numbers are.
@@ -169,9 +170,12 @@ def _inputs(axes: Axes, inputs: np.ndarray, edges: np.ndarray, columns: Sequence
     axes.spines[["top", "right", "left"]].set_visible(False)
     if inputs.ndim == 4:
         places = np.linspace(edges[0], edges[-1], _PICTURES + 1)
+        coloured = inputs.dtype == np.uint8 and inputs.shape[-1] == 3
+        scale = {} if coloured else {"cmap": "gray", "vmin": inputs.min(), "vmax": inputs.max()}
         for left, right in itertools.pairwise(places):
             step = min(int(np.searchsorted(edges, (left + right) / 2, "right")) - 1, len(inputs) - 1)
-            axes.imshow(inputs[step], extent=(left, right, 0, 1), aspect="auto")
+            picture = inputs[step] if coloured else inputs[step].mean(-1)
+            axes.imshow(picture, extent=(left, right, 0, 1), aspect="auto", **scale)
         axes.set_ylim(0, 1)
         return
     groups = np.array_split(np.arange(len(inputs)), min(len(inputs), _ACROSS))

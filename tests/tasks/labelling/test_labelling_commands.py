@@ -199,3 +199,20 @@ def test_text_in_another_encoding_is_labelled_where_it_is_named(command, trained
     assert "--unit byte" not in errors
     code, out, errors = command("label", run.folder, tmp_path / "latin.conll", "--encoding", "latin-1")
     assert (code, errors, out[:6]) == (0, "", "h\u00fctte\t")
+
+
+def test_an_evaluation_leaves_its_confusion_matrix_as_a_picture_and_as_numbers(
+    command, trained, csv: Path, chords: Path, tmp_path: Path
+) -> None:
+    run, drawn = trained(csv), tmp_path / "drawn"
+    code, out, _ = command("evaluate", run.folder, csv, "--json", "--show", drawn)
+    figures = json.loads(out)
+    assert code == 0
+    assert sorted(path.name for path in drawn.iterdir()) == ["confusion.csv", "confusion.png"]
+    names, *table = csv_module.reader((drawn / "confusion.csv").read_text().splitlines())
+    found = {true: {name: int(n) for name, n in zip(names[1:], counts, strict=True) if int(n)} for true, *counts in table}
+    assert {true: said for true, said in found.items() if said} == figures["confusion"]
+    assert sum(sum(said.values()) for said in found.values()) == figures["steps"]
+    code, _, error = command("evaluate", trained(chords, multi=True).folder, chords, "--show", drawn / "none")
+    assert (code, (drawn / "none").exists()) == (2, False)
+    assert "expected a run of one label at a step to draw a confusion matrix of, got --multi" in error

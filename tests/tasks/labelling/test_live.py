@@ -1,6 +1,9 @@
 """Live labels are those of the whole sequence, printed as each step arrives."""
 
+import contextlib
+import io
 import json
+import os
 import sys
 import types
 from pathlib import Path
@@ -12,7 +15,7 @@ import torch
 from tests.tolerance import assert_same
 
 import unrolled
-from unrolled.cli import cli
+from unrolled.cli import cli, main
 from unrolled.data import live_rows
 from unrolled.data.sequences import Sequence
 from unrolled.errors import DataError, RunError
@@ -119,8 +122,6 @@ def test_a_growing_file_gives_each_row_when_its_line_is_whole(tmp_path: Path, mo
     ],
 )
 def test_a_bad_row_is_named(text: bytes, message: str, monkeypatch) -> None:
-    import io
-
     monkeypatch.setattr(sys, "stdin", types.SimpleNamespace(buffer=io.BytesIO(text)))
     with pytest.raises(DataError, match=message):
         list(live_rows.rows())
@@ -143,7 +144,7 @@ def test_the_command_prints_what_it_prints_for_the_file_and_then_the_latency(run
     assert found.exit_code == 0, found.output
     rows = [line.split(",", 1)[1] for line in offline.stdout.splitlines()]
     assert found.stdout.splitlines() == rows
-    assert found.stderr.startswith("9 steps; latency from a row to its label: median ")
+    assert found.stderr.startswith("9 steps; latency from arrival to label: median ")
     as_json = click.testing.CliRunner().invoke(cli, ["label", str(run), "--follow", "--json"], input="1,2\n")
     assert sorted(first := json.loads(as_json.stdout)) == ["label", "probability", "step"]
     assert first["step"] == 0
@@ -156,6 +157,34 @@ def test_ctrl_c_ends_it_with_the_latency(run: Path, monkeypatch) -> None:
 
     monkeypatch.setattr(live_rows, "rows", interrupted)
     found = click.testing.CliRunner().invoke(cli, ["label", str(run), "--follow"])
-    assert found.exit_code == 0
+    assert found.exit_code == 130
     assert len(found.stdout.splitlines()) == 2
     assert found.stderr.startswith("1 steps;")
+    assert len(found.stderr.splitlines()) == 1
+
+
+def test_a_reader_that_has_enough_ends_it_quietly(run: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with contextlib.suppress(BrokenPipeError), os.fdopen(writer, "w") as closed:
+        monkeypatch.setattr(sys, "argv", ["unrolled", "label", str(run), "--follow"])
+        monkeypatch.setattr(sys, "stdin", types.SimpleNamespace(buffer=io.BytesIO(b"1,2\n3,4\n")))
+        monkeypatch.setattr(sys, "stdout", closed)
+        with pytest.raises(SystemExit) as stop:
+            main()
+    assert stop.value.code == 1  # as every command of which nobody reads what it prints
+    assert capsys.readouterr().err == ""
+
+
+def test_pictures_come_as_they_are_or_as_rows_of_their_numbers() -> None:
+    config = Config(hidden_size=7, bidirectional=False, front_size=5)
+    encoding = Encoding(kind="numbers", labels=["a", "b"], mean=[1.0], deviation=[2.0], shape=[8, 6, 1])
+    model = Labeller(config, encoding).eval(), encoding, config
+    pictures = np.random.default_rng(0).normal(0, 3, (T, 8, 6, 1)).astype(np.float32)
+    offline = next(generate(*model, [Sequence("", pictures)]))
+    for form in (pictures, pictures[..., 0], pictures.reshape(T, -1)):
+        found = live(Follower(*model), form)
+        assert_same(torch.tensor(np.stack([one.probabilities for one in found])), torch.tensor(offline.probabilities))
+    for wrong in (pictures[0, :, :, 0].T, pictures[0, 1:]):
+        with pytest.raises(DataError, match="row 1: expected 8 x 6 x 1 numbers a step, as in training, got "):
+            Follower(*model).step(wrong)

@@ -2,19 +2,24 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
 import torch
 from PIL import Image
+from tests.tolerance import assert_same
 
 from unrolled import tasks
+from unrolled.data.features import FeatureCache
+from unrolled.data.video import frames
 from unrolled.errors import ConfigError, DataError
+from unrolled.tasks.labelling import read as read_module
 from unrolled.tasks.labelling.config import Config
 from unrolled.tasks.labelling.data import Encoding
 from unrolled.tasks.labelling.model import Images, Labeller
-from unrolled.tasks.labelling.read import kind_of, read
+from unrolled.tasks.labelling.read import kind_of, look_of, read
 
 SETTINGS = {
     "hidden_size": 8,
@@ -121,3 +126,40 @@ def test_a_front_that_does_not_fit_is_refused() -> None:
     numbers = Encoding(kind="numbers", labels=["a", "b"], mean=[0.0], deviation=[1.0], shape=[1])
     with pytest.raises(ConfigError, match="front: expected none, linear or conv for steps of 1 numbers, got cnn"):
         Labeller(Config(front="cnn"), numbers)
+
+
+@pytest.mark.parametrize("encoder", ["small", "efficientnet-lite0"])
+def test_an_encoder_is_kept_its_features_are_on_disk_and_are_the_same_live(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoder: str
+) -> None:
+    drawn = np.random.default_rng(0)
+    for n, name in enumerate(("dark", "bright", "dark", "bright")):
+        folder = tmp_path / "videos" / name / str(n)
+        folder.mkdir(parents=True)
+        for step in range(2 + n):
+            pixels = drawn.integers(0, 90, (16, 16, 3)) + (150 if name == "bright" else 0)
+            Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{step}.png")
+    computed: list[int] = []
+    compute = FeatureCache._compute
+    monkeypatch.setattr(FeatureCache, "_compute", lambda self, pixels: computed.append(len(pixels)) or compute(self, pixels))
+    monkeypatch.setenv("UNROLLED_CACHE", str(tmp_path / "cache"))
+    read_module._features_of.cache_clear()
+    settings = {**SETTINGS, "per": "sequence", "encoder": encoder, "validation_fraction": 0, "bidirectional": False}
+    tasks.train("labelling", [str(tmp_path / "videos")], run=tmp_path / "run", **settings)
+    assert sum(computed) == 2 + 3 + 4 + 5
+    run: Any = tasks.load(tmp_path / "run")
+    assert run.evaluate(tmp_path / "videos")["accuracy"] == 1
+    (labelled,) = run.label(str(tmp_path / "videos" / "bright" / "3"))
+    assert labelled.labels == "bright"
+    assert sum(computed) == 2 + 3 + 4 + 5  # what is on disk is not computed again
+    look = look_of(run.config)
+    *_, live = run.follow(look(frame.picture) for frame in frames(str(tmp_path / "videos" / "bright" / "3"), 5))
+    assert_same(torch.tensor(live.probabilities), torch.tensor(labelled.probabilities))
+    read_module._features_of.cache_clear()
+
+
+def test_an_encoder_that_is_not_here_is_named_before_anything_is_read(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="encoder 'resnet': expected efficientnet-lite0, small, timm:NAME or hf:NAME"):
+        tasks.train("labelling", [str(tmp_path)], run=tmp_path / "run", kind="video", encoder="resnet")
+    with pytest.raises(ConfigError, match="encoder: expected none for audio, got small"):
+        tasks.train("labelling", [str(tmp_path)], run=tmp_path / "run", kind="audio", encoder="small")

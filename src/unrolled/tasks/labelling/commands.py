@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import rich_click as click
 
+from unrolled.errors import UnrolledError
+
 if TYPE_CHECKING:
     from unrolled.tasks.labelling.generate import Labelled
 
@@ -22,14 +24,34 @@ if TYPE_CHECKING:
 @click.option("--label-column", metavar="COLUMN", help="Column for the labels of words.  [default: the run's]")
 @click.option("--encoding", metavar="NAME", help="Encoding of text files, such as latin-1 or auto.  [default: the run's]")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per sequence; with --follow per step.")
-@click.option("--follow", is_flag=True, help="Label numbers while they arrive: CSV on standard input, or a file that grows.")
+@click.option(
+    "--follow",
+    is_flag=True,
+    help="Label while it arrives: numbers as CSV on standard input or in a file that grows; video from a camera (/dev/video0), "
+    "a stream (rtsp://...), a pipe or a file that grows.",
+)
+@click.option(
+    "--format",
+    "form",
+    metavar="NAME",
+    help="With --follow, of video: FFmpeg's name of its format or device, such as avfoundation.  [default: as it begins]",
+)
 @click.option(
     "--show",
     metavar="FOLDER",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Draw each sequence: coloured text (HTML and PNG), or a timeline of the labels above the numbers.",
+    help="Draw each sequence: coloured text (HTML and PNG), or a timeline of the labels above the numbers; of a video also the "
+    "video itself with its labels (MP4).",
 )
-def label(run: Path, inputs: tuple[str, ...], as_json: bool, follow: bool, show: Path | None, **columns: str | None) -> None:
+def label(
+    run: Path,
+    inputs: tuple[str, ...],
+    as_json: bool,
+    follow: bool,
+    form: str | None,
+    show: Path | None,
+    **columns: str | None,
+) -> None:
     """Label INPUT: files, folders, patterns, or - for standard input.
 
     Files of columns come back with the labels filled in; everything else as CSV of sequence, step or time, label, probability.
@@ -37,11 +59,15 @@ def label(run: Path, inputs: tuple[str, ...], as_json: bool, follow: bool, show:
     unrolled label runs/my-run sentences.conllu > labelled.conllu
 
     sensor | unrolled label runs/my-run --follow
+
+    unrolled label runs/my-run /dev/video0 --follow
     """
     from unrolled.tasks import load
 
     if len(inputs) > 1 and follow:
         raise click.UsageError(f"--follow expected one INPUT, or none for standard input, got {len(inputs)}.")
+    if form and not follow:
+        raise click.UsageError("--format expected --follow beside it: files say themselves what they are.")
     if show and (follow or "-" in inputs):
         raise click.UsageError("--show expected files as INPUT, which it reads a second time, got what can be read once.")
     model = load(run, task="labelling", **{name: value for name, value in columns.items() if value is not None})
@@ -51,9 +77,9 @@ def label(run: Path, inputs: tuple[str, ...], as_json: bool, follow: bool, show:
         from unrolled.tasks.labelling.show import draw
 
         for number, one in enumerate(model.label(inputs), 1):
-            draw(show, number, one, model.labels)
+            draw(show, number, one, model.labels, model.config.frames_per_second if model.encoding.kind == "video" else None)
     if follow:
-        _follow(model, inputs[0] if inputs else "-", as_json)
+        _follow(model, inputs[0] if inputs else "-", form, as_json)
         return
     if as_json:
         for one in model.label(inputs):
@@ -73,52 +99,60 @@ def label(run: Path, inputs: tuple[str, ...], as_json: bool, follow: bool, show:
         table.writerows(_rows(one, model.labels, per_step))
 
 
-def _follow(model: Any, path: str, as_json: bool) -> None:
+def _follow(model: Any, path: str, form: str | None, as_json: bool) -> None:
     """A line for each step as it arrives; until the input ends, or somebody presses Ctrl-C. Then how long steps took."""
     import time
     from collections import deque
 
-    from unrolled.data.live_rows import rows
     from unrolled.data.sequences import written_label
-    from unrolled.data.tables import LABEL, TIME
     from unrolled.tasks.labelling.live import Follower
+
+    rate = model.config.frames_per_second if model.encoding.kind == "video" else None
 
     def say(step: int, own: str | frozenset[str], probabilities: Any) -> None:
         written = _written(own, probabilities, model.labels)
         if as_json:
             several = [round(float(probabilities[model.labels.index(one)]), 4) for one in _chosen(own)]
-            line = {"step": step, "label": own, "probability": several[0]}
-            if not isinstance(own, str):
-                line = {"step": step, "labels": _chosen(own), "probabilities": several}
+            line = {"step": step, **({} if rate is None else {"time": round(step / rate, 6)})}
+            line |= {"label": own, "probability": several[0]} if isinstance(own, str) else {}
+            line |= {} if isinstance(own, str) else {"labels": _chosen(own), "probabilities": several}
             click.echo(json.dumps(line, ensure_ascii=False))
         else:
-            table.writerow([step, written_label(own), written])
+            table.writerow([step if rate is None else f"{step / rate:.3f}", written_label(own), written])
         sys.stdout.flush()
 
     follower = Follower(model.model, model.encoding, model.config)
     table = csv.writer(sys.stdout, lineterminator="\n")
     if not as_json:
-        table.writerow(["step", "label", "probability"])
+        table.writerow(["step" if rate is None else "time", "label", "probability"])
         sys.stdout.flush()
     if follower.ahead:
         click.echo(f"each label comes {follower.ahead} steps later: the convolution looks that far ahead", err=True)
     latencies: deque[float] = deque(maxlen=1_000_000)
-    config = model.config
+    code = 0
     try:
-        for name, at, inputs in rows(path, (TIME, LABEL, config.label_column or LABEL, config.sequence_column)):
+        for name, at, inputs in model.arriving(path, form):
             for one in follower.step(inputs, name):
                 say(*one)
             latencies.append(time.perf_counter() - at)
     except KeyboardInterrupt:
-        pass
-    finally:
-        if latencies:
-            several = sorted(latencies)
-            median, p99 = several[len(several) // 2], several[min(len(several) * 99 // 100, len(several) - 1)]
-            latency = f"median {median * 1e3:.3f} ms, p99 {p99 * 1e3:.3f} ms"
-            click.echo(f"{follower.read:,} steps; latency from a row to its label: {latency}", err=True)
+        code = 130  # as of every command that is interrupted; without an error, for this is how one ends it
+    except UnrolledError:
+        _say_latency(follower.read, sorted(latencies))
+        raise
     for one in follower.finish():
         say(*one)
+    _say_latency(follower.read, sorted(latencies))
+    if code:
+        sys.exit(code)
+
+
+def _say_latency(steps: int, seconds: list[float]) -> None:
+    """Of how many steps, and the latencies of the last million in order of length."""
+    if seconds:
+        median, p99 = seconds[len(seconds) // 2], seconds[min(len(seconds) * 99 // 100, len(seconds) - 1)]
+        latency = f"median {median * 1e3:.3f} ms, p99 {p99 * 1e3:.3f} ms"
+        click.echo(f"{steps:,} steps; latency from arrival to label: {latency}", err=True)
 
 
 def _rows(one: Labelled, names: list[str], per_step: bool) -> Iterator[list[Any]]:

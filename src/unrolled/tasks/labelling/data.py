@@ -24,7 +24,7 @@ from unrolled.data.sequences import Kind, Sequence
 from unrolled.data.spread import Spread
 from unrolled.errors import DataError, RunError
 from unrolled.tasks.labelling.config import Config
-from unrolled.tasks.labelling.read import kind_of, read
+from unrolled.tasks.labelling.read import kind_of, read, require_encoder
 
 TRAINING, VALIDATION, ENCODING, FORMS = "train", "validation", "encoding.json", "forms.json"
 """In the run folder: two folders of sequences, what was learned of them, and every word of theirs."""
@@ -191,8 +191,10 @@ def prepare(config: Config, folder: Path, say: Callable[[str], None]) -> None:
 
     Raises:
         DataError: no sequences, unreadable ones, without labels, of different widths, or of one label only.
+        ConfigError: an encoder that is not here, or of something else than video.
     """
     kind = kind_of(config, config.data)
+    require_encoder(config, kind)
     names = ", ".join(config.data)
     empty, total, silent = 0, 0, 0
     for sequence in read(config, kind, config.data):

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from collections.abc import Sequence as Several
 from functools import lru_cache
+
+import numpy as np
+import torch
+from PIL import Image
 
 from unrolled import encoders
 from unrolled.data import audio, labelled_text, sources, tables, video
@@ -14,7 +18,7 @@ from unrolled.data.features import FeatureCache
 from unrolled.data.label_files import LabelFile, from_folders, lists_files
 from unrolled.data.sequences import Kind, Sequence
 from unrolled.data.sources import Source
-from unrolled.errors import DataError
+from unrolled.errors import ConfigError, DataError
 from unrolled.tasks.labelling.config import Config
 
 ENDINGS: dict[Kind, tuple[str, ...]] = {
@@ -124,6 +128,36 @@ def read_one(config: Config, kind: Kind, source: Source, labelled: bool = True) 
 @lru_cache(1)
 def _features_of(encoder: str) -> FeatureCache:
     return FeatureCache(encoders.load(encoder).pooled())
+
+
+def require_encoder(config: Config, kind: Kind) -> None:
+    """
+    Raises:
+        ConfigError: an encoder of something else than video, or one that is not here.
+    """
+    if config.encoder == "none":
+        return
+    if kind != "video":
+        raise ConfigError(f"encoder: expected none for {kind}, got {config.encoder}. It reads the pictures of videos.")
+    _features_of(config.encoder)
+
+
+def look_of(config: Config) -> Callable[[Image.Image], np.ndarray]:
+    """What `read_one` makes of each picture of a video, for pictures that come one by one; nothing is kept on disk.
+
+    Raises:
+        ConfigError: there is no such encoder here.
+    """
+    if config.encoder == "none":
+        return lambda picture: video.pixels(picture, config.frame_size)
+    encoder = encoders.load(config.encoder).pooled()
+
+    @torch.inference_mode()
+    def look(picture: Image.Image) -> np.ndarray:
+        features = encoder(encoder.pixels(picture).unsqueeze(0)).flatten()  # (C,)
+        return features.half().float().numpy()  # of 16 bits, as those on disk
+
+    return look
 
 
 def fill(config: Config, source: Source, labels: Iterable[list[str]]) -> Iterator[str]:

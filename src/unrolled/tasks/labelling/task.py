@@ -10,19 +10,20 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from unrolled import checkpoint
+from unrolled import checkpoint, files
 from unrolled.data import sources
 from unrolled.data.batches import LengthBatches
+from unrolled.data.live_rows import Arrived
 from unrolled.data.sequences import Sequence, written_label
 from unrolled.data.sources import Named, names
-from unrolled.errors import DataError
+from unrolled.errors import DataError, RunError
 from unrolled.task import Carry, Metric, Preview, Processes, Step
 from unrolled.tasks.labelling import data
 from unrolled.tasks.labelling.config import Config
 from unrolled.tasks.labelling.data import Encoding, Kept, Numbering, batch_of
 from unrolled.tasks.labelling.export import export
 from unrolled.tasks.labelling.generate import Labelled, generate
-from unrolled.tasks.labelling.live import Follower, Live
+from unrolled.tasks.labelling.live import Follower, Live, arriving
 from unrolled.tasks.labelling.loss import training_loss
 from unrolled.tasks.labelling.measure import measure
 from unrolled.tasks.labelling.model import Labeller
@@ -121,11 +122,24 @@ class Run:
         sequences = (sequence for one in given for sequence in ([one] if isinstance(one, Sequence) else self.read(one)))  # type: ignore[arg-type]
         return generate(self.model, self.encoding, self.config, sequences)
 
-    def follow(self, rows: Iterable[np.ndarray]) -> Iterator[Live]:
-        """Labels of one sequence of numbers while it arrives, each as soon as it can be said; those of `label`.
+    def arriving(self, path: str, form: str | None = None) -> Iterator[Arrived]:
+        """What there is to `follow` at a path, waited for: CSV on standard input (-) or in a file that grows, or the pictures
+        of a camera, a stream, a pipe, or a file that grows, at the run's rate.
 
         Args:
-            rows: (F,) each, such as a sensor gives them; waited for.
+            path: what to read.
+            form: of video, FFmpeg's name of its format or device, where its beginning does not say it.
+
+        Raises:
+            DataError: it cannot be read.
+        """
+        return arriving(self.encoding, self.config, path, form)
+
+    def follow(self, rows: Iterable[np.ndarray]) -> Iterator[Live]:
+        """Labels of one sequence of numbers or video while it arrives, each as soon as it can be said; those of `label`.
+
+        Args:
+            rows: (F,) each, such as a sensor gives them, or pictures (height, width, channels); waited for.
 
         Raises:
             RunError: the model needs the whole sequence (it is bidirectional, or has a CRF), or reads something else.
@@ -172,6 +186,26 @@ class Run:
 
         metrics = measure(self.model, self.encoding, numbering, examples())
         return {**metrics, "sequences": len(sequences), "steps": sum(map(len, sequences))}
+
+    def draw_figures(self, figures: dict[str, Any], folder: Path) -> list[Path]:
+        """Write which labels were taken for which as confusion.png, and its numbers as confusion.csv; return their paths.
+
+        Args:
+            figures: of `evaluate`.
+            folder: where to; made if it is missing.
+
+        Raises:
+            RunError: a run of several labels at once, which are not taken for each other; or the folder cannot be written.
+        """
+        from unrolled.inspection import confusion  # matplotlib, which takes a second to load
+
+        if self.config.multi:
+            raise RunError(f"{self.folder}: expected a run of one label at a step to draw a confusion matrix of, got --multi.")
+        names, rows = list(figures["per_label"]), figures["confusion"]
+        counts = np.array([[rows.get(true, {}).get(said, 0) for said in names] for true in names])
+        picture = confusion.draw(folder / "confusion.png", names, counts)
+        files.write_atomically(folder / "confusion.csv", confusion.as_csv(names, counts).encode())
+        return [picture, folder / "confusion.csv"]
 
     def preview(self) -> Preview:
         """Labels of a few sequences that it was measured on."""
