@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tests.tolerance import assert_same
 
 import unrolled
@@ -75,6 +76,19 @@ def test_it_learns_which_pixels_are_bright(images: Path, tmp_path: Path) -> None
     unrolled.train("drawing", [str(images)], run=tmp_path / "run", model="diagonal_bilstm", **settings)
     loss = unrolled.load(tmp_path / "run").evaluate(str(images))["loss"]
     assert loss < 0.8 * 30 * np.log(2)  # of an image of which nothing is known
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_colour_and_levels_are_learned_in_either_precision(tmp_path: Path, precision: str) -> None:
+    rng, photos = np.random.default_rng(0), tmp_path / "photos"
+    photos.mkdir()
+    for number in range(8):
+        Image.fromarray(rng.integers(0, 256, (4, 3, 3), dtype=np.uint8)).save(photos / f"{number}.png")
+    settings = {**SMALL, "colour": True, "levels": 256, "precision": precision}
+    unrolled.train("drawing", [str(photos)], run=tmp_path / "run", model="diagonal_bilstm", **settings)
+    trained = unrolled.load(tmp_path / "run")
+    assert trained.draw(2).shape == (2, 3, 4, 3)
+    assert 7 < trained.evaluate(str(photos))["bits_per_dimension"] < 9  # of bytes of which nothing is known, 8
 
 
 def test_units_that_three_channels_cannot_share_are_refused(images: Path, tmp_path: Path) -> None:

@@ -171,7 +171,7 @@ def value_at(scores: Tensor, uniform: Tensor) -> Tensor:
     if scores.shape[-1] == 1:
         return (uniform < scores.squeeze(-1).sigmoid()).to(scores)
     below = scores.softmax(-1).cumsum(-1)
-    return torch.searchsorted(below, uniform.unsqueeze(-1), right=True).squeeze(-1).clamp(max=scores.shape[-1] - 1)
+    return (below <= uniform.unsqueeze(-1)).sum(-1).clamp(max=scores.shape[-1] - 1)
 
 
 def _pointwise(inputs: int, outputs: int, channels: int) -> Linear:
