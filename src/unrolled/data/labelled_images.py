@@ -235,7 +235,7 @@ def _idx(path: str, begins: int, dimensions: int) -> np.ndarray:
     expected, got = math.prod(sizes), len(content) - 4 * (1 + dimensions)
     if got != expected:
         raise DataError(
-            f"{path}: expected {expected:,} bytes behind its head, {_by(sizes)}, got {got:,}: cut short or damaged."
+            f"{path}: expected {expected:,} bytes ({_by(sizes)}) behind its head, got {got:,}: cut short or damaged."
         )
     return np.frombuffer(content, np.uint8, offset=4 * (1 + dimensions)).reshape(sizes)
 
