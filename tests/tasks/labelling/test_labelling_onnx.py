@@ -9,7 +9,10 @@ from test_labelling_model import ENCODINGS, SETTINGS, SEVERAL, model
 
 from tolerance import assert_same
 from unrolled.errors import ExportError
+from unrolled.tasks.labelling.config import Config
+from unrolled.tasks.labelling.data import Encoding
 from unrolled.tasks.labelling.export import export
+from unrolled.tasks.labelling.model import Labeller
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -46,6 +49,28 @@ def test_one_direction_streams_by_its_state(tmp_path: Path) -> None:
         state = {f"{part}_0": found[f"{part}_n"].numpy() for part in "hc"}
         parts.append(found["scores"])
     assert_same(torch.cat(parts, 1), made(encoding.collate([whole])).scores)
+
+
+@pytest.mark.parametrize("sides", [(9, 7), (24, 32)])
+@pytest.mark.parametrize("settings", [{}, {"per": "sequence", "cell": "gru"}, {"bidirectional": False}])
+def test_pictures_go_through_the_cnn(tmp_path: Path, sides: tuple[int, int], settings: dict) -> None:
+    encoding = Encoding(kind="video", labels=["a", "b"], mean=[100.0] * 3, deviation=[50.0] * 3, shape=[*sides, 3])
+    config = Config(**{"kind": "video", "hidden_size": 7, "front_size": 5, "dropout": 0, **settings})
+    torch.manual_seed(0)
+    made = Labeller(config, encoding).eval()
+    for norm in (one for one in made.front.body if isinstance(one, torch.nn.GroupNorm)):
+        torch.nn.init.normal_(norm.weight)
+        torch.nn.init.normal_(norm.bias)
+    chance = np.random.default_rng(0)
+    for count, length in ((2, 4), (3, 2)):  # the file says neither how many sequences there are nor how long they are
+        several = [chance.uniform(0, 255, (length - n % 2, *encoding.shape)).astype(np.float32) for n in range(count)]
+        inputs = encoding.collate(several)
+        state = {f"{part}_0": np.zeros((1, count, 7), np.float32) for part in "hc"} if "bidirectional" in settings else {}
+        path = export(made, encoding, tmp_path / "model.onnx")
+        scores, expected = run(path, inputs, **state)["scores"], made(inputs).scores
+        for row, one in enumerate(several):
+            own = (row, slice(len(one))) if made.per_step else row
+            assert_same(scores[own], expected[own])
 
 
 def test_a_crfs_weights_are_given_beside_the_scores(tmp_path: Path) -> None:

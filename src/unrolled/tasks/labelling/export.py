@@ -4,7 +4,8 @@ name                     axes                       of
 lengths                  (B,) int32                 all
 words                    (B, T) int64               words: numbers as in encoding.json, from 2 on; 0 padding, 1 unknown
 characters               (B, T, C) or (B, T) int64  words' letters, or characters, numbered likewise
-numbers                  (B, T, F) float32          numbers, not normalised: the file does that
+numbers                  (B, T, F) float32          numbers, not normalised: the file does that; of pictures
+                                                    (B, T, height, width, channels)
 h_0, c_0, h_n, c_n       (L, B, H)                  one direction, per step: the state in and out, so that it streams
 scores                   (B, T, L) or (B, L)        out: before softmax, or of several labels at once the sigmoid
 start, transitions, end  (L,), (L, L), (L,)         out, with a CRF: what Viterbi adds to the scores
@@ -20,7 +21,7 @@ from torch import nn
 from unrolled.errors import ExportError
 from unrolled.export import Graph, cast, concatenate, embedding, linear, recurrent, state_inputs, state_outputs
 from unrolled.tasks.labelling.data import PAD, Encoding
-from unrolled.tasks.labelling.model import Characters, Labeller, Numbers, Words
+from unrolled.tasks.labelling.model import Characters, Images, Labeller, Numbers, Words
 
 FLOAT, AXES = torch.float32, ["batch", "time"]
 
@@ -36,7 +37,7 @@ def export(model: Labeller, encoding: Encoding, path: str | Path) -> Path:
         raise ExportError("a labeller without recurrence (cell = none) is a baseline, and cannot be exported.")
     graph = Graph("labelling")
     lengths = graph.input("lengths", torch.int32, ["batch"])
-    x = _front(graph, model.front, lengths)
+    x = _front(graph, model.front, encoding, lengths)
     streams = model.per_step and not layers.bidirectional
     state = state_inputs(graph, layers) if streams else None  # type: ignore[arg-type]  # of a Module
     x, state = recurrent(graph, layers, x, state, lengths=lengths)  # type: ignore[arg-type]
@@ -55,14 +56,15 @@ def export(model: Labeller, encoding: Encoding, path: str | Path) -> Path:
     return graph.save(path)
 
 
-def _front(graph: Graph, front: nn.Module, lengths: str) -> str:
+def _front(graph: Graph, front: nn.Module, encoding: Encoding, lengths: str) -> str:
     if isinstance(front, Words):
         return _words(graph, front)
     if isinstance(front, Characters):
         return embedding(graph, front.embedding, graph.input("characters", torch.int64, AXES))
     if isinstance(front, Numbers):
         return _numbers(graph, front, lengths)
-    raise ExportError(f"a labeller that reads {type(front).__name__.lower()} cannot be exported: its CNN is not written.")
+    assert isinstance(front, Images)
+    return _images(graph, front, encoding.shape)
 
 
 def _words(graph: Graph, front: Words) -> str:
@@ -100,3 +102,48 @@ def _numbers(graph: Graph, front: Numbers, lengths: str) -> str:
     x = graph.add("Transpose", x, perm=[0, 2, 1])
     x = graph.add("Conv", x, *map(graph.constant, front.map.parameters()), pads=[2, 2])
     return graph.add("Relu", graph.add("Transpose", x, perm=[0, 2, 1]))
+
+
+def _images(graph: Graph, front: Images, shape: list[int]) -> str:
+    """`Images.forward`, pictures behind a sequence's end too: nothing reads what is found there."""
+    pictures = graph.input("numbers", FLOAT, [*AXES, *shape])
+    x = graph.add("Reshape", pictures, graph.constant([-1, *shape]))  # (B*T, height, width, channels)
+    x = graph.add("Div", graph.add("Sub", x, graph.constant(front.mean)), graph.constant(front.deviation))
+    x = graph.add("Transpose", x, perm=[0, 3, 1, 2])
+    sides = shape[:2]
+    for layer in front.body:
+        if isinstance(layer, nn.Conv2d):
+            x = graph.add("Conv", x, *map(graph.constant, layer.parameters()), strides=[2, 2], pads=[1, 1, 1, 1])
+            sides = [-(-side // 2) for side in sides]
+        elif isinstance(layer, nn.GroupNorm):
+            x = _group_norm(graph, layer, x, sides)
+        elif isinstance(layer, nn.AdaptiveAvgPool2d):
+            rows, columns = (_averages(side, int(layer.output_size)) for side in sides)  # type: ignore[arg-type]  # a number there
+            x = graph.add("MatMul", graph.add("MatMul", graph.constant(rows), x), graph.constant(columns.mT.contiguous()))
+        elif isinstance(layer, nn.Flatten):
+            x = graph.add("Reshape", x, graph.constant([0, -1]))
+        elif isinstance(layer, nn.Linear):
+            x = linear(graph, layer, x)
+        else:
+            x = graph.add("Relu", x)
+    first = graph.add("Shape", pictures, start=0, end=2)
+    return graph.add("Reshape", x, concatenate(graph, [first, graph.constant([front.size])], axis=0))
+
+
+def _group_norm(graph: Graph, layer: nn.GroupNorm, x: str, sides: list[int]) -> str:
+    """Each group is one channel of an instance normalisation (Wu and He 2018), then each channel has its own scale."""
+    groups, ones = layer.num_groups, torch.ones(layer.num_groups)
+    apart = graph.add("Reshape", x, graph.constant([0, groups, -1]))
+    apart = graph.add("InstanceNormalization", apart, graph.constant(ones), graph.constant(0 * ones), epsilon=layer.eps)
+    x = graph.add("Reshape", apart, graph.constant([0, layer.num_channels, *sides]))
+    scale, shift = (graph.constant(one.detach()[:, None, None]) for one in (layer.weight, layer.bias))
+    return graph.add("Add", graph.add("Mul", x, scale), shift)
+
+
+def _averages(side: int, parts: int) -> torch.Tensor:
+    """What `AdaptiveAvgPool2d` does along one side, as a product: (parts, side)."""
+    rows = torch.zeros(parts, side)
+    for n in range(parts):
+        start, end = n * side // parts, -(-(n + 1) * side // parts)
+        rows[n, start:end] = 1 / (end - start)
+    return rows
