@@ -43,6 +43,16 @@ def test_the_loss_is_the_exact_likelihood(run: Path, images: Path) -> None:
     assert found.keys() == {"loss", "bits_per_dimension", "images"}  # no bound, no samples
 
 
+def test_images_that_do_not_fit_together_are_measured_one_by_one(
+    run: Path, images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained, found, counts = unrolled.load(run), unrolled.load(run).evaluate(str(images)), []
+    monkeypatch.setattr("unrolled.tasks.drawing.loss.NUMBERS", trained.model.numbers_per_image + 1)
+    trained.model.register_forward_pre_hook(lambda _, given: counts.append(len(given[0])))
+    assert_same(torch.tensor(trained.evaluate(str(images))["loss"]), torch.tensor(found["loss"]))
+    assert counts == [1] * 20
+
+
 def test_it_draws_black_and_white_and_completes_the_upper_half(run: Path, images: Path) -> None:
     trained = unrolled.load(run)
     drawn = trained.draw(5, seed=1)

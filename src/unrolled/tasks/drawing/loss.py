@@ -14,7 +14,9 @@ from unrolled.task import Processes, Step
 from unrolled.tasks.drawing.draw import Draw
 
 AT_ONCE = 256
-"""Images, times samples, that are measured together."""
+"""Images, times samples, that are measured together,"""
+NUMBERS = 2**24
+"""and of a PixelRNN at most as many as have this many numbers in a tensor."""
 
 
 def training_loss(model: Any, batch: dict[str, Tensor]) -> Step:
@@ -48,7 +50,8 @@ def measure(
     """
     model.eval()
     processes = processes or Processes()
-    device, size = next(model.parameters()).device, max(1, AT_ONCE // samples)
+    device = next(model.parameters()).device
+    size = max(1, AT_ONCE // samples if isinstance(model, Draw) else min(AT_ONCE, NUMBERS // model.numbers_per_image))
     starts = [*range(0, len(images), size)][processes.index :: processes.count]
     totals: dict[str, float] = {}
     for number, start in enumerate(starts):

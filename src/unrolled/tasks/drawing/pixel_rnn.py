@@ -79,6 +79,12 @@ class PixelRNN(nn.Module):
         self.head = _pointwise(features, features, channels)
         self.output = _pointwise(features, scores, channels)
 
+    @property
+    def numbers_per_image(self) -> int:
+        """In the largest tensor that `forward` makes of an image: its features or its scores."""
+        _, height, width = self.shape
+        return height * width * max(self.output.in_features, self.output.out_features)
+
     def forward(self, images: Tensor) -> Tensor:
         """(B, C, height, width) -> scores (B, C, height, width, levels) before softmax; of two levels one, before a sigmoid."""
         x = self.first(self._scaled(images)).permute(2, 3, 0, 1).contiguous()  # (height, width, B, 2H)
