@@ -69,6 +69,9 @@ MISTAKES = {
     ("--class", "2"): "knows no class '2'. It has 0, 1.",
     ("--steps", "--complete", "x.png"): "expected one of --steps, --reconstruct and --complete, got --steps and --complete.",
     ("--output", "a.jpg"): "--output a.jpg: expected a name that ends with .png, .gif or .mp4.",
+    ("--reconstruct", "x.png", "--count", "2"): "--count: --reconstruct draws each image once. Leave it out.",
+    ("--complete", "x.png", "--class", "1"): "--class: --complete goes by the images that it is given. Leave it out.",
+    ("--steps", "--count", "101"): "expected at most 100 images to show step by step or completed, got 101. Show fewer.",
     ("--output", "a.gif"): "--output a.gif: only --steps and --reconstruct play; a sheet is a .png.",
 }
 

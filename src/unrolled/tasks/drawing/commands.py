@@ -62,6 +62,10 @@ def draw(
     if len(asked) > 1:
         raise click.UsageError(f"expected one of --steps, --reconstruct and --complete, got --{' and --'.join(asked)}.")
     what = asked[0] if asked else "samples"
+    if what == "reconstruct" and count:
+        raise click.UsageError("--count: --reconstruct draws each image once. Leave it out.")
+    if what in ("reconstruct", "complete") and label:
+        raise click.UsageError(f"--class: --{what} goes by the images that it is given. Leave it out.")
     plays = output is not None and output.suffix.lower() in (".gif", ".mp4")
     if output and not plays and output.suffix.lower() != ".png":
         raise click.UsageError(f"--output {output}: expected a name that ends with .png, .gif or .mp4.")

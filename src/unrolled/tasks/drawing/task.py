@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from unrolled import checkpoint, files
 from unrolled.data.sources import Named, names
-from unrolled.errors import ExportError, RunError, nearest
+from unrolled.errors import DataError, ExportError, RunError, nearest
 from unrolled.inspection import animation
 from unrolled.task import Carry, Metric, Preview, Processes, Step
 from unrolled.tasks.drawing import data, generate, show
@@ -26,6 +26,8 @@ from unrolled.tasks.drawing.pixels import brightness
 
 SHOWN = 4
 """Images of a sample on the screen."""
+MOST = 100
+"""Images in a picture that has several of each."""
 
 
 class Task:
@@ -126,11 +128,7 @@ class Run:
             RunError: the run is a DRAW.
             DataError: an image that cannot be read or is of another size.
         """
-        if self.config.model == "draw":
-            raise RunError(
-                f"{self.folder}: a DRAW makes the whole of an image from its latent variables, and cannot complete one; "
-                "--model row_lstm and diagonal_bilstm can."
-            )
+        self._require_pixels()
         return generate.complete(self.model, torch.from_numpy(self.read(*images)[0]).float(), seed)
 
     def read(self, *paths: Named) -> tuple[np.ndarray, np.ndarray]:
@@ -161,17 +159,21 @@ class Run:
 
     def draw_steps(self, path: Path, **settings: Any) -> int:
         """`steps(**settings)` as a sheet (PNG) or playing (GIF, MP4), by the path's ending; return how many images."""
+        _require_few(path, settings.get("count", 1))
         return _play(path, self.steps(**settings), None)
 
     def draw_reconstructed(self, path: Path, *images: Named, seed: int = 0) -> int:
         """The same of images that are read and drawn; return how many."""
         drawn, read = self.reconstruct(*images, seed=seed)
+        _require_few(path, len(read))
         return _play(path, drawn, read)
 
     def draw_completed(self, path: Path, *images: Named, count: int = 4, seed: int = 0) -> int:
         """A sheet as PNG, a row for each image: itself, its upper half, and `count` completions; return how many images."""
-        completed = [self.complete(*images, seed=seed + number) for number in range(count)]
+        self._require_pixels()
         whole = brightness(torch.from_numpy(self.read(*images)[0]).float(), self.config.levels)
+        _require_few(path, len(whole) * count)
+        completed = [self.complete(*images, seed=seed + number) for number in range(count)]
         half = whole.clone()
         half[:, :, half.shape[2] // 2 :] = 0.5
         rows = torch.stack([whole, half, *completed], dim=1).flatten(0, 1)
@@ -202,6 +204,13 @@ class Run:
             return self.model
         raise RunError(f"{self.folder}: {what}: expected a DRAW, got a {self.config.model}, which has no canvas.")
 
+    def _require_pixels(self) -> None:
+        if isinstance(self.model, Draw):
+            raise RunError(
+                f"{self.folder}: a DRAW makes the whole of an image from its latent variables, and cannot complete one; "
+                "--model row_lstm and diagonal_bilstm can."
+            )
+
     def _classes(self, count: int, label: str | None) -> Tensor | None:
         """(count,): the class asked for, or each in turn; None where it was told none."""
         classes = self.facts.classes
@@ -212,6 +221,11 @@ class Run:
         if label not in classes:
             raise RunError(f"{self.folder}: knows no class {label!r}.{nearest(label, classes)} It has {', '.join(classes)}.")
         return torch.full((count,), classes.index(label))
+
+
+def _require_few(path: Path, count: int) -> None:
+    if count > MOST:
+        raise DataError(f"{path}: expected at most {MOST} images to show step by step or completed, got {count:,}. Show fewer.")
 
 
 def _play(path: Path, drawn: Drawn, images: Tensor | None) -> int:
