@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
-from torch.nn.functional import affine_grid, grid_sample
 
 from unrolled import files
 from unrolled.data import labelled_images
+from unrolled.data.distortion import distorted
 from unrolled.data.rows import RowWriter, open_rows
 from unrolled.errors import DataError, RunError
 from unrolled.tasks.drawing.config import Config
@@ -134,19 +134,6 @@ def quantised(images: np.ndarray, levels: int) -> np.ndarray:
 def binarised(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Brightness 0..255 -> 0 or 1, drawn with it as the probability (Salakhutdinov and Murray 2008)."""
     return (rng.random(images.shape, dtype=np.float32) * 255 < images).astype(np.uint8)
-
-
-def distorted(images: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
-    """Each image (C, height, width), 0..255, by an affine map of its own: turned, stretched, sheared and moved.
-
-    The map is the identity plus normal noise: in the matrix of standard deviation `strength`, in the move of as much of half
-    the image's side. What comes in repeats the edge.
-    """
-    maps = np.eye(2, 3) + strength * rng.standard_normal((len(images), 2, 3))
-    x = torch.from_numpy(images).float()
-    grid = affine_grid(torch.from_numpy(maps).float(), list(x.shape), align_corners=False)
-    moved = grid_sample(x, grid, mode="bicubic", padding_mode="border", align_corners=False)
-    return moved.clamp(0, 255).round().byte().numpy()
 
 
 def read(

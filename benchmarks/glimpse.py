@@ -1,0 +1,79 @@
+"""How many glimpses cost what, and what looking is worth: `python -m benchmarks.glimpse DATA --unseen OTHER --recipe FILE`.
+
+Trains a network for each number of glimpses, once where it looks where it wants to and once where places are random, all with
+the settings of the recipe, and prints for each the error on OTHER by one path an image, and what an image costs: multiply-adds,
+how many numbers it was shown beside how many pixels the image has, and milliseconds of one image alone and of each of 64.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+import unrolled
+from unrolled.config import read_recipe
+from unrolled.inspection.speed import machine
+from unrolled.tasks.glimpse.config import Config
+from unrolled.tasks.glimpse.model import Glimpses
+
+
+def multiply_adds(model: Glimpses, glimpses: int) -> int:
+    """Of the products for one image; the weights that are used once a glimpse, each."""
+    weights = sum(p.numel() for p in model.parameters() if p.dim() == 2)
+    return glimpses * weights
+
+
+def milliseconds(model: Glimpses, side: tuple[int, int, int], glimpses: int, count: int, rounds: int = 7) -> float:
+    """The least of several passes over `count` images, for one image."""
+    images, best = torch.rand(count, *side), float("inf")
+    with torch.inference_mode():
+        for _ in range(rounds):
+            started = time.perf_counter()
+            model(images, glimpses=glimpses)
+            best = min(best, time.perf_counter() - started)
+    return 1e3 * best / count
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Error and cost by the number of glimpses, with the random control beside it.")
+    parser.add_argument("data", type=Path, help="images to learn from")
+    parser.add_argument("--unseen", type=Path, required=True, help="images to measure on")
+    parser.add_argument("--recipe", type=Path, required=True, help="settings")
+    parser.add_argument("--glimpses", type=int, nargs="+", default=[1, 2, 4, 6, 8], help="numbers of glimpses (1 2 4 6 8)")
+    parser.add_argument("--max-steps", type=int, help="steps of each training (the recipe's)")
+    parser.add_argument("--attention", nargs="+", default=["hard", "random"], choices=["hard", "soft", "random"])
+    parser.add_argument("--runs", type=Path, help="folder in which the runs are kept (none)")
+    parser.add_argument("--threads", type=int, default=1, help="threads (1)")
+    asked = parser.parse_args()
+    torch.set_num_threads(asked.threads)
+    settings = {**read_recipe(asked.recipe), **({"max_steps": asked.max_steps} if asked.max_steps else {})}
+    print(", ".join(f"{name} {value}" for name, value in machine().items()), f", {asked.threads} threads")
+    errors = "".join(f"{f'{name} error':>14}" for name in asked.attention)
+    print(f"{'glimpses':>8}{errors}{'multiply-adds':>15}{'seen/image':>12}{'ms, alone':>11}{'of 64':>8}")
+    with tempfile.TemporaryDirectory() as temporary:
+        for glimpses in asked.glimpses:
+            found, line = [], ""
+            for attention in asked.attention:
+                folder = (asked.runs or Path(temporary)) / f"{attention}-{glimpses}"
+                unrolled.train("glimpse", asked.data, run=folder, **{**settings, "glimpses": glimpses, "attention": attention})
+                run = unrolled.load(folder)
+                found.append(1 - run.evaluate(asked.unseen)["accuracy"])
+                if not line:
+                    line = cost(run.model, run.config, (run.facts.channels, run.facts.height, run.facts.width))
+            print(f"{glimpses:8}" + "".join(f"{error:14.2%}" for error in found) + line, flush=True)
+
+
+def cost(model: Glimpses, config: Config, shape: tuple[int, int, int]) -> str:
+    """The columns after the errors."""
+    side = (shape[0], config.canvas, config.canvas) if config.canvas else shape
+    numbers = config.glimpses * config.scales * config.glimpse_size**2 / (side[1] * side[2])
+    times = [milliseconds(model, side, config.glimpses, count) for count in (1, 64)]
+    return f"{multiply_adds(model, config.glimpses):15,}{numbers:12.2f}{times[0]:11.2f}{times[1]:8.3f}"
+
+
+if __name__ == "__main__":
+    main()

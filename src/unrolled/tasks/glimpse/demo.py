@@ -1,0 +1,86 @@
+"""Learns to find scikit-learn's handwritten digits on larger cluttered canvases, and to read them, in a few glimpses."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from unrolled.errors import DataError
+from unrolled.task import Demo, Preview
+
+if TYPE_CHECKING:
+    from unrolled.tasks.glimpse.task import Run
+
+
+def demo(folder: Path) -> Demo:
+    """Writes folder/digits.npz and folder/unseen.npz: 1,797 digits of 8 x 8 pixels, enlarged to 16 x 16."""
+    import numpy as np
+    from PIL import Image
+
+    try:
+        from sklearn.datasets import load_digits
+    except ModuleNotFoundError:
+        raise DataError("the demo's digits are scikit-learn's: pip install 'unrolled[drawing]'") from None
+    rows, labels = load_digits(return_X_y=True)
+    small = (np.asarray(rows).reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
+    images = np.stack([np.asarray(Image.fromarray(one).resize((16, 16), Image.Resampling.BICUBIC)) for one in small])
+    order = np.random.default_rng(0).permutation(len(images))
+    folder.mkdir(parents=True)
+    for name, chosen in (("digits", order[:-300]), ("unseen", order[-300:])):
+        np.savez_compressed(folder / f"{name}.npz", images=images[chosen], labels=np.asarray(labels)[chosen])
+    return Demo(
+        data=(str(folder / "digits.npz"),),
+        settings={
+            "canvas": 40,
+            "clutter": 4,
+            "clutter_size": 5,
+            "distort": 0.05,
+            "glimpses": 5,
+            "glimpse_size": 8,
+            "scales": 3,
+            "glimpse_features": 128,
+            "hidden_size": 192,
+            "every_glimpse": True,
+            "batch_size": 64,
+            "learning_rate": 1.5e-3,
+            "max_steps": 4000,
+            "evaluate_every": 1000,
+            "sample_every": 1000,
+            "save_every": 1000,
+            "patience": 0,
+        },
+        unseen=(str(folder / "unseen.npz"),),
+        preview=lambda run: find_unseen(run, folder),
+    )
+
+
+def find_unseen(run: Run, folder: Path) -> Preview:
+    """What it says of digits that it never saw, and how often it ends up looking at the digit."""
+    from unrolled.tasks.glimpse import data
+
+    path = str(folder / "unseen.npz")
+    looks = run.look(path)
+    _, height, width = run.facts.shape
+    images = data.read([path], run.config, lambda line: None, run.facts).images
+    corners = [corner for at in range(0, len(images), data.AT_ONCE) for corner in data.to_measure_on(images, run.config, at)[1]]
+
+    def share(places: list[tuple[float, float]]) -> float:
+        on = [
+            top <= y <= top + height and left <= x <= left + width for (y, x), (top, left) in zip(places, corners, strict=True)
+        ]
+        return sum(on) / len(on)
+
+    centre = run.config.canvas / 2
+    last = share([(look.glimpses[-1].row, look.glimpses[-1].column) for look in looks])
+    pictures = [run.folder / "pictures" / name for name in ("unseen.png", "unseen.gif")]
+    run.draw(looks[:8], *pictures)
+    preview = run.preview()
+    middle, anywhere = share([(centre, centre)] * len(looks)), height * width / run.config.canvas**2
+    lines = [
+        preview.text,
+        "",
+        f"Of {len(looks)} images that it never saw the last glimpse is centred on the digit in {last:.0%}.",
+        f"The middle of the canvas would be in {middle:.0%}, a random place in {anywhere:.0%}: {pictures[0]}, {pictures[1]}",
+    ]
+    return dataclasses.replace(preview, text="\n".join(lines))

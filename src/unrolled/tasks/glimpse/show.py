@@ -1,0 +1,118 @@
+"""Pictures of looking: the image with the path and the patches of the glimpse, and under it all that has been seen so far."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+
+from unrolled import files
+from unrolled.tasks.glimpse.generate import Look
+from unrolled.tasks.glimpse.retina import Retina
+
+_SIDE, _APART, _CAPTION, _COLUMNS = 120, 4, 16, 12
+"""Pixels of an image's longer side at least, between pictures, of a caption; glimpses of a sheet at most."""
+_PATH, _PATCH, _GROUND, _NEVER = "#ff7f0e", "#2ca02c", "#ffffff", 64
+"""Colours of the path, of the patches, of what is around; the grey of what was not seen."""
+
+
+def sheet(several: Sequence[Look], size: int, scales: int) -> Image.Image:
+    """A row for each image, a column for each glimpse: of many, `_COLUMNS` of them, spread evenly."""
+    count = len(several[0].glimpses)
+    shown = np.unique(np.linspace(0, count - 1, min(count, _COLUMNS)).round().astype(int))
+    rows = [_steps(look, size, scales) for look in several]
+    return _grid([row[step] for row in rows for step in shown], len(shown))
+
+
+def frames(several: Sequence[Look], size: int, scales: int) -> list[Image.Image]:
+    """A picture for each glimpse, of all images side by side."""
+    columns = min(len(several), max(4, math.ceil(math.sqrt(len(several)))))
+    return [_grid(pictures, columns) for pictures in zip(*(_steps(look, size, scales) for look in several), strict=True)]
+
+
+def write(path: Path, picture: Image.Image) -> Path:
+    """A PNG; missing folders above it are made.
+
+    Raises:
+        RunError: the file cannot be written.
+    """
+    content = io.BytesIO()
+    picture.save(content, "PNG")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    files.write_atomically(path, content.getvalue())
+    return path
+
+
+def seen_so_far(look: Look, size: int, scales: int) -> Iterable[np.ndarray]:
+    """After each glimpse (C, height, width), 0..1: each pixel at the finest scale at which it has been seen; elsewhere NaN."""
+    sides = look.image.shape[1:]
+    retina = Retina(torch.from_numpy(look.image)[None], size, scales)
+    known, finest = np.full(look.image.shape, np.nan, np.float32), np.full(sides, scales)
+    for glimpse in look.glimpses:
+        place = torch.tensor([[glimpse.row, glimpse.column]]) / torch.tensor(sides) * 2 - 1
+        patches = retina.look(place)[0].numpy()  # (scales, C, n, n)
+        for scale in reversed(range(scales)):
+            wide = patches[scale].repeat(2**scale, 1).repeat(2**scale, 2)
+            top, left = (round(centre - wide.shape[1] / 2) for centre in glimpse[:2])
+            inside = [
+                slice(max(0, start), max(0, min(side, start + wide.shape[1])))
+                for start, side in zip((top, left), sides, strict=True)
+            ]
+            own = wide[:, inside[0].start - top : inside[0].stop - top, inside[1].start - left : inside[1].stop - left]
+            better = finest[*inside] >= scale
+            known[:, *inside] = np.where(better, own, known[:, *inside])
+            finest[*inside] = np.minimum(finest[*inside], scale)
+        yield known.copy()
+
+
+def _steps(look: Look, size: int, scales: int) -> list[Image.Image]:
+    """After each glimpse: the image with the path, what has been seen, and what was said."""
+    pictures = []
+    for step, seen in enumerate(seen_so_far(look, size, scales)):
+        above = _looking(look, step, size, scales)
+        below = _enlarged(np.where(np.isnan(seen), _NEVER / 255, seen))
+        picture = Image.new("RGB", (above.width, 2 * above.height + _APART + _CAPTION), _GROUND)
+        picture.paste(above, (0, 0))
+        picture.paste(below, (0, above.height + _APART))
+        said = look.glimpses[step]
+        font = ImageFont.load_default(_CAPTION - 4)
+        text = f"{said.label} {said.probability:.0%}"
+        ImageDraw.Draw(picture).text((2, 2 * above.height + _APART + 1), text, fill="black", font=font)
+        pictures.append(picture)
+    return pictures
+
+
+def _looking(look: Look, step: int, size: int, scales: int) -> Image.Image:
+    picture = _enlarged(look.image)
+    draw, times = ImageDraw.Draw(picture), picture.height / look.image.shape[1]
+    centres = [(glimpse.column * times, glimpse.row * times) for glimpse in look.glimpses[: step + 1]]
+    for scale in reversed(range(scales)):
+        half = size * 2**scale / 2 * times
+        x, y = centres[-1]
+        draw.rectangle((x - half, y - half, x + half, y + half), outline=_PATCH, width=1 if scale else 2)
+    if len(centres) > 1:
+        draw.line(centres, fill=_PATH, width=2)
+    for x, y in centres:
+        draw.ellipse((x - 3, y - 3, x + 3, y + 3), fill=_PATH)
+    return picture
+
+
+def _enlarged(image: np.ndarray) -> Image.Image:
+    levels = np.round(image.clip(0, 1) * 255).astype(np.uint8).transpose(1, 2, 0)
+    picture = Image.fromarray(levels if levels.shape[2] == 3 else levels[:, :, 0]).convert("RGB")
+    times = max(1, -(-_SIDE // max(picture.size)))
+    return picture.resize((picture.width * times, picture.height * times), Image.Resampling.NEAREST)
+
+
+def _grid(pictures: Sequence[Image.Image], columns: int) -> Image.Image:
+    width, height = (side + 2 * _APART for side in pictures[0].size)
+    grid = Image.new("RGB", (columns * width, -(-len(pictures) // columns) * height), _GROUND)
+    for number, picture in enumerate(pictures):
+        row, column = divmod(number, columns)
+        grid.paste(picture, (column * width + _APART, row * height + _APART))
+    return grid
