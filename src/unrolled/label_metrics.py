@@ -7,7 +7,7 @@ wrong. `never_seen` names such labels.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Hashable, Iterable, Sequence
 from itertools import groupby
 
 import numpy as np
@@ -143,7 +143,9 @@ def segment_scores(truth: Sequence[Sequence[str]], predicted: Sequence[Sequence[
     for one, other in zip(truth, predicted, strict=True):
         _require_pairs(one, other)
         whole, guessed = segments(one), segments(other)
-        edits.append(1 - _distance([span[0] for span in whole], [span[0] for span in guessed]) / max(len(whole), len(guessed)))
+        edits.append(
+            1 - levenshtein([span[0] for span in whole], [span[0] for span in guessed]) / max(len(whole), len(guessed))
+        )
         found += _found(whole, guessed)
         true, said = true + len(whole), said + len(guessed)
     f1 = {f"f1_{overlap}": _share(2 * int(count), true + said) for overlap, count in zip(OVERLAPS, found, strict=True)}
@@ -230,7 +232,7 @@ def multi_scores(truth: np.ndarray, logits: np.ndarray, *, unseen: int = 0) -> d
     }
 
 
-def _distance(one: Sequence[str], other: Sequence[str]) -> int:
+def levenshtein(one: Sequence[Hashable], other: Sequence[Hashable]) -> int:
     """The Levenshtein distance: how many insertions, deletions and replacements make one of the other."""
     names = {label: n for n, label in enumerate({*one, *other})}
     target, places = np.array([names[label] for label in other]), np.arange(len(other) + 1)

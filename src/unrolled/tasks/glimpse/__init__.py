@@ -5,4 +5,6 @@ and Kavukcuoglu 2014) learns where to look by REINFORCE, beside what to say. Han
 `recipes/mnist_glimpse.toml`, and anywhere on a larger canvas with `recipes/mnist_translated.toml`:
 
     unrolled train glimpse mnist.npz --recipe recipes/mnist_glimpse.toml
+
+With `objects` it reads one symbol of an image after another, until it says END (Ba, Mnih and Kavukcuoglu 2015).
 """

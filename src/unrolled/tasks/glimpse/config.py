@@ -32,13 +32,17 @@ class Config(TrainingConfig):
     """How many pieces of other images are strewn over the canvas."""
     clutter_size: int = Field(8, ge=1, le=256)
     """Height and width of such a piece."""
+    objects: int = Field(0, ge=0, le=64)
+    """Labels are sequences: at most so many symbols are read from an image, one after another, until END. On a canvas there are
+    one to so many images side by side, read from left to right; without, the symbols are a class's words, or characters where
+    no class has a space. 0: an image is of one class."""
     distort: float = Field(0.0, ge=0, le=0.5)
     """Training images are turned, stretched, sheared and moved at random, by about this share of their size; 0.05 is little."""
     attention: Literal["hard", "soft", "random"] = "hard"
     """hard: glimpses of whole pixels, drawn around where the policy looks, which learns by REINFORCE. soft: between the pixels,
     so that gradients reach the place. random: anywhere, which shows what looking is worth."""
     glimpses: int = Field(6, ge=1, le=1024)
-    """How often it looks at an image."""
+    """How often it looks at an image; with objects, for each symbol and for END."""
     glimpse_size: int = Field(8, ge=1, le=256)
     """Height and width of a glimpse at its finest scale, and how many numbers it has in each direction at every scale."""
     scales: int = Field(1, ge=1, le=8)

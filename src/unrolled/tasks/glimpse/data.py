@@ -17,6 +17,7 @@ from unrolled.data.distortion import distorted
 from unrolled.data.rows import RowWriter, open_rows
 from unrolled.errors import DataError, RunError
 from unrolled.tasks.glimpse.config import Config
+from unrolled.tasks.glimpse.sequences import NOTHING, beside, symbols_of, targets_of
 
 FACTS, TRAINING, VALIDATION = "images.json", "train", "validation"
 LARGEST = 256
@@ -36,6 +37,7 @@ class Facts(BaseModel):
     height: int
     width: int
     classes: list[str]
+    """Their names; where labels are sequences, the symbols."""
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -55,10 +57,11 @@ def prepare(config: Config, folder: Path, say: Callable[[str], None]) -> None:
         got = f"one, {classes[0]}" if classes else "images without classes"
         raise DataError(f"{named}: expected images of two classes or more, got {got}.")
     channels, height, width = images.shape[1:]
-    if config.canvas and max(height, width) > config.canvas:
+    if config.canvas and max(height, width * max(1, config.objects)) > config.canvas:
+        beside_another = f", {config.objects} of them side by side," * (config.objects > 1)
         raise DataError(
-            f"{named}: expected images that fit on the canvas of {config.canvas} x {config.canvas} pixels, got {height} x "
-            f"{width}. Make canvas (--canvas) larger, or them smaller by size (--size)."
+            f"{named}: expected images that fit{beside_another} on the canvas of {config.canvas} x {config.canvas} pixels, got "
+            f"{height} x {width}. Make canvas (--canvas) larger, or them smaller by size (--size)."
         )
     if config.clutter and config.clutter_size > min(height, width):
         raise DataError(
@@ -83,7 +86,7 @@ def prepare(config: Config, folder: Path, say: Callable[[str], None]) -> None:
         (folder / name).mkdir()
         with RowWriter(folder / name, "images", "uint8", several.shape[1:]) as rows:
             rows.add(several)
-        with RowWriter(folder / name, "labels", "int64") as rows:
+        with RowWriter(folder / name, "labels", "int64", own.shape[1:]) as rows:
             rows.add(own)
     files.write_atomically(folder / FACTS, facts.model_dump_json().encode())
 
@@ -95,14 +98,16 @@ class Part:
         RunError: the files are missing or damaged.
     """
 
-    def __init__(self, folder: Path, facts: Facts) -> None:
+    def __init__(self, folder: Path, facts: Facts, objects: int = 0) -> None:
         self.images = open_rows(folder, "images")
         """(N, C, height, width), uint8."""
         self.labels = open_rows(folder, "labels")
-        """(N,)"""
-        if self.images.shape[1:] != facts.shape or self.labels.shape != (len(self.images),):
+        """(N,); of sequences (N, objects + 1), as `sequences.targets_of` has them."""
+        shape = (len(self.images), *([objects + 1] if objects else []))
+        if self.images.shape[1:] != facts.shape or self.labels.shape != shape:
             raise RunError(f"{folder}: images of {self.images.shape}, labels of {self.labels.shape}. Train again.")
-        if len(self.labels) and not 0 <= self.labels.min() <= self.labels.max() < len(facts.classes):
+        least, most = (NOTHING, len(facts.classes)) if objects else (0, len(facts.classes) - 1)
+        if len(self.labels) and not least <= self.labels.min() <= self.labels.max() <= most:
             raise RunError(f"{folder}: labels that are none of its {len(facts.classes)} classes. Train again.")
 
     def __len__(self) -> int:
@@ -121,17 +126,23 @@ class Batches:
         self._order = lru_cache(2)(self._draw_order)  # threads make batches of an epoch and of the next one side by side
 
     def batch(self, step: int) -> dict[str, Tensor]:
-        """`images` (B, C, height, width), 0..1, on the canvas if there is one, and `labels` (B,)."""
+        """`images` (B, C, height, width), 0..1, on the canvas if there is one, and `labels` (B,) or (B, objects + 1)."""
         epoch, index = divmod(step, self.per_epoch)
         chosen = self._order(epoch)[index * self.size : (index + 1) * self.size]
         rng = np.random.default_rng([self.config.seed, epoch, index])
-        images = np.asarray(self.part.images[chosen])
+        if self.config.canvas and self.config.objects:  # and others, to stand beside those
+            chosen = np.append(chosen, rng.integers(len(self.part), size=self.size * (self.config.objects - 1)))
+        images, labels = np.asarray(self.part.images[chosen]), np.asarray(self.part.labels[chosen])
         if self.config.distort:
             images = distorted(images, self.config.distort, rng)
         if self.config.canvas:
             pieces_of = np.asarray(self.part.images[rng.integers(len(self.part), size=self.size)])
-            images, _ = placed(images, pieces_of, self.config, rng)
-        return {"images": to_floats(images), "labels": torch.from_numpy(self.part.labels[chosen])}
+            if self.config.objects:
+                images, labels, _ = beside(images, labels, self.size, self.config, rng)
+                strew(images, pieces_of, self.config, rng)
+            else:
+                images, _ = placed(images, pieces_of, self.config, rng)
+        return {"images": to_floats(images), "labels": torch.from_numpy(labels)}
 
     def _draw_order(self, epoch: int) -> np.ndarray:
         return np.random.default_rng([self.config.seed, epoch]).permutation(len(self.part))
@@ -152,13 +163,18 @@ def placed(
     canvases = np.zeros((count, channels, config.canvas, config.canvas), np.uint8)
     corners = rng.integers(0, [config.canvas - height + 1, config.canvas - width + 1], size=(count, 2))
     _lay(canvases, images, corners)
-    size = config.clutter_size
+    strew(canvases, pieces_of, config, rng)
+    return canvases, corners
+
+
+def strew(canvases: np.ndarray, pieces_of: np.ndarray, config: Config, rng: np.random.Generator) -> None:
+    """The pieces, in place."""
+    count, (height, width), size = len(canvases), pieces_of.shape[2:], config.clutter_size
     for _ in range(config.clutter):
         sources = rng.integers(len(pieces_of), size=count)
         cuts = rng.integers(0, [height - size + 1, width - size + 1], size=(count, 2))
         pieces = _squares(pieces_of, sources, cuts, (size, size))
         _lay(canvases, pieces, rng.integers(0, config.canvas - size + 1, size=(count, 2)))
-    return canvases, corners
 
 
 def _indices(numbers: np.ndarray, channels: int, corners: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, ...]:
@@ -190,6 +206,19 @@ def to_measure_on(images: np.ndarray, config: Config, start: int = 0) -> tuple[T
     return to_floats(canvases), corners
 
 
+def sequences_to_measure_on(
+    images: np.ndarray, targets: np.ndarray, config: Config, start: int = 0
+) -> tuple[Tensor, np.ndarray]:
+    """The same of sequences: images, and what is to be read, (N, objects + 1). On a canvas others of them stand beside each."""
+    own, wanted = (np.asarray(each[start : start + AT_ONCE]) for each in (images, targets))
+    if not config.canvas:
+        return to_floats(own), wanted
+    rng = np.random.default_rng([_PLACED_BY, start])
+    canvases, wanted, _ = beside(own, wanted, len(own), config, rng)
+    strew(canvases, own, config, rng)
+    return to_floats(canvases), wanted
+
+
 def to_floats(images: np.ndarray) -> Tensor:
     """Brightness 0..255 -> 0..1."""
     return torch.from_numpy(images / np.float32(255))
@@ -204,8 +233,12 @@ def read(
         DataError: they cannot be read, are of different sizes, or of another size than the run's, or have a class that is none
             of the run's.
     """
-    classes = facts.classes if facts else None
+    classes = facts.classes if facts and not config.objects else None
     found = labelled_images.read(paths, colour=config.colour, size=config.size, largest=LARGEST, classes=classes, say=say)
+    if config.objects and found.classes:
+        symbols = facts.classes if facts else symbols_of(found.classes, config)
+        targets = targets_of(found.classes, symbols, config, ", ".join(paths))
+        found = found._replace(labels=targets[found.labels], classes=symbols)
     if config.invert:
         found = found._replace(images=255 - found.images)
     if facts:

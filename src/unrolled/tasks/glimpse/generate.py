@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -10,6 +11,11 @@ import torch
 from torch import Tensor
 
 from unrolled.tasks.glimpse.model import Glimpses
+from unrolled.tasks.glimpse.reader import Reader
+from unrolled.tasks.glimpse.sequences import as_text, until
+
+END = "(end)"
+"""What is said where nothing is left to read."""
 
 
 class Seen(NamedTuple):
@@ -40,20 +46,25 @@ class Look(NamedTuple):
     image: np.ndarray
     """(C, height, width), 0..1, on the canvas if there is one."""
     glimpses: list[Glimpse]
+    """Where symbols are read, until END."""
+    symbols: list[Glimpse] | None = None
+    """Where symbols are read, the last glimpse of each, and of END."""
 
     @property
     def label(self) -> str:
-        """What was said in the end."""
-        return self.glimpses[-1].label
+        """What was said in the end; the symbols that were read, as one text."""
+        if self.symbols is None:
+            return self.glimpses[-1].label
+        return as_text([each.label for each in self.symbols if each.label != END])
 
     @property
     def probability(self) -> float:
-        """Of that label."""
-        return self.glimpses[-1].probability
+        """Of that label; of all symbols and END, together."""
+        return math.prod(each.probability for each in self.symbols or self.glimpses[-1:])
 
 
 @torch.inference_mode()
-def look(model: Glimpses, images: Tensor, glimpses: int, samples: int, seed: int) -> Seen:
+def look(model: Glimpses | Reader, images: Tensor, glimpses: int, samples: int, seed: int) -> Seen:
     """Look at images (N, C, height, width), 0..1, `glimpses` times.
 
     With `samples` paths each, drawn by the seed, their probabilities are averaged; with 0 of them the policy's means are the
@@ -70,13 +81,19 @@ def look(model: Glimpses, images: Tensor, glimpses: int, samples: int, seed: int
     return Seen(torch.as_tensor(probabilities).cpu(), paths[0].places.float().clamp(-1, 1).cpu())
 
 
-def looks(seen: Seen, images: Tensor, classes: Sequence[str], names: Sequence[str]) -> list[Look]:
-    """The same by image; images (N, C, height, width)."""
+def looks(seen: Seen, images: Tensor, classes: Sequence[str], names: Sequence[str], objects: int = 0) -> list[Look]:
+    """The same by image; images (N, C, height, width). With `objects` classes are symbols, and what follows END is left out."""
+    each_symbol, said_of = len(seen.places) // (objects + 1), [*classes, END]
     pixels = (seen.places + 1) / 2 * torch.tensor(images.shape[2:])
     best, numbers = seen.probabilities.max(2)  # (T, N)
     found = []
     for n, name in enumerate(names):
         each = zip(pixels[:, n].tolist(), numbers[:, n].tolist(), best[:, n].tolist(), strict=True)
-        glimpses = [Glimpse(row, column, classes[int(number)], probability) for (row, column), number, probability in each]
-        found.append(Look(name, images[n].numpy(), glimpses))
+        glimpses = [Glimpse(row, column, said_of[int(number)], probability) for (row, column), number, probability in each]
+        symbols = None
+        if objects:
+            count = len(until(numbers[each_symbol - 1 :: each_symbol, n].tolist(), len(classes)))
+            glimpses = glimpses[: each_symbol * (count + 1)]
+            symbols = glimpses[each_symbol - 1 :: each_symbol]
+        found.append(Look(name, images[n].numpy(), glimpses, symbols))
     return found

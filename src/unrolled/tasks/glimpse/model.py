@@ -56,7 +56,7 @@ class Glimpses(nn.Module):
         self.what = Linear(channels * config.scales * config.glimpse_size**2, features)
         self.where = Linear(2, features)
         self.joined = Linear(2 * features, hidden)
-        self.core = _cell(config.cell, hidden)
+        self.core = cell(config.cell, hidden)
         self.classify = Linear(hidden, classes)
         self.policy = None if config.attention == "random" else Linear(hidden, 2)
         self.baseline = Linear(hidden, 1) if config.attention == "hard" else None
@@ -77,39 +77,47 @@ class Glimpses(nn.Module):
         h = images.new_zeros(len(images), self.classify.in_features)
         states, places, means = [h], [], []
         for _ in range(self.glimpses if glimpses is None else glimpses):
-            place, mean = self._next(h, generator, drawn)
+            told = h if self.attention == "soft" else h.detach()
+            place, mean = next_place(self.policy, told, self, generator, drawn)
             seen = retina.look(place, between=self.attention == "soft")
             both = torch.relu(self.what(seen.flatten(1))), torch.relu(self.where(place.clamp(-1, 1)))
             state = self.core(torch.relu(self.joined(torch.cat(both, 1))), state)
-            h = state[0] if isinstance(state, tuple) else state
+            h = output(state)
             states.append(h)
             places.append(place)
             means.append(mean)
         before = torch.stack(states[:-1])
-        values = None if self.baseline is None else _wide(self.baseline(before.detach())).squeeze(2)
-        return Looked(_wide(self.classify(torch.stack(states[1:]))), torch.stack(places), torch.stack(means), values)
-
-    def _next(self, h: Tensor, generator: torch.Generator | None, drawn: bool) -> tuple[Tensor, Tensor]:
-        """The place of the next glimpse (N, 2), and the mean that it was drawn from."""
-        if self.policy is None:
-            place = 2 * torch.rand(len(h), 2, generator=generator, device=h.device, dtype=h.dtype) - 1
-            return place, place
-        if self.attention == "soft":
-            place = torch.tanh(_wide(self.policy(h)))
-            return place, place
-        mean = torch.tanh(_wide(self.policy(h.detach())))
-        if not drawn:
-            return mean.detach(), mean
-        noise = torch.randn(mean.shape, generator=generator, device=mean.device, dtype=mean.dtype)
-        return torch.add(mean.detach(), noise, alpha=self.deviation), mean
+        values = None if self.baseline is None else wide(self.baseline(before.detach())).squeeze(2)
+        return Looked(wide(self.classify(torch.stack(states[1:]))), torch.stack(places), torch.stack(means), values)
 
 
-def _wide(x: Tensor) -> Tensor:
+def wide(x: Tensor) -> Tensor:
     """In fp32 at least: bf16 has too few digits for a place, a probability and a sum of rewards."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
-def _cell(kind: str, hidden: int) -> nn.Module:
+def next_place(
+    policy: nn.Module | None, h: Tensor, model: Any, generator: torch.Generator | None, drawn: bool
+) -> tuple[Tensor, Tensor]:
+    """The place of the next glimpse (N, 2), and the mean that it was drawn from, by `model.attention` and `model.deviation`."""
+    if policy is None:
+        place = 2 * torch.rand(len(h), 2, generator=generator, device=h.device, dtype=h.dtype) - 1
+        return place, place
+    mean = torch.tanh(wide(policy(h)))
+    if model.attention == "soft":
+        return mean, mean
+    if not drawn:
+        return mean.detach(), mean
+    noise = torch.randn(mean.shape, generator=generator, device=mean.device, dtype=mean.dtype)
+    return torch.add(mean.detach(), noise, alpha=model.deviation), mean
+
+
+def cell(kind: str, hidden: int) -> nn.Module:
     if kind == "rnn":
         return RNNCell(hidden, hidden, nonlinearity="relu")
     return (LSTMCell if kind == "lstm" else GRUCell)(hidden, hidden)
+
+
+def output(state: Any) -> Tensor:
+    """h of a cell's state."""
+    return state[0] if isinstance(state, tuple) else state

@@ -22,6 +22,8 @@ from unrolled.tasks.glimpse.data import Batches, Facts, Part
 from unrolled.tasks.glimpse.generate import Look, looks
 from unrolled.tasks.glimpse.loss import measure, training_loss
 from unrolled.tasks.glimpse.model import Glimpses
+from unrolled.tasks.glimpse.reader import Reader
+from unrolled.tasks.glimpse.sequences import as_text, until
 
 SHOWN = 8
 """Images of a sample on the screen, and of a preview."""
@@ -39,17 +41,20 @@ class Task:
     def __init__(self, config: Config, folder: Path) -> None:
         self.config, self.folder = config, folder
         self.facts = files.read_as(folder / data.FACTS, Facts)
-        self.training, self.validation = (Part(folder / name, self.facts) for name in (data.TRAINING, data.VALIDATION))
+        self.training, self.validation = (
+            Part(folder / name, self.facts, config.objects) for name in (data.TRAINING, data.VALIDATION)
+        )
         self.batches = Batches(config, self.training)
         channels, height, width = self.facts.shape
         on = f" on {config.canvas} x {config.canvas}" if config.canvas else ""
+        on = f", up to {config.objects} side by side{on}" if config.canvas and config.objects else on
         self.summary = (
             f"{len(self.training):,} images of {height} x {width} pixels{on}{' in colour' * (channels == 3)} in "
             f"{len(self.facts.classes)} classes to learn from, {len(self.validation):,} to measure on"
         )
 
     def build(self) -> nn.Module:
-        return Glimpses(self.config, self.facts.channels, len(self.facts.classes))
+        return _network(self.config, self.facts)
 
     def batch(self, step: int) -> dict[str, Any]:
         return self.batches.batch(step)
@@ -79,8 +84,7 @@ class Run:
         self.folder = Path(folder)
         self.config: Config = checkpoint.open_config(self.folder, Task.name, Config)
         self.facts = files.read_as(self.folder / data.FACTS, Facts)
-        channels, classes = self.facts.channels, len(self.facts.classes)
-        self.model = checkpoint.load_model(self.folder, lambda: Glimpses(self.config, channels, classes))
+        self.model = checkpoint.load_model(self.folder, lambda: _network(self.config, self.facts))
         self.model.eval()
 
     def look(self, *paths: Named, seed: int = 0) -> list[Look]:
@@ -104,12 +108,12 @@ class Run:
                     some = images[start : start + data.AT_ONCE]
                     seen = generate.look(self.model, some, self.config.glimpses, self.config.samples, seed + len(found))
                     called = [f"{file}[{start + n}]" if len(images) > 1 else file for n in range(len(some))]
-                    found += looks(seen, some, self.facts.classes, called)
+                    found += looks(seen, some, self.facts.classes, called, self.config.objects)
         return found
 
     def evaluate(self, *paths: Named, report: Callable[[str, int, int], None] | None = None) -> dict[str, float]:
-        """`loss` in nats per image, `accuracy`, and how many `images` there were, `glimpses` it took, and paths it drew
-        (`samples`; 0 where it looked along the policy's means).
+        """`loss` in nats per image, `accuracy`, of sequences `symbol_error_rate`, and how many `images` there were,
+        `glimpses` it took (of each symbol), and paths it drew (`samples`; 0 where it looked along the policy's means).
         """
         images, labels, classes = data.read(names(paths), self.config, _silent, self.facts)
         if not classes:
@@ -135,8 +139,8 @@ class Run:
 
     def preview(self) -> Preview:
         """What it says of a few images, and pictures of where it looked."""
-        part = Part(self.folder / data.VALIDATION, self.facts)
-        part = part if len(part) else Part(self.folder / data.TRAINING, self.facts)
+        part = Part(self.folder / data.VALIDATION, self.facts, self.config.objects)
+        part = part if len(part) else Part(self.folder / data.TRAINING, self.facts, self.config.objects)
         found = _look_at(self.model, part, self.config, self.facts, seed=0)
         paths = [self.folder / "pictures" / name for name in ("looks.png", "looks.gif")]
         self.draw(found, *paths)
@@ -163,6 +167,12 @@ class Run:
         return torch.cat([data.to_measure_on(images, self.config, at)[0] for at in range(0, len(images), data.AT_ONCE)])
 
 
+def _network(config: Config, facts: Facts) -> Glimpses | Reader:
+    if config.objects:
+        return Reader(config, facts.channels, len(facts.classes) + 1)
+    return Glimpses(config, facts.channels, len(facts.classes))
+
+
 def _one_by_one(path: str) -> list[str]:
     """The images of a folder, which have names; other files, and a folder of an IDX file, as they are."""
     if kind_of(path) != "folder":
@@ -173,11 +183,16 @@ def _one_by_one(path: str) -> list[str]:
         return [path]
 
 
-def _look_at(model: Glimpses, part: Part, config: Config, facts: Facts, seed: int) -> list[Look]:
+def _look_at(model: Glimpses | Reader, part: Part, config: Config, facts: Facts, seed: int) -> list[Look]:
     """At the first images of a part, each called by its class."""
-    images, _ = data.to_measure_on(part.images[:SHOWN], config)
+    if config.objects:
+        images, targets = data.sequences_to_measure_on(part.images[:SHOWN], part.labels[:SHOWN], config)
+        called = [as_text([facts.classes[number] for number in until(each, len(facts.classes))]) for each in targets.tolist()]
+    else:
+        images, _ = data.to_measure_on(part.images[:SHOWN], config)
+        called = [facts.classes[label] for label in part.labels[:SHOWN]]
     seen = generate.look(model, images, config.glimpses, config.samples, seed)
-    return looks(seen, images, facts.classes, [facts.classes[label] for label in part.labels[:SHOWN]])
+    return looks(seen, images, facts.classes, called, config.objects)
 
 
 def _in_words(found: list[Look]) -> list[str]:
