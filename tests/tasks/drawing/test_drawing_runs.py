@@ -43,7 +43,7 @@ def test_steps_end_in_what_is_drawn(draw_run: Path) -> None:
 def test_pictures_are_sheets_and_animations(command, draw_run: Path, bar_file: Path, tmp_path: Path) -> None:
     code, out, errors = command("draw", draw_run, "--count", "6", "--output", tmp_path / "new" / "samples.png")
     assert (code, out, errors) == (0, f"{tmp_path / 'new' / 'samples.png'}\n", "")
-    assert Image.open(out.strip()).size == (3 * (60 + 4) - 4, 2 * (84 + 4) - 4)  # 7 x 5 pixels, 12 times as large
+    assert Image.open(out.strip()).size == (2 * (60 + 4) - 4, 3 * (84 + 4) - 4)  # 7 x 5 pixels, 12 times as large, 2 classes
     steps = ["draw", draw_run, "--steps", "--count", "2", "--json"]
     code, out, _ = command(*steps, "--output", tmp_path / "steps.gif")
     assert json.loads(out) == {"picture": str(tmp_path / "steps.gif"), "images": 2, "seed": 0}

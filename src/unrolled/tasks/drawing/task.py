@@ -154,7 +154,8 @@ class Run:
     def draw_samples(self, path: Path, **settings: Any) -> int:
         """A sheet of `draw(**settings)` as PNG; return how many images."""
         images = self.draw(**settings)
-        show.write(path, show.sheet(images))
+        columns = self._columns if settings.get("label") is None else None
+        show.write(path, show.sheet(images, columns))
         return len(images)
 
     def draw_steps(self, path: Path, **settings: Any) -> int:
@@ -183,8 +184,8 @@ class Run:
     def preview(self) -> Preview:
         """A few images, a sheet of more, and how some of them were made."""
         pictures = self.folder / "pictures"
-        images = self.draw()
-        show.write(pictures / "samples.png", show.sheet(images))
+        images = self.draw(10 * self._columns if self._columns else 64)
+        show.write(pictures / "samples.png", show.sheet(images, self._columns))
         lines = [show.text(images[:SHOWN]), "", f"{len(images)} of them: {pictures / 'samples.png'}"]
         self.draw_steps(pictures / "steps.png")
         self.draw_steps(pictures / "steps.gif", count=16)
@@ -203,6 +204,11 @@ class Run:
         if isinstance(self.model, Draw):
             return self.model
         raise RunError(f"{self.folder}: {what}: expected a DRAW, got a {self.config.model}, which has no canvas.")
+
+    @property
+    def _columns(self) -> int | None:
+        """Of a sheet on which the classes are drawn in turn: one for each, where there is room."""
+        return len(self.facts.classes) if 1 < len(self.facts.classes) <= 20 else None
 
     def _require_pixels(self) -> None:
         if isinstance(self.model, Draw):
