@@ -175,7 +175,10 @@ def evaluate(run: Path, data: tuple[str, ...], settings: dict[str, str], as_json
     if odd := [
         f"{name} is {value}" for name, value in metrics.items() if isinstance(value, float) and not math.isfinite(value)
     ]:
-        raise UnrolledError(f"{run}: {', '.join(odd)}: the model's weights give no finite numbers. Train it again.")
+        raise UnrolledError(
+            f"{run}: {', '.join(odd)}: the data has numbers that are far larger than those of training, or the model's "
+            "weights are damaged."
+        )
     _print(metrics, as_json)
     if show and draw:
         draw(metrics, show)

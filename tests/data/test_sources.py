@@ -173,6 +173,11 @@ def test_text_that_is_not_utf8_is_named_for_what_it_is(tmp_path: Path, name: str
     assert said in str(caught.value)
 
 
+def test_a_folder_without_files_is_not_said_to_lack_text(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="expected a folder of files, got an empty one"):
+        sources.find([str(tmp_path)], binary=True)
+
+
 def test_files_of_a_folder_that_are_left_out_are_named_with_the_reason(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("text")
     (tmp_path / "b.txt").write_text("more text", encoding="utf-16")

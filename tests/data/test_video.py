@@ -14,9 +14,11 @@ from PIL import Image
 from unrolled import encoders
 from unrolled.data import video
 from unrolled.data.features import FeatureCache
+from unrolled.data.sources import Source
 from unrolled.errors import DataError
 
 CODECS = {"a.mp4": ("libx264", "yuv420p"), "a.webm": ("libvpx", "yuv420p"), "a.avi": ("mjpeg", "yuvj420p")}
+FORMS = {**CODECS, "a.mkv": CODECS["a.mp4"]}
 
 
 def grey(value: int, width: int = 48, height: int = 32) -> Image.Image:
@@ -25,7 +27,7 @@ def grey(value: int, width: int = 48, height: int = 32) -> Image.Image:
 
 def write(path: Path, times: list[int], noise: float = 0.0) -> None:
     """A video whose frame n, of brightness 20 * n, begins at times[n] milliseconds."""
-    codec, form = CODECS["a" + path.suffix]
+    codec, form = FORMS["a" + path.suffix]
     drawn = np.random.default_rng(0)
     with av.open(str(path), "w", options={"movflags": "faststart"} if path.suffix == ".mp4" else {}) as container:
         stream = container.add_stream(codec, rate=20 if path.suffix == ".avi" else 1000)
@@ -42,13 +44,13 @@ def write(path: Path, times: list[int], noise: float = 0.0) -> None:
 
 def shown(path: Path, rate: float) -> list[int]:
     """Which frame is shown at each step."""
-    return [round(float(np.asarray(frame.picture).mean()) / 20) for frame in video.frames(str(path), rate)]
+    return [round(float(np.asarray(frame.picture).mean()) / 20) for frame in video.frames(Source(str(path)), rate)]
 
 
 @pytest.mark.parametrize("name", CODECS)
 def test_frames_of_varying_length_are_sampled_by_their_times(tmp_path: Path, name: str) -> None:
     write(tmp_path / name, [0, 100, 150, 400, 450, 900, 1000])
-    frames = list(video.frames(str(tmp_path / name), 5))
+    frames = list(video.frames(Source(str(tmp_path / name)), 5))
     assert [frame.time for frame in frames[:6]] == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1.0])
     assert shown(tmp_path / name, 5)[:6] == [0, 2, 3, 4, 4, 6]
 
@@ -60,7 +62,7 @@ def test_an_animation_is_a_video(tmp_path: Path) -> None:
 
 
 def test_one_frame_is_one_step(tmp_path: Path) -> None:
-    assert [frame.time for frame in video.sampled(iter([(Fraction(3), Fraction(3), _Still())]), 4)] == [0]
+    assert [frame.time for frame in video.sampled(iter([(Fraction(3), Fraction(3), _Still())]), 4, "a.avi")] == [0]
 
 
 class _Still:
@@ -87,8 +89,8 @@ def test_folders_and_archives_of_frames_are_in_the_order_of_their_numbers(tmp_pa
         archive.add(folder, "frames")
     for path in (folder, tmp_path / "frames.tar"):
         assert shown(path, 4) == list(range(11))
-    assert video.read(str(folder), 4, 8).inputs.shape == (11, 8, 8, 3)
-    assert video.read(str(folder), 4, 8).times.tolist() == [n / 4 for n in range(11)]  # type: ignore[union-attr]
+    assert video.read(Source(str(folder)), 4, 8).inputs.shape == (11, 8, 8, 3)
+    assert video.read(Source(str(folder)), 4, 8).times.tolist() == [n / 4 for n in range(11)]  # type: ignore[union-attr]
 
 
 def test_videos_in_folders_are_found_and_a_folder_of_frames_is_one(tmp_path: Path) -> None:
@@ -97,7 +99,7 @@ def test_videos_in_folders_are_found_and_a_folder_of_frames_is_one(tmp_path: Pat
     write(tmp_path / "a.avi", [0])
     (tmp_path / "labels.csv").write_text("file,label\n")
     found = video.find(str(tmp_path))
-    assert found == [str(tmp_path / "a.avi"), str(tmp_path / "b" / "frames")]
+    assert [one.path for one in found] == [str(tmp_path / "a.avi"), str(tmp_path / "b" / "frames")]
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="expected videos"):
         video.find(str(tmp_path / "empty"))
@@ -107,18 +109,50 @@ def test_features_are_the_encoders_and_come_from_its_cache(tmp_path: Path, monke
     write(tmp_path / "a.avi", [0, 50, 100, 150])
     encoder = encoders.load("small", 16)
     cache = FeatureCache(encoder.pooled(), tmp_path / "cache")
-    found = video.features(str(tmp_path / "a.avi"), 20, cache)
+    source = Source(str(tmp_path / "a.avi"))
+    found = video.features(source, 20, cache)
     assert found.inputs.shape == (4, 64)
-    pixels = [encoder.pixels(frame.picture) for frame in video.frames(str(tmp_path / "a.avi"), 20)]
+    pixels = [encoder.pixels(frame.picture) for frame in video.frames(source, 20)]
     expected = encoder(pixels[3].unsqueeze(0)).mean(1).half().float()
     np.testing.assert_array_equal(found.inputs[3], expected[0].detach().numpy())
     monkeypatch.setattr(cache, "_compute", lambda pixels: pytest.fail("computed twice"))
-    np.testing.assert_array_equal(video.features(str(tmp_path / "a.avi"), 20, cache).inputs, found.inputs)
+    np.testing.assert_array_equal(video.features(source, 20, cache).inputs, found.inputs)
+
+
+def test_what_comes_through_a_pipe_is_read_as_from_a_file(tmp_path: Path) -> None:
+    for name in CODECS:
+        write(tmp_path / name, [0, 100, 150, 400])
+    grey(60).save(tmp_path / "a.gif")
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    grey(20).save(folder / "1.png")
+    with tarfile.open(tmp_path / "frames.tar", "w") as archive:
+        archive.add(folder, "frames")
+    for name in (*CODECS, "a.gif", "frames.tar"):
+        file = Source(str(tmp_path / name))
+        piped = Source("standard input", (tmp_path / name).read_bytes())
+        np.testing.assert_array_equal(video.read(piped, 5, 8).inputs, video.read(file, 5, 8).inputs)
+
+
+def test_a_video_whose_clock_does_not_begin_at_zero_is_whole(tmp_path: Path) -> None:
+    for name in ("a.mkv", "a.mp4"):
+        write(tmp_path / name, [5000, 5100, 5200])
+        assert shown(tmp_path / name, 10) == [0, 1, 2]
+
+
+def test_a_gap_of_hours_in_the_times_of_frames_is_named_and_fills_no_memory(tmp_path: Path) -> None:
+    write(tmp_path / "a.mkv", [0, 100, 200, 10**9])
+    assert "expected frames that are shown for an hour at most, got 1,000,000 s without a new one" in problem_of(
+        tmp_path / "a.mkv"
+    )
+    endless = iter([(Fraction(0), Fraction(10**6), _Still())])
+    with pytest.raises(DataError, match="an hour at most"):
+        list(video.sampled(endless, 4, "a.avi"))
 
 
 def problem_of(path: Path) -> str:
     with pytest.raises(DataError) as caught:
-        list(video.frames(str(path), 10))
+        list(video.frames(Source(str(path)), 10))
     text = str(caught.value)
     assert path.name in text
     assert "\n" not in text
@@ -144,7 +178,7 @@ def test_a_video_that_is_cut_in_the_middle_of_its_last_frame_is_named(tmp_path: 
         write(tmp_path / name, [100 * n for n in range(5)], noise=40)
     content = (tmp_path / name).read_bytes()
     behind = len(content) - content.rindex(b"idx1") if name == "a.avi" else 0  # the index, after the frames
-    assert len(list(video.frames(str(tmp_path / name), 10))) == 5
+    assert len(list(video.frames(Source(str(tmp_path / name)), 10))) == 5
     for missing in (1, 40, 300):
         (tmp_path / f"cut_{name}").write_bytes(content[: len(content) - behind - missing])
         assert "cut short after 0." in problem_of(tmp_path / f"cut_{name}")

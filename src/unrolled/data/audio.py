@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import re
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,8 +25,14 @@ BLOCK = 1 << 16
 """Samples read at a time."""
 _SIZE = re.compile(r"^\s*(?:data|SSND|Data Size)\s*:\s*(\d+) \(should be (\d+)\)", re.MULTILINE)
 """What libsndfile notes of a WAV, AIFF or AU file whose header says more bytes than there are; it reads those there are."""
+_WHOLE = re.compile(r"^RIFF\s*:\s*(\d+) \(should be (\d+)\)", re.MULTILINE)
+"""The same of the whole file."""
 _UNKNOWN = 0x7FFF_F000
 """Bytes: programs that write to a pipe say so many or more, for they do not know yet."""
+HIGHEST_RATE = 10_000_000
+"""Samples per second: more is no sound."""
+LOUDEST = 1e12
+"""Samples of floating-point files may be of any size; of larger ones the power would not be finite."""
 INSTALL = "pip install 'unrolled[labelling]'"
 
 
@@ -55,7 +62,9 @@ class LogMel:
         filters = _library("librosa.filters")
         size = 1 << (max(2, round(self.window * self.rate)) - 1).bit_length()
         while True:  # the narrowest band is still to hold a frequency
-            bank = filters.mel(sr=self.rate, n_fft=size, n_mels=self.bands)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of bands without a frequency, which are looked for here
+                bank = filters.mel(sr=self.rate, n_fft=size, n_mels=self.bands)
             if bank.any(axis=1).all():
                 return size, bank.T
             size *= 2
@@ -94,7 +103,7 @@ def read(source: Source, features: LogMel) -> Sequence:
 
 
 def samples(source: Source, rate: int) -> Iterator[np.ndarray]:
-    """A recording's samples in blocks (n,), float32, at most 1 in size, channels averaged, resampled to `rate` per second.
+    """A recording's samples in blocks (n,), float32, about 1 in size, channels averaged, resampled to `rate` per second.
 
     Raises:
         DataError: as `read`.
@@ -103,9 +112,9 @@ def samples(source: Source, rate: int) -> Iterator[np.ndarray]:
     try:
         with soundfile.SoundFile(path if source.content is None else io.BytesIO(source.content)) as file:
             own = file.samplerate
-            if own < 1:
-                raise DataError(f"{path}: expected a sampling rate of 1 Hz or more, got {own}.")
-            if problem := _cut_short(file.extra_info):
+            if not 1 <= own <= HIGHEST_RATE:
+                raise DataError(f"{path}: expected a sampling rate from 1 to {HIGHEST_RATE:,} Hz, got {own:,}. Is it damaged?")
+            if problem := _cut_short(file.extra_info, file.frames):
                 where = f"cut short after {file.frames / own:.2f} s ({problem})"
                 raise DataError(
                     f"{path}: expected a whole recording, got one that is {where}. "
@@ -114,9 +123,11 @@ def samples(source: Source, rate: int) -> Iterator[np.ndarray]:
             resampler = None if own == rate else _library("soxr").ResampleStream(own, rate, 1, dtype="float32")
             while len(block := file.read(BLOCK, dtype="float32", always_2d=True)):
                 mono = block.mean(axis=1)
-                if not np.isfinite(mono).all():
-                    where = (done + int(np.flatnonzero(~np.isfinite(mono))[0])) / own
-                    raise DataError(f"{path}: expected samples that are numbers, got NaN or infinity after {where:.3f} s.")
+                if (bad := np.flatnonzero(~(np.abs(mono) <= LOUDEST))).size:  # so that NaN is one
+                    raise DataError(
+                        f"{path}: expected samples that are numbers, about 1 in size, got {mono[bad[0]]:g} after "
+                        f"{(done + int(bad[0])) / own:.3f} s."
+                    )
                 done += len(block)
                 yield mono if resampler is None else resampler.resample_chunk(mono)
             if done < file.frames:
@@ -133,13 +144,16 @@ def samples(source: Source, rate: int) -> Iterator[np.ndarray]:
         raise DataError(f"{path}: expected a whole recording, got one that cannot be read{where} ({reason}).") from None
 
 
-def _cut_short(log: str) -> str | None:
+def _cut_short(log: str, frames: int) -> str | None:
     """What libsndfile noted of a file that ends too early, of which it reads what there is; None if it noted nothing.
 
     Of MP3 without a header that counts its frames nothing can be known.
     """
     if "without an End-Of-Stream flag" in log:  # Ogg marks its last page
         return "its last page is missing"
+    whole = _WHOLE.search(log)
+    if not frames and whole and int(whole[2]) < int(whole[1]) < _UNKNOWN:
+        return "within its header"
     found = _SIZE.search(log)
     stated, there = (int(found[1]), int(found[2])) if found else (0, 0)
     if stated - there < 8 or stated >= _UNKNOWN:  # some writers are wrong by less than a sample of two channels

@@ -48,7 +48,7 @@ def arriving(path: str, rate: float, look: Callable[[Image.Image], np.ndarray], 
             at = time.perf_counter()
             yield begin, end, frame
 
-    for frame in video.sampled(shown(), rate):
+    for frame in video.sampled(shown(), rate, path):
         yield Arrived(f"{path}, {frame.time:.2f} s", at, look(frame.picture))
 
 

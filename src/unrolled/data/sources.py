@@ -306,6 +306,8 @@ def _in_folder(pattern: str, path: str, binary: bool, left_out: dict[str, str], 
     sources = [Source(str(one), None, *how) for one in inside]
     problems = {} if binary else {one.path: problem for one in sources if (problem := one.not_text())}
     texts = [one for one in sources if one.path not in problems]
+    if binary and not inside:
+        raise DataError(f"{pattern}: expected a folder of files, got an empty one.")
     if not texts:
         first = "".join(
             f" The first, {os.path.relpath(name, path)}, is {problem}." for name, problem in [*problems.items()][:1]

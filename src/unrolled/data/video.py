@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -19,6 +19,7 @@ from unrolled.data import sources
 from unrolled.data.features import FeatureCache, digest
 from unrolled.data.images import read_image
 from unrolled.data.sequences import Sequence
+from unrolled.data.sources import Source
 from unrolled.errors import DataError
 
 ENDINGS = (".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi", ".gif", ".mpg", ".mpeg", ".ogv")
@@ -26,6 +27,8 @@ ARCHIVES = (".tar", ".tar.gz", ".tgz")
 FRAMES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff")
 AT_ONCE = 32
 """Frames that the CNN gets together."""
+LONGEST_SHOWN = 3600
+"""Seconds that one frame may be shown: every step takes memory, and a longer time is a fault of the file's clock."""
 INSTALL = "pip install 'unrolled[labelling]'"
 
 
@@ -38,30 +41,38 @@ class Frame(NamedTuple):
     """RGB, upright."""
 
 
-def frames(path: str, rate: float) -> Iterator[Frame]:
+def frames(source: Source, rate: float) -> Iterator[Frame]:
     """The pictures that a video shows at 0, 1 / rate, 2 / rate ... seconds, by the frames' own times.
 
     A folder or a tar archive of frames, in the order of the numbers in their names, has no times: each of its frames is a step.
 
     Args:
-        path: a video, a folder or an archive.
+        source: a video, a folder or an archive.
         rate: steps per second.
 
     Raises:
-        DataError: no video, without a video stream, damaged or cut short.
+        DataError: no video, without a video stream, damaged or cut short, or a frame is shown for over an hour.
     """
-    if Path(path).is_dir():
-        return _of_folder(path, rate)
-    if path.lower().endswith(ARCHIVES):
-        return _of_archive(path, rate)
-    return sampled(_decoded(path), rate)
+    if source.content is None and Path(source.path).is_dir():
+        return _of_folder(source.path, rate)
+    if source.path.lower().endswith(ARCHIVES) or (source.content is not None and tarfile.is_tarfile(_file_of(source))):
+        return _of_archive(source, rate)
+    return sampled(_decoded(source), rate, source.path)
 
 
-def sampled(shown: Iterator[tuple[Fraction, Fraction, Any]], rate: float) -> Iterator[Frame]:
+def sampled(shown: Iterator[tuple[Fraction, Fraction, Any]], rate: float, path: str) -> Iterator[Frame]:
     """Of frames (beginning, end, frame) those that are shown at 0, 1 / rate, 2 / rate ... seconds after the first begins.
 
     A frame is shown until the next begins, the last one until its own end. Only those that are shown at such a time become
     pictures, and a video of one frame has one step.
+
+    Args:
+        shown: in their order.
+        rate: steps per second.
+        path: in errors.
+
+    Raises:
+        DataError: a frame is shown for over an hour.
     """
     step, before, start = Fraction(1) / Fraction(rate).limit_denominator(1 << 20), None, Fraction(0)
     count = 0
@@ -69,18 +80,23 @@ def sampled(shown: Iterator[tuple[Fraction, Fraction, Any]], rate: float) -> Ite
         if before is None:
             start = begin
         else:
-            yield from _while_shown(before, begin - start, count, step)
+            yield from _while_shown(before[1], begin - start, count, step, path)
             count = max(count, -((start - begin) // step))
         before = (end - start, frame)
     if before is not None:
-        yield from _while_shown(before, before[0] if count else max(before[0], step / 2), count, step)
+        yield from _while_shown(before[1], before[0] if count else max(before[0], step / 2), count, step, path)
 
 
-def _while_shown(before: tuple[Fraction, Any], until: Fraction, count: int, step: Fraction) -> Iterator[Frame]:
+def _while_shown(frame: Any, until: Fraction, count: int, step: Fraction, path: str) -> Iterator[Frame]:
     """Steps from number `count` on that come before `until`."""
+    if (seconds := until - count * step) > LONGEST_SHOWN:
+        raise DataError(
+            f"{path}: expected frames that are shown for an hour at most, got {float(seconds):,.0f} s without a new one after "
+            f"{float(count * step):.2f} s. To give the frames new times: ffmpeg -i {path} -vf setpts=N/25/TB -r 25 even.mp4"
+        )
     picture = None
     while count * step < until:
-        picture = picture or _picture(before[1])
+        picture = picture or _picture(frame)
         yield Frame(float(count * step), picture)
         count += 1
 
@@ -94,27 +110,33 @@ def all_frames(path: str, rate: float) -> Iterator[tuple[float, np.ndarray]]:
     """Every picture of a video, whatever its rate: (seconds since the first, (height, width, 3) bytes, upright).
 
     Args:
-        path: as of `frames`.
+        path: of a video, a folder or an archive.
         rate: frames per second of a folder or an archive, which have no times.
 
     Raises:
         DataError: as `frames`.
     """
+    source = Source(path)
     if Path(path).is_dir() or path.lower().endswith(ARCHIVES):
-        yield from ((frame.time, np.asarray(frame.picture.convert("RGB"))) for frame in frames(path, rate))
+        yield from ((frame.time, np.asarray(frame.picture.convert("RGB"))) for frame in frames(source, rate))
         return
     first: Fraction | None = None
-    for begin, _, frame in _decoded(path):
+    for begin, _, frame in _decoded(source):
         first = begin if first is None else first
         yield float(begin - first), np.asarray(_picture(frame))
 
 
-def _decoded(path: str) -> Iterator[tuple[Fraction, Fraction, Any]]:
+def _file_of(source: Source) -> IO[bytes]:
+    return open(source.path, "rb") if source.content is None else io.BytesIO(source.content)
+
+
+def _decoded(source: Source) -> Iterator[tuple[Fraction, Fraction, Any]]:
     """As `decoded`, of a file, which has to be whole."""
+    path = source.path
     av = library(path)
     first, end = None, Fraction(0)
     try:
-        with av.open(path) as container:
+        with av.open(path if source.content is None else io.BytesIO(source.content)) as container:
             for begin, end, frame, damaged in decoded(container, path):
                 first = begin if first is None else first
                 if damaged:
@@ -122,10 +144,10 @@ def _decoded(path: str) -> Iterator[tuple[Fraction, Fraction, Any]]:
                 yield begin, end, frame
             if first is None:
                 raise DataError(f"{path}: expected frames, got a video without one that is whole. Is it cut short?")
-            stated = _stated(container, container.streams.video[0])
-            if stated is not None and end - first < stated - max(Fraction(1, 2), stated / 10):
+            stated, reached = _stated(container, container.streams.video[0]), max(end, end - first)  # Matroska counts from 0
+            if stated is not None and reached < stated - max(Fraction(1, 2), stated / 10):
                 raise DataError(_cut(path, end - first, f"it says {float(stated):.2f} s"))
-            if problem := _cut_at_its_end(path, container.format.name):
+            if problem := _cut_at_its_end(source, container.format.name):
                 raise DataError(_cut(path, end - first, problem))
     except av.FFmpegError as error:
         reason = error.strerror or type(error).__name__
@@ -186,9 +208,9 @@ def _stated(container: Any, stream: Any) -> Fraction | None:
     return Fraction(container.duration, 1_000_000) if container.duration and not container.streams.audio else None
 
 
-def _cut_at_its_end(path: str, form: str) -> str | None:
+def _cut_at_its_end(source: Source, form: str) -> str | None:
     """What is wrong with the end of a file in one of the formats of which FFmpeg takes a part of a frame for a frame."""
-    with open(path, "rb") as file:
+    with _file_of(source) as file:
         size = file.seek(0, os.SEEK_END)
         if form == "gif":
             file.seek(max(0, size - 64))
@@ -216,9 +238,10 @@ def _of_folder(path: str, rate: float) -> Iterator[Frame]:
         yield Frame(number / rate, read_image(Path(path, name)))
 
 
-def _of_archive(path: str, rate: float) -> Iterator[Frame]:
+def _of_archive(source: Source, rate: float) -> Iterator[Frame]:
+    path = source.path
     try:
-        with tarfile.open(path) as archive:
+        with _file_of(source) as file, tarfile.open(fileobj=file) as archive:
             members = sorted(
                 (one for one in archive if one.isfile() and _is_frame(one.name)), key=lambda one: _by_numbers(one.name)
             )
@@ -236,16 +259,17 @@ def is_folder_of_frames(path: str) -> bool:
     return os.path.isdir(path) and any(map(_is_frame, os.listdir(path)))
 
 
-def find(path: str) -> list[str]:
-    """The videos of a name: a file or a folder of frames itself, of any other folder all videos in it and below.
+def find(path: str) -> list[Source]:
+    """The videos of a name: a file, what comes through a pipe, or a folder of frames itself, of any other folder all videos in
+    it and below.
 
     Raises:
         DataError: there is no such file, or the folder has none.
     """
     if is_folder_of_frames(path):
-        return [path]
+        return [Source(path)]
     if not os.path.isdir(path):
-        return [one.path for one in sources.find([path], binary=True)]
+        return sources.find([path], binary=True)
     found: list[str] = []
     for here, folders, names in os.walk(path):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
@@ -258,20 +282,20 @@ def find(path: str) -> list[str]:
             found += [os.path.join(here, name) for name in inside]
     if not found:
         raise DataError(f"{path}: expected videos ({', '.join((*ENDINGS, *ARCHIVES))}) or folders of frames, got none.")
-    return found
+    return list(map(Source, found))
 
 
-def read(path: str, rate: float, size: int) -> Sequence:
+def read(source: Source, rate: float, size: int) -> Sequence:
     """The pictures of a video as bytes (T, size, size, 3), resized, not cropped, with their times.
 
     Raises:
         DataError: as `frames`.
     """
     times, pictures = [], []
-    for frame in frames(path, rate):
+    for frame in frames(source, rate):
         times.append(frame.time)
         pictures.append(pixels(frame.picture, size))
-    return Sequence(path, np.stack(pictures), None, np.array(times))
+    return Sequence(source.path, np.stack(pictures), None, np.array(times))
 
 
 def pixels(picture: Image.Image, size: int) -> np.ndarray:
@@ -279,7 +303,7 @@ def pixels(picture: Image.Image, size: int) -> np.ndarray:
     return np.asarray(picture.resize((size, size), Image.Resampling.BILINEAR, reducing_gap=3.0))
 
 
-def features(path: str, rate: float, cache: FeatureCache) -> Sequence:
+def features(source: Source, rate: float, cache: FeatureCache) -> Sequence:
     """What a pretrained CNN says of the pictures of a video, (T, C), kept in its cache, with their times.
 
     Raises:
@@ -287,14 +311,14 @@ def features(path: str, rate: float, cache: FeatureCache) -> Sequence:
     """
     times: list[float] = []
     found: list[np.ndarray] = []
-    several = frames(path, rate)
+    several = frames(source, rate)
     while batch := list(islice(several, AT_ONCE)):
         pixels = [cache.encoder.pixels(frame.picture) for frame in batch]
         keys = [digest(one.numpy().tobytes()) for one in pixels]
         cache.fill(keys, pixels.__getitem__)
         found.append(cache.read(keys).flatten(1).numpy())
         times += [frame.time for frame in batch]
-    return Sequence(path, np.concatenate(found), None, np.array(times))
+    return Sequence(source.path, np.concatenate(found), None, np.array(times))
 
 
 def _is_frame(name: str) -> bool:

@@ -105,6 +105,11 @@ def test_what_cannot_be_learned_from_is_refused(tmp_path: Path, text: str, setti
         prepared(tmp_path, tmp_path / "table.csv", **settings)
 
 
+def test_a_pipe_is_not_learned_from_for_it_can_be_read_only_once(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="-: expected files to learn from, which are read several times, got a pipe"):
+        prepared(tmp_path, Path("-"), kind="words")
+
+
 def test_two_widths_are_refused_and_both_files_named(tmp_path: Path) -> None:
     for name, columns in (("one", 2), ("two", 3)):
         np.savez(tmp_path / f"{name}.npz", inputs=np.zeros((4, columns)), label=np.array(list("abab")))

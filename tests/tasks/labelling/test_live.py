@@ -7,6 +7,7 @@ import os
 import sys
 import types
 from pathlib import Path
+from typing import Any
 
 import click.testing
 import numpy as np
@@ -18,7 +19,7 @@ import unrolled
 from unrolled.cli import cli, main
 from unrolled.data import live_rows
 from unrolled.data.sequences import Sequence
-from unrolled.errors import DataError, RunError
+from unrolled.errors import DataError, NotFiniteError, RunError
 from unrolled.tasks.labelling.config import Config
 from unrolled.tasks.labelling.data import Encoding
 from unrolled.tasks.labelling.generate import generate
@@ -88,6 +89,19 @@ def test_what_needs_the_whole_sequence_is_refused(settings, message: str) -> Non
 def test_a_row_of_another_width_is_refused() -> None:
     with pytest.raises(DataError, match="row 7: expected 3 numbers a step, as in training, got 2"):
         Follower(*labeller()).step(np.zeros(2), "standard input, row 7")
+
+
+@pytest.mark.parametrize("multi", [False, True])
+def test_what_has_no_probability_is_no_answer(multi: bool) -> None:
+    model = labeller(front="linear", multi=multi)
+    front: Any = model[0].front
+    front.deviation.fill_(0.01)  # of columns that hardly changed in training
+    rows = np.full((2, F), 3e38, np.float32) * np.array([1, -1, 1], np.float32)
+    for labels in (lambda: list(generate(*model, [Sequence("a.csv", rows)])), lambda: live(Follower(*model), rows)):
+        with pytest.raises(
+            NotFiniteError, match=r"(a\.csv|row 1): expected scores to label by, got NaN: its numbers are far larger"
+        ):
+            labels()
 
 
 def test_a_growing_file_gives_each_row_when_its_line_is_whole(tmp_path: Path, monkeypatch) -> None:

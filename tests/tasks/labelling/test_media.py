@@ -13,6 +13,7 @@ from tests.tolerance import assert_same
 
 from unrolled import tasks
 from unrolled.data.features import FeatureCache
+from unrolled.data.sources import Source
 from unrolled.data.video import frames
 from unrolled.errors import ConfigError, DataError
 from unrolled.tasks.labelling import read as read_module
@@ -153,7 +154,7 @@ def test_an_encoder_is_kept_its_features_are_on_disk_and_are_the_same_live(
     assert labelled.labels == "bright"
     assert sum(computed) == 2 + 3 + 4 + 5  # what is on disk is not computed again
     look = look_of(run.config)
-    *_, live = run.follow(look(frame.picture) for frame in frames(str(tmp_path / "videos" / "bright" / "3"), 5))
+    *_, live = run.follow(look(frame.picture) for frame in frames(Source(str(tmp_path / "videos" / "bright" / "3")), 5))
     assert_same(torch.tensor(live.probabilities), torch.tensor(labelled.probabilities))
     read_module._features_of.cache_clear()
 

@@ -9,6 +9,7 @@ from PIL import Image
 
 from unrolled.data import video
 from unrolled.data.sequences import Sequence
+from unrolled.data.sources import Source
 from unrolled.tasks.labelling.generate import Labelled
 from unrolled.tasks.labelling.show import draw
 
@@ -45,7 +46,7 @@ def test_a_video_is_drawn_with_its_own_frames_and_their_labels_below(tmp_path: P
     folder.mkdir()
     for n in range(4):
         Image.fromarray(np.full((24, 32, 3), 60 * n, np.uint8)).save(folder / f"{n}.png")
-    sequence = video.read(str(folder), 2, 8)
+    sequence = video.read(Source(str(folder)), 2, 8)
     one = Labelled(replace(sequence, labels=["a", "a", "b", ""]), ["a", "b", "b", "b"], NONE)
     timeline, annotated = draw(tmp_path / "drawn", 3, one, ["a", "b"], 2)
     assert [timeline.name, annotated.name] == ["000003.png", "000003.mp4"]

@@ -62,13 +62,14 @@ def label(
 
     unrolled label runs/my-run /dev/video0 --follow
     """
+    from unrolled.data import sources
     from unrolled.tasks import load
 
     if len(inputs) > 1 and follow:
         raise click.UsageError(f"--follow expected one INPUT, or none for standard input, got {len(inputs)}.")
     if form and not follow:
         raise click.UsageError("--format expected --follow beside it: files say themselves what they are.")
-    if show and (follow or "-" in inputs):
+    if show and (follow or any(sources.kind_of(one) == "pipe" for one in inputs)):
         raise click.UsageError("--show expected files as INPUT, which it reads a second time, got what can be read once.")
     model = load(run, task="labelling", **{name: value for name, value in columns.items() if value is not None})
     if not inputs and not follow:

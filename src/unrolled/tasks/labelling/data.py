@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from unrolled import files
+from unrolled.data import sources
 from unrolled.data.rows import RowWriter, open_rows
 from unrolled.data.sequences import Kind, Sequence
 from unrolled.data.spread import Spread
@@ -193,6 +194,11 @@ def prepare(config: Config, folder: Path, say: Callable[[str], None]) -> None:
         DataError: no sequences, unreadable ones, without labels, of different widths, or of one label only.
         ConfigError: an encoder that is not here, or of something else than video.
     """
+    for path in (*config.data, *config.validation):
+        if sources.kind_of(path) == "pipe":
+            raise DataError(
+                f"{path}: expected files to learn from, which are read several times, got a pipe. Write it to a file."
+            )
     kind = kind_of(config, config.data)
     require_encoder(config, kind)
     names = ", ".join(config.data)

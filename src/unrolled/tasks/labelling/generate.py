@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from unrolled.data.sequences import Sequence
+from unrolled.errors import NotFiniteError
 from unrolled.tasks.labelling.config import Config
 from unrolled.tasks.labelling.data import Encoding
 from unrolled.tasks.labelling.model import Labeller
@@ -64,6 +65,7 @@ def generate(model: Labeller, encoding: Encoding, config: Config, sequences: Ite
 
     Raises:
         DataError: numbers of another width than in training.
+        NotFiniteError: as `require_finite`.
     """
     device = next(model.parameters()).device
     names = np.array(encoding.labels, dtype=object)
@@ -84,11 +86,24 @@ def generate(model: Labeller, encoding: Encoding, config: Config, sequences: Ite
             prediction = predict(model, batch, config)
             labels, probabilities = prediction.labels.cpu().numpy(), prediction.probabilities.cpu().numpy()
             for row, n in enumerate(chosen):
+                require_finite(waiting[n].name, probabilities[row])
                 own: Any = (row, slice(len(waiting[n]))) if config.per == "step" else row
                 found[n] = Labelled(waiting[n], named(np.asarray(labels[own])), probabilities[own])
         for n, sequence in enumerate(waiting):
             empty = Labelled(sequence, [] if config.per == "step" else "", np.zeros((0, len(names)), np.float32))
             yield found.get(n, empty)
+
+
+def require_finite(name: str, probabilities: np.ndarray) -> None:
+    """
+    Raises:
+        NotFiniteError: what is said of the sequence or step of this name has no probability.
+    """
+    if not np.isfinite(probabilities).all():
+        raise NotFiniteError(
+            f"{name}: expected scores to label by, got NaN: its numbers are far larger than those of training, or the model's "
+            "weights are damaged."
+        )
 
 
 def in_batches(items: Iterable[Item], length: Callable[[Item], int]) -> Iterator[list[Item]]:

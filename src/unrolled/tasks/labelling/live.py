@@ -17,6 +17,7 @@ from unrolled.data.tables import LABEL, TIME
 from unrolled.errors import ConfigError, RunError
 from unrolled.tasks.labelling.config import Config
 from unrolled.tasks.labelling.data import Encoding
+from unrolled.tasks.labelling.generate import require_finite
 from unrolled.tasks.labelling.model import Labeller, Numbers
 from unrolled.tasks.labelling.read import look_of
 
@@ -95,8 +96,11 @@ class Follower:
         names = self.encoding.labels
         if self.config.multi:
             chosen = frozenset(name for name, on in zip(names, (scores > 0).tolist(), strict=True) if on)
-            return Live(step, chosen, torch.sigmoid(scores).cpu().numpy())
-        return Live(step, names[int(scores.argmax())], torch.softmax(scores, -1).cpu().numpy())
+            said = Live(step, chosen, torch.sigmoid(scores).cpu().numpy())
+        else:
+            said = Live(step, names[int(scores.argmax())], torch.softmax(scores, -1).cpu().numpy())
+        require_finite(f"row {step + 1:,}", said.probabilities)
+        return said
 
 
 def arriving(encoding: Encoding, config: Config, path: str, form: str | None = None) -> Iterator[Arrived]:

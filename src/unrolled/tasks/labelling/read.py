@@ -92,7 +92,7 @@ def _listed(config: Config, path: str) -> LabelFile | None:
 
 def _find(config: Config, kind: Kind, path: str) -> list[Source]:
     if kind == "video":
-        return [Source(one) for one in video.find(path)]
+        return video.find(path)
     found = sources.find([path], binary=kind not in ("words", "characters"), encoding=config.encoding)
     if kind == "audio" and sources.kind_of(path) == "folder":
         found = [source for source in found if source.path.lower().endswith(audio.ENDINGS)]
@@ -107,10 +107,10 @@ def read_one(config: Config, kind: Kind, source: Source, labelled: bool = True) 
         yield audio.read(source, LogMel(config.sampling_rate, config.mel_bands, config.hop))
         return
     if kind == "video" and config.encoder == "none":
-        yield video.read(source.path, config.frames_per_second, config.frame_size)
+        yield video.read(source, config.frames_per_second, config.frame_size)
         return
     if kind == "video":
-        yield video.features(source.path, config.frames_per_second, _features_of(config.encoder))
+        yield video.features(source, config.frames_per_second, _features_of(config.encoder))
         return
     if kind == "numbers":
         yield from tables.read(source, label=config.label_column, sequence=config.sequence_column, multi=config.multi)

@@ -78,7 +78,7 @@ class Task:
     def show(self, model: nn.Module, seed: int) -> str:
         model.eval()
         kept = self.validation if len(self.validation) else self.sequences
-        sequence = Sequence("", kept[seed * 7 % len(kept)].inputs)
+        sequence = Sequence("the sequence shown", kept[seed * 7 % len(kept)].inputs)
         return in_one_line(next(generate(model, self.encoding, self.config, [sequence])))  # type: ignore[arg-type]
 
 
