@@ -233,7 +233,11 @@ def multi_scores(truth: np.ndarray, logits: np.ndarray, *, unseen: int = 0) -> d
 
 
 def levenshtein(one: Sequence[Hashable], other: Sequence[Hashable]) -> int:
-    """The Levenshtein distance: how many insertions, deletions and replacements make one of the other."""
+    """The Levenshtein distance: how many insertions, deletions and replacements make one of the other.
+
+    >>> levenshtein("kitten", "sitting")
+    3
+    """
     names = {label: n for n, label in enumerate({*one, *other})}
     target, places = np.array([names[label] for label in other]), np.arange(len(other) + 1)
     row = places

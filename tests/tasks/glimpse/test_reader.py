@@ -16,12 +16,13 @@ from unrolled.cells import Weights, gru_cell, lstm_cell
 from unrolled.errors import DataError
 from unrolled.tasks.glimpse import data
 from unrolled.tasks.glimpse.config import Config
-from unrolled.tasks.glimpse.generate import END, Seen, looks
+from unrolled.tasks.glimpse.generate import END, Glimpse, Look, Seen, looks
 from unrolled.tasks.glimpse.loss import measure, training_loss
 from unrolled.tasks.glimpse.model import Looked
 from unrolled.tasks.glimpse.reader import COARSE, Reader
 from unrolled.tasks.glimpse.retina import Retina
 from unrolled.tasks.glimpse.sequences import NOTHING, beside, symbols_of, targets_of
+from unrolled.tasks.glimpse.show import frames, sheet
 
 
 def network(**settings) -> Reader:
@@ -176,6 +177,16 @@ def test_a_reader_stops_at_END() -> None:
     assert [len(each.glimpses) for each in found] == [4, 6, 6]
     assert found[0].glimpses[-1].label == END
     assert [each.probability for each in found] == [0.25, 0.125, 0.125]
+
+
+def test_pictures_of_what_was_read_sooner_end_sooner() -> None:
+    first, second = (Look("x", np.zeros((1, 8, 8), np.float32), [Glimpse(4.0, 4.0, "a", 0.5)] * count) for count in (1, 3))
+    shown = sheet([first, second], 2, 1)
+    width, height = shown.width // 3, shown.height // 2
+    colours = [shown.crop((column * width, 0, (column + 1) * width, height)).getcolors() for column in range(3)]
+    assert [len(each) > 1 for each in colours] == [True, False, False]  # nothing but the ground
+    assert len(frames([first, second], 2, 1)) == 3
+    assert frames([first, second], 2, 1)[2].crop((0, 0, width, height)) == frames([first], 2, 1)[0].crop((0, 0, width, height))
 
 
 @pytest.fixture(scope="module")

@@ -22,17 +22,20 @@ _PATH, _PATCH, _GROUND, _NEVER = "#ff7f0e", "#2ca02c", "#ffffff", 64
 
 
 def sheet(several: Sequence[Look], size: int, scales: int) -> Image.Image:
-    """A row for each image, a column for each glimpse: of many, `_COLUMNS` of them, spread evenly."""
-    count = len(several[0].glimpses)
+    """A row for each image, a column for each glimpse: of many, `_COLUMNS` of them, spread evenly. What was read sooner ends
+    sooner."""
+    count = max(len(look.glimpses) for look in several)
     shown = np.unique(np.linspace(0, count - 1, min(count, _COLUMNS)).round().astype(int))
     rows = [_steps(look, size, scales) for look in several]
-    return _grid([row[step] for row in rows for step in shown], len(shown))
+    empty = Image.new("RGB", rows[0][0].size, _GROUND)
+    return _grid([row[step] if step < len(row) else empty for row in rows for step in shown], len(shown))
 
 
 def frames(several: Sequence[Look], size: int, scales: int) -> list[Image.Image]:
-    """A picture for each glimpse, of all images side by side."""
+    """A picture for each glimpse, of all images side by side; the last of what was read sooner stays."""
     columns = min(len(several), max(4, math.ceil(math.sqrt(len(several)))))
-    return [_grid(pictures, columns) for pictures in zip(*(_steps(look, size, scales) for look in several), strict=True)]
+    rows = [_steps(look, size, scales) for look in several]
+    return [_grid([row[min(step, len(row) - 1)] for row in rows], columns) for step in range(max(map(len, rows)))]
 
 
 def write(path: Path, picture: Image.Image) -> Path:
