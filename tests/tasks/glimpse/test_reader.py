@@ -139,10 +139,11 @@ class Said(torch.nn.Module):
     def __init__(self, scores: torch.Tensor) -> None:
         super().__init__()
         self.scores = torch.nn.Parameter(scores)
+        self.means = torch.nn.Parameter(scores.new_zeros(*scores.shape[:2], 2))
 
     def forward(self, images: torch.Tensor, **_) -> Looked:
-        zeros = self.scores.new_zeros(*self.scores.shape[:2], 2)
-        return Looked(self.scores, zeros, zeros, self.scores.new_zeros(self.scores.shape[:2]))
+        places = torch.ones_like(self.means)
+        return Looked(self.scores, places, self.means, torch.full_like(places[..., 0], 0.3))
 
 
 @pytest.mark.parametrize("every_glimpse", [False, True])
@@ -158,6 +159,7 @@ def test_what_is_said_behind_END_does_not_count(every_glimpse: bool) -> None:
     step.loss.backward()
     counted = (targets != NOTHING).T.repeat_interleave(2, 0)
     assert not right.scores.grad[~counted].any()
+    assert torch.equal(right.means.grad.any(2), counted)  # REINFORCE neither
     images = np.zeros((3, 1, 9, 7), np.uint8)
     assert measure(right, images, targets.numpy(), config) == {"loss": pytest.approx(0), "accuracy": 1, "symbol_error_rate": 0}
     wrong = scores.clone()
