@@ -11,7 +11,7 @@ from torch import Tensor
 
 from unrolled.cells import Weights, gru_cell, lstm_cell
 from unrolled.tasks.glimpse.config import Config
-from unrolled.tasks.glimpse.loss import reinforce, returns_of, training_loss
+from unrolled.tasks.glimpse.loss import known_of, reinforce, returns_of, training_loss
 from unrolled.tasks.glimpse.model import Glimpses
 from unrolled.tasks.glimpse.retina import Retina
 
@@ -20,7 +20,10 @@ DEVIATION = 0.3
 
 def network(**settings) -> Glimpses:
     torch.manual_seed(0)
-    return Glimpses(Config(**{**TINY, "deviation": DEVIATION, **settings}), 1, 4).double()
+    model = Glimpses(Config(**{**TINY, "deviation": DEVIATION, **settings}), 1, 4).double()
+    if model.policy is not None:  # its weights begin as zeros
+        torch.nn.init.normal_(model.policy.weight)
+    return model
 
 
 def batch() -> dict[str, Tensor]:
@@ -101,16 +104,22 @@ def test_of_several_rewards_only_those_to_come_count_and_the_gradient_is_the_sam
         return torch.stack([places[0, :, 0] - places[0, :, 1].square(), places[0, :, 0] * places[1, :, 1] + places[1, :, 0]])
 
     exact = torch.func.grad(lambda mean: (weight * rewards(mean[:, None] + noise)).sum() / 2)(mean)
-    means = mean[:, None].expand(2, len(weight), 2).clone().requires_grad_()
-    places = means.detach() + noise
-    returns = returns_of(rewards(places), 2)
-    reinforce(places, means, returns * weight * len(weight), DEVIATION).backward()
-    assert_same(-means.grad.sum(1), exact)
+    for known in (torch.zeros(2, len(weight), dtype=torch.float64), known_of(rewards(mean[:, None] + noise), classes=3)):
+        means = mean[:, None].expand(2, len(weight), 2).clone().requires_grad_()
+        places = means.detach() + noise
+        advantages = returns_of(rewards(places), 2) - known
+        reinforce(places, means, advantages * weight * len(weight), DEVIATION).backward()
+        assert_same(-means.grad.sum(1), exact)
 
 
 def test_a_reward_at_the_end_is_that_of_every_glimpse() -> None:
     assert returns_of(torch.tensor([[1.0, 0.0]]), 3).tolist() == [[1, 0], [1, 0], [1, 0]]
     assert_same(returns_of(torch.tensor([[1.0, 0.0], [0.0, 1.0]]), 2), torch.tensor([[0.5, 0.5], [0.0, 0.5]]))
+
+
+def test_what_is_known_before_a_glimpse_is_the_reward_of_the_one_before() -> None:
+    rewards = torch.tensor([[0.5, 0.2], [0.9, 0.1], [1.0, 0.4]])
+    assert_same(known_of(rewards, classes=4), torch.tensor([[3, 3], [2 * 2.0, 2 * 0.8], [1 * 3.6, 1 * 0.4]]) / 12)
 
 
 def gradients(model: Glimpses, **settings) -> dict[str, Tensor | None]:

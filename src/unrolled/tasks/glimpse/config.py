@@ -57,8 +57,8 @@ class Config(TrainingConfig):
     """hard: standard deviation of the policy in each direction, where the image is 2 wide and 2 high."""
     every_glimpse: bool = False
     """Learn to say the class after every glimpse, and be rewarded for each, rather than after the last one alone."""
-    policy_weight: float = Field(0.1, ge=0, le=1000)
-    """hard: weight of REINFORCE in the loss."""
+    policy_weight: float = Field(0.01, ge=0, le=1000)
+    """hard: weight of REINFORCE in the loss. Small, so that its noise does not fill the gradient's norm, which is clipped."""
     samples: CountOrZero = 1
     """hard and random, in evaluation: how many paths are drawn for each image; of several the probabilities are averaged. 0: no
     drawing, the mean of the policy."""

@@ -23,48 +23,59 @@ def training_loss(model: Glimpses | Reader, batch: dict[str, Tensor], config: Co
     """-log P of the class, or of a symbol, in nats; where attention is hard also REINFORCE and the baseline's squared error.
 
     What is said counts after the last glimpse (of each symbol), with `every_glimpse` after each; the loss is the mean over
-    these. Behind END nothing counts.
+    these. Behind END nothing counts. The reward is the probability of what is right: what is earned on average by saying what is
+    drawn from the probabilities, if being right is worth 1 and else nothing.
     """
     labels = batch["labels"]
     targets = labels.view(len(labels), -1).T  # (1 or objects + 1, N)
     looked: Looked = model(batch["images"])
     each = len(looked.scores) // len(targets)  # glimpses of a symbol
+    ends = slice(each - 1, None, each)
     if config.every_glimpse:
         scores, targets = looked.scores, targets.repeat_interleave(each, 0)
     else:
-        scores = looked.scores[each - 1 :: each]
+        scores, ends = looked.scores[ends], slice(None)
     there = targets != NOTHING
-    right = (scores.detach().argmax(2) == targets).to(scores.dtype)
-    nats = cross_entropy(scores.flatten(0, 1), targets.flatten(), ignore_index=NOTHING)
-    at_ends = slice(each - 1, None, each) if config.every_glimpse else slice(None)
-    whole = ((right == 1) | ~there)[at_ends].all(0)
+    of_each = cross_entropy(scores.flatten(0, 1), targets.flatten(), ignore_index=NOTHING, reduction="none").view_as(targets)
+    nats = of_each.sum() / there.sum()
+    whole = ((scores.detach().argmax(2) == targets) | ~there)[ends].all(0)
     report = {"nats": float(nats.detach()), "accuracy": float(whole.float().mean())}
     if looked.values is None:
         return Step(nats, len(labels), report=report)
-    glimpses = len(looked.places)
-    returns = returns_of(right, glimpses, there)
-    counts = there.to(right.dtype).repeat_interleave(glimpses // len(there), 0)
-    values = looked.values
-    policy = reinforce(looked.places, looked.means, (returns - values.detach()) * counts, config.deviation)
-    baseline = ((values - returns).square() * counts).sum() / counts.sum()
+    glimpses, rewards = len(looked.places), (-of_each.detach()).exp()
+    returns = returns_of(rewards, glimpses, there)
+    if config.every_glimpse and not config.objects:
+        returns = returns - known_of(rewards, scores.shape[2])  # less noise: it learns sooner where to look
+    counts = there.to(rewards.dtype).repeat_interleave(glimpses // len(there), 0)
+    policy = reinforce(looked.places, looked.means, (returns - looked.values.detach()) * counts, config.deviation)
+    baseline = ((looked.values - returns).square() * counts).sum() / counts.sum()
     return Step(nats + config.policy_weight * policy + baseline, len(labels), report=report)
 
 
-def returns_of(right: Tensor, glimpses: int, there: Tensor | None = None) -> Tensor:
-    """The reward that follows each glimpse, (T, N): what is rewarded is the share of what was said that was right, of which the
-    part counts that is said after the glimpse.
+def returns_of(rewards: Tensor, glimpses: int, there: Tensor | None = None) -> Tensor:
+    """What follows each glimpse, (T, N), of a mean of rewards: the part of it that is earned after the glimpse.
 
     Args:
-        right: (R, N), 1 where what was said was right, else 0; something was said after every T / R glimpses.
+        rewards: (R, N), one after every T / R glimpses.
         glimpses: T.
-        there: (R, N), what counts; by default all.
+        there: (R, N), those that count; by default all.
 
     >>> returns_of(torch.tensor([[1.0], [0.0], [1.0]]), 6, torch.tensor([[True], [True], [False]])).flatten().tolist()
     [0.5, 0.5, 0.0, 0.0, 0.0, 0.0]
     """
-    counts = torch.ones_like(right) if there is None else there.to(right.dtype)
-    to_come = (right * counts).flip(0).cumsum(0).flip(0)
-    return (to_come / counts.sum(0).clamp_min(1)).repeat_interleave(glimpses // len(right), 0)
+    counts = torch.ones_like(rewards) if there is None else there.to(rewards.dtype)
+    to_come = (rewards * counts).flip(0).cumsum(0).flip(0)
+    return (to_come / counts.sum(0).clamp_min(1)).repeat_interleave(glimpses // len(rewards), 0)
+
+
+def known_of(rewards: Tensor, classes: int) -> Tensor:
+    """What would follow each glimpse if no more came of it than of the one before, (T, N); of a first one what chance gives.
+
+    It does not depend on where that glimpse is, so that it may be taken from the return; it does depend on the image's class,
+    which the baseline is not told.
+    """
+    before = torch.cat([torch.full_like(rewards[:1], 1 / classes), rewards[:-1]])
+    return before * torch.arange(len(rewards), 0, -1, device=rewards.device).unsqueeze(1) / len(rewards)
 
 
 def reinforce(places: Tensor, means: Tensor, advantages: Tensor, deviation: float) -> Tensor:

@@ -60,6 +60,9 @@ class Glimpses(nn.Module):
         self.classify = Linear(hidden, classes)
         self.policy = None if config.attention == "random" else Linear(hidden, 2)
         self.baseline = Linear(hidden, 1) if config.attention == "hard" else None
+        if self.policy is not None:  # from the centre; places by chance at the edge would be hard to get away from
+            nn.init.zeros_(self.policy.weight)
+            nn.init.zeros_(self.policy.bias)
 
     def forward(
         self, images: Tensor, *, glimpses: int | None = None, generator: torch.Generator | None = None, drawn: bool = True
