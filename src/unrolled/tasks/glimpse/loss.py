@@ -23,8 +23,8 @@ def training_loss(model: Glimpses | Reader, batch: dict[str, Tensor], config: Co
     """-log P of the class, or of a symbol, in nats; where attention is hard also REINFORCE and the baseline's squared error.
 
     What is said counts after the last glimpse (of each symbol), with `every_glimpse` after each; the loss is the mean over
-    these. Behind END nothing counts. The reward is the probability of what is right: what is earned on average by saying what is
-    drawn from the probabilities, if being right is worth 1 and else nothing.
+    these. Behind END nothing counts. The reward is the probability of what is right: what is earned on average by saying what
+    is drawn from the probabilities, if being right is worth 1 and else nothing.
     """
     labels = batch["labels"]
     targets = labels.view(len(labels), -1).T  # (1 or objects + 1, N)
