@@ -1,7 +1,7 @@
 """How many glimpses cost what, and what looking is worth: `python -m benchmarks.glimpse DATA --unseen OTHER --recipe FILE`.
 
 Trains a network for each number of glimpses, once where it looks where it wants to and once where places are random, all with
-the settings of the recipe, and prints for each the error on OTHER by one path an image, and what an image costs: multiply-adds,
+the settings of the recipe, and prints for each the error on OTHER, along as many paths as the recipe says, and what an image costs: multiply-adds,
 how many numbers it was shown beside how many pixels the image has, and milliseconds of one image alone and of each of 64.
 """
 
@@ -59,7 +59,10 @@ def main() -> None:
             found, line = [], ""
             for attention in asked.attention:
                 folder = (asked.runs or Path(temporary)) / f"{attention}-{glimpses}"
-                unrolled.train("glimpse", asked.data, run=folder, **{**settings, "glimpses": glimpses, "attention": attention})
+                own = {**settings, "glimpses": glimpses, "attention": attention}
+                if attention == "random":
+                    own["samples"] = max(1, settings.get("samples", 1))  # it has no policy to take the means of
+                unrolled.train("glimpse", asked.data, run=folder, **own)
                 run = unrolled.load(folder)
                 found.append(1 - run.evaluate(asked.unseen)["accuracy"])
                 if not line:
