@@ -1,9 +1,9 @@
 """How many glimpses cost what, and what looking is worth: `python -m benchmarks.glimpse DATA --unseen OTHER --recipe FILE`.
 
 Trains a network for each number of glimpses, once where it looks where it wants to and once where places are random, all with
-the settings of the recipe, and prints for each the error on OTHER, along as many paths as the recipe says, and what an image
-costs: multiply-adds, how many numbers it was shown beside how many pixels the image has, and milliseconds of one image alone and
-of each of 64.
+the settings of the recipe. For each it prints the error on OTHER, along as many paths as the recipe says, and what an image
+costs: multiply-adds, how many numbers it was shown beside how many pixels the image has, and milliseconds of one image alone
+and of each of 64.
 """
 
 from __future__ import annotations
