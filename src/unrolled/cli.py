@@ -204,9 +204,10 @@ def export(run: Path, output: Path | None) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def info(run: Path, as_json: bool) -> None:
     """Show what is in a run folder: settings, parameters, how training went. --json has every tensor and every evaluation."""
+    from unrolled import tasks
     from unrolled.inspection.run_info import describe, shortened
 
-    facts = describe(run)
+    facts = describe(run) | tasks.about(run)
     _print(facts if as_json else shortened(facts), as_json)
 
 
@@ -386,6 +387,7 @@ def _ended(task: str, outcome: Outcome, progress: Progress, preview: Preview | N
             {
                 "ended": f"{outcome.reason} after {outcome.counters.step:,} steps, {outcome.counters.seconds:.0f} s",
                 **{name.replace("_", " "): f"{value:.4f}" for name, value in outcome.metrics.items()},
+                **({"measured on": shown.measured_on} if shown.measured_on else {}),
                 "loss curve": outcome.folder / "loss.png",
                 "run folder": outcome.folder,
             }

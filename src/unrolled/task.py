@@ -146,7 +146,8 @@ class Task(Protocol):
 class Run(Protocol):
     """What the commands need of a trained run, opened as `Run(folder)`. A task's own verbs are methods beside these.
 
-    One whose figures have pictures has `draw_figures(figures, folder)` too, which writes those of `evaluate` into a folder.
+    One whose figures have pictures has `draw_figures(figures, folder)` too, which writes those of `evaluate` into a folder; one
+    that learned of its data what its settings do not say, a static `describe(folder)`, whose facts `unrolled info` shows.
     """
 
     folder: Path
@@ -191,6 +192,8 @@ class Preview:
     """Something that the model made."""
     commands: tuple[str, ...] = ()
     """Commands to try next, each ready to be typed."""
+    measured_on: str = ""
+    """How much was held out, which says how far the last figures are to be trusted; nothing where the task does not say."""
     answer: Callable[[str], str] | None = None
     """What the model makes of a line: after a demo, people at a terminal can type lines of their own."""
 

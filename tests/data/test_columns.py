@@ -29,7 +29,7 @@ rejects VBZ O
 
 def file(tmp_path: Path, text: str) -> Source:
     path = tmp_path / "words.txt"
-    path.write_text(text, encoding="utf-8")
+    path.write_text(text, encoding="utf-8", newline="")
     return Source(str(path))
 
 
@@ -53,7 +53,7 @@ def test_of_other_columns_the_first_is_the_word_and_the_last_the_label(tmp_path:
     assert [(one.inputs, one.labels) for one in sentences] == [(["EU", "rejects"], ["B-ORG", "O"]), (["#"], ["O"])]
 
 
-@pytest.mark.parametrize("text", [CONLLU, CONLL])
+@pytest.mark.parametrize("text", [CONLLU, CONLL, "\ufeff" + CONLLU, CONLL.replace("\n", "\r\n")])
 def test_its_own_labels_filled_in_give_the_file(tmp_path: Path, text: str) -> None:
     columns = Columns(file(tmp_path, text))
     labels = [[label or "_" for label in one.labels] for one in columns.sentences()]

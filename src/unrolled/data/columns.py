@@ -72,14 +72,19 @@ class Columns:
             yield sentence()
 
     def filled(self, labels: Iterable[list[str]]) -> Iterator[str]:
-        """The file's lines with the labels of its sentences in their column, and everything else as it was.
+        """The file's lines with the labels of its sentences in their column, and everything else as it was: the mark at the
+        beginning of UTF-8, and the \\r of lines that end with \\r\\n.
 
         A line that ends before that column gets it at its end; so does, where the label is the last column, a line of only a
         word.
         """
         each = (label for sentence in labels for label in sentence)
-        for line in lines(self.source):
-            yield self._with(line, next(each)) if self._is_word(line) else line
+        before = self.source.byte_order_mark()
+        for line in lines(self.source, carriage_returns=True):
+            end = "\r" if line.endswith("\r") else ""
+            own = line.removesuffix("\r")
+            yield before + (self._with(own, next(each)) if self._is_word(own) else own) + end
+            before = ""
 
     def _with(self, line: str, label: str) -> str:
         spans = _tabbed(line) if "\t" in line else [match.span() for match in _CELL.finditer(line)]

@@ -13,8 +13,12 @@ from unrolled.errors import DataError
 FORM = "Give two files, SOURCE TARGET, or one table with a tab between source and target"
 
 
-def lines(source: Source) -> Iterator[str]:
+def lines(source: Source, carriage_returns: bool = False) -> Iterator[str]:
     """The lines of a text without their ends, \\n or \\r\\n; other signs that break lines are part of them.
+
+    Args:
+        source: the text.
+        carriage_returns: leave the \\r of \\r\\n where it is.
 
     Raises:
         DataError: it cannot be read, or is not text.
@@ -23,9 +27,9 @@ def lines(source: Source) -> Iterator[str]:
     for block in source.text():
         several = (rest + block).split("\n")
         rest = several.pop()
-        yield from (line.removesuffix("\r") for line in several)
+        yield from several if carriage_returns else (line.removesuffix("\r") for line in several)
     if rest:
-        yield rest.removesuffix("\r")
+        yield rest if carriage_returns else rest.removesuffix("\r")
 
 
 class Pairs:

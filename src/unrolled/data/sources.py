@@ -148,6 +148,11 @@ class Source:
         if rest:
             yield rest
 
+    def byte_order_mark(self) -> str:
+        """The mark at the beginning of UTF-8 text, which `text` leaves out; nothing where there is none."""
+        is_utf8 = self.encoding == "auto" or codecs.lookup(self.encoding).name in ("utf-8", "utf-8-sig")
+        return "\ufeff" if is_utf8 and self.beginning().startswith(codecs.BOM_UTF8) else ""
+
     def not_text(self) -> str | None:
         """What the file's beginning shows it to be, and what to do, where that is no text in its encoding; else None."""
         beginning = self.beginning()

@@ -41,8 +41,8 @@ def describe(folder: str | Path) -> dict[str, Any]:
     return facts
 
 
-def shortened(facts: dict[str, Any], evaluations: int = 5) -> dict[str, Any]:
-    """What of `describe`'s facts is for people: without the tensors, and with the last evaluations alone.
+def shortened(facts: dict[str, Any], evaluations: int = 5, labels: int = 30) -> dict[str, Any]:
+    """What of `describe`'s facts is for people: without the tensors, and with the last evaluations and the first labels alone.
 
     >>> shortened({"tensors": {"weight": "2x3"}, "validation_loss_by_step": {"10": 1.5, "20": 1.2}}, evaluations=1)
     {'tensors': '1 (--json lists them)', 'validation_loss_by_step': {'20': 1.2}}
@@ -50,6 +50,9 @@ def shortened(facts: dict[str, Any], evaluations: int = 5) -> dict[str, Any]:
     short = facts | {"tensors": f"{len(facts['tensors']):,} (--json lists them)"}
     if losses := facts.get("validation_loss_by_step"):
         short["validation_loss_by_step"] = dict([*losses.items()][-evaluations:])
+    if own := facts.get("labels"):
+        more = f", and {len(own) - labels:,} more" if len(own) > labels else ""
+        short["labels"] = f"{len(own):,}: {', '.join(own[:labels])}{more}"
     return short
 
 

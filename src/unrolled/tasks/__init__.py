@@ -162,6 +162,20 @@ def load(run: str | Path, /, *, task: str | None = None, **settings: Any) -> Any
     return loaded
 
 
+def about(run: str | Path) -> dict[str, Any]:
+    """What a run learned of its data that its settings do not say, such as its labels; nothing of tasks that have no such.
+
+    Raises:
+        RunError: the folder is missing or damaged.
+    """
+    from unrolled import checkpoint
+
+    folder = Path(run)
+    name = checkpoint.read_config(folder).task
+    describe = getattr(_module(name).Run, "describe", None) if name in discovery.find() else None
+    return describe(folder) if describe else {}
+
+
 def demo(
     task: str, *, run: str | Path | None = None, progress: Progress | None = None, **settings: Any
 ) -> tuple[Outcome, Preview | None]:

@@ -216,3 +216,19 @@ def test_an_evaluation_leaves_its_confusion_matrix_as_a_picture_and_as_numbers(
     code, _, error = command("evaluate", trained(chords, multi=True).folder, chords, "--show", drawn / "none")
     assert (code, (drawn / "none").exists()) == (2, False)
     assert "expected a run of one label at a step to draw a confusion matrix of, got --multi" in error
+
+
+def test_info_says_the_labels_and_what_a_step_is_whatever_the_settings_left_open(command, trained, conllu: Path) -> None:
+    run = trained(conllu)
+    code, out, _ = command("info", run.folder, "--json")
+    facts = json.loads(out)
+    assert (code, facts["config"]["kind"], facts["kind"], facts["labels"]) == (0, "auto", "words", run.labels)
+    _, out, _ = command("info", run.folder)
+    assert f"{len(run.labels)}: {', '.join(run.labels)}\n" in out
+
+
+def test_the_end_of_training_names_the_sequences_and_how_many_were_held_out(trained, csv: Path) -> None:
+    preview = trained(csv, validation_fraction=0.5).preview()
+    shown = preview.text.splitlines()
+    assert (len(shown), all(line.startswith(f"{csv}, sequence ") for line in shown)) == (5, True)
+    assert preview.measured_on == "6 sequences of 23 steps together"

@@ -34,6 +34,8 @@ PAD, UNKNOWN = 0, 1
 """Numbers of words and characters; those of the vocabulary follow."""
 UNLABELLED = -1
 """In place of a label, where there is none; such steps count in no loss and no metric."""
+NAMED = 20
+"""Sequences whose names are kept."""
 LONGEST_WORD = 40
 """Letters of a word that are read; of a longer one its first and its last."""
 
@@ -322,11 +324,14 @@ def _write(
     config, known, unseen = numbering.config, len(encoding.labels), 0
     shape, dtype = ((known,), "bool") if config.multi else ((), "int32")
     inputs: RowWriter | None = None
+    first: list[str] = []
     with ExitStack() as stack:
         lengths = stack.enter_context(RowWriter(folder, "lengths", "int64"))
         labels = stack.enter_context(RowWriter(folder, "labels", dtype, shape))
         for sequence in sequences:
             encoding.require_fit(sequence)
+            if len(first) < NAMED:
+                first.append(sequence.name.encode(errors="replace").decode())  # of a file whose name is no UTF-8
             example = numbering.example(sequence)
             rows = _as_rows(example.inputs, encoding.kind, forms)
             inputs = inputs or stack.enter_context(RowWriter(folder, "inputs", rows.dtype.name, rows.shape[1:]))
@@ -336,7 +341,7 @@ def _write(
             if config.multi:
                 unseen, each = unseen + int(each[:, known:].sum()), each[:, :known]
             labels.add(each)
-    facts = Names(names=numbering.names, unseen=unseen)
+    facts = Names(names=numbering.names, unseen=unseen, first=first)
     (folder / NAMES).write_text(facts.model_dump_json(), encoding="utf-8")
 
 
@@ -357,6 +362,8 @@ class Names(BaseModel):
     """Those of training first."""
     unseen: int
     """Of several labels at once: how many were left out, being none of training's."""
+    first: list[str] = []
+    """What the first sequences are called."""
 
 
 class Kept(Several[Example]):
@@ -368,7 +375,7 @@ class Kept(Several[Example]):
 
     def __init__(self, folder: Path, config: Config, encoding: Encoding) -> None:
         facts = files.read_as(folder / NAMES, Names)
-        self.names, self.unseen = facts.names, facts.unseen
+        self.names, self.unseen, self.first = facts.names, facts.unseen, facts.first
         self.lengths = np.asarray(open_rows(folder, "lengths"))
         """Of each sequence, (N,)."""
         self._ends = np.concatenate([np.zeros(1, np.int64), np.cumsum(self.lengths)])

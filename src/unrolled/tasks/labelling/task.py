@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
+from itertools import chain, islice, repeat
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,8 @@ from unrolled.tasks.labelling.read import fill, read, read_one
 
 SHOWN = 20
 """Steps of a sample on the screen."""
+PREVIEWED = 5
+"""Sequences that are shown at the end."""
 
 
 class Task:
@@ -78,7 +80,7 @@ class Task:
     def show(self, model: nn.Module, seed: int) -> str:
         model.eval()
         kept = self.validation if len(self.validation) else self.sequences
-        sequence = Sequence("the sequence shown", kept[seed * 7 % len(kept)].inputs)
+        sequence = Sequence("", kept[seed * 7 % len(kept)].inputs)
         return in_one_line(next(generate(model, self.encoding, self.config, [sequence])))  # type: ignore[arg-type]
 
 
@@ -95,6 +97,16 @@ class Run:
         self.encoding = Encoding.load(self.folder)
         self.model: Labeller = checkpoint.load_model(self.folder, lambda: Labeller(self.config, self.encoding))
         self.model.eval()
+
+    @staticmethod
+    def describe(folder: Path) -> dict[str, Any]:
+        """What a step is, and the labels; whatever the settings left open.
+
+        Raises:
+            RunError: they are missing or damaged.
+        """
+        encoding = Encoding.load(folder)
+        return {"kind": encoding.kind, "labels": encoding.labels}
 
     @property
     def labels(self) -> list[str]:
@@ -210,11 +222,20 @@ class Run:
     def preview(self) -> Preview:
         """Labels of a few sequences that it was measured on."""
         folder = self.folder / data.VALIDATION
-        kept = Kept(folder, self.config, self.encoding)
+        kept = held_out = Kept(folder, self.config, self.encoding)
         kept = kept if len(kept) else Kept(self.folder / data.TRAINING, self.config, self.encoding)
-        several = self.label(Sequence("", example.inputs) for example in islice(kept, 5))
-        lines = [in_one_line(one) for one in several]
-        return Preview("labels", "\n".join(lines), (f"unrolled label {self.folder} YOUR_FILE",))
+        names = chain(kept.first, repeat(""))
+        several = self.label(
+            Sequence(name, example.inputs) for name, example in zip(names, islice(kept, PREVIEWED), strict=False)
+        )
+        count, steps = len(held_out), int(held_out.lengths.sum())
+        measured_on = f"{count:,} sequence{'s' * (count != 1)} of {steps:,} steps together" if count else ""
+        return Preview(
+            "labels",
+            "\n".join(map(in_one_line, several)),
+            (f"unrolled label {self.folder} YOUR_FILE",),
+            measured_on=measured_on,
+        )
 
     def export(self, path: str | Path) -> Path:
         """Write the model as ONNX, whose inputs and outputs `tasks.labelling.export` lists.
@@ -226,11 +247,13 @@ class Run:
 
 
 def in_one_line(one: Labelled) -> str:
-    """Some steps of a labelled sequence, for the screen: words and characters with their labels, of numbers the labels'
-    runs."""
+    """Some steps of a labelled sequence, for the screen: words and characters with their labels, of numbers, sound and video
+    the sequence's name and the labels' runs."""
     inputs, labels = one.sequence.inputs, one.labels
     if not isinstance(labels, list):
-        beginning = inputs[:60] if isinstance(inputs, str) else " ".join(inputs[:SHOWN]) if isinstance(inputs, list) else ""
+        beginning = one.sequence.name
+        if isinstance(inputs, (str, list)):
+            beginning = inputs[:60] if isinstance(inputs, str) else " ".join(inputs[:SHOWN])
         return f"{beginning} -> {written_label(labels)}".strip()
     written = list(map(written_label, labels))
     if isinstance(inputs, list):
@@ -241,4 +264,5 @@ def in_one_line(one: Labelled) -> str:
             what = repr(inputs[start:step]) if isinstance(inputs, str) else f"{start}-{step - 1}"
             runs.append(f"{what} {written[start] or 'none'}")
             start = step
-    return ", ".join(runs[:SHOWN])
+    name = "" if isinstance(inputs, str) or not one.sequence.name else f"{one.sequence.name}: "
+    return name + ", ".join(runs[:SHOWN])
