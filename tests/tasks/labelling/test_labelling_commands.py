@@ -3,6 +3,7 @@
 import csv as csv_module
 import io
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -232,3 +233,15 @@ def test_the_end_of_training_names_the_sequences_and_how_many_were_held_out(trai
     shown = preview.text.splitlines()
     assert (len(shown), all(line.startswith(f"{csv}, sequence ") for line in shown)) == (5, True)
     assert preview.measured_on == "6 sequences of 23 steps together"
+
+
+@pytest.mark.parametrize("arguments", [[], ["--json"]])
+def test_a_file_whose_name_is_no_utf_8_is_labelled(command, trained, csv: Path, arguments: list[str]) -> None:
+    run = trained(csv)
+    odd = csv.with_name(os.fsdecode(b"caf\xe9.csv"))
+    try:
+        odd.write_bytes(csv.read_bytes())
+    except OSError:
+        pytest.skip("a file system that has names in UTF-8 only")
+    code, out, _ = command("label", run.folder, odd, *arguments)
+    assert (code, "caf?.csv, sequence 0" in out) == (0, True)

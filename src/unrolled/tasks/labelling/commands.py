@@ -161,11 +161,16 @@ def _rows(one: Labelled, names: list[str], per_step: bool) -> Iterator[list[Any]
     from unrolled.data.sequences import written_label
 
     if not per_step:
-        yield [one.sequence.name, written_label(one.labels), _written(one.labels, one.probabilities, names)]
+        yield [_name(one), written_label(one.labels), _written(one.labels, one.probabilities, names)]
         return
     times: Iterable[Any] = range(len(one.labels)) if one.sequence.times is None else [f"{t:.3f}" for t in one.sequence.times]
     for time, own, probabilities in zip(times, one.labels, one.probabilities, strict=True):
-        yield [one.sequence.name, time, written_label(own), _written(own, probabilities, names)]
+        yield [_name(one), time, written_label(own), _written(own, probabilities, names)]
+
+
+def _name(one: Labelled) -> str:
+    """The sequence's name, of which a path that is no UTF-8 may be a part, as it can be written."""
+    return one.sequence.name.encode(errors="replace").decode()
 
 
 def _written(own: str | frozenset[str], probabilities: Any, names: list[str]) -> str:
@@ -180,7 +185,7 @@ def _chosen(own: str | frozenset[str]) -> list[str]:
 
 def _as_object(one: Labelled, names: list[str]) -> dict[str, Any]:
     """`sequence`, its `words` or `text` where it has these, and of each step, or of the whole, label and probability."""
-    found: dict[str, Any] = {"sequence": one.sequence.name}
+    found: dict[str, Any] = {"sequence": _name(one)}
     if isinstance(one.sequence.inputs, (list, str)):
         found["words" if isinstance(one.sequence.inputs, list) else "text"] = one.sequence.inputs
     if one.sequence.times is not None and isinstance(one.labels, list):
