@@ -44,7 +44,7 @@ def demo(folder: Path) -> Demo:
             "every_glimpse": True,
             "batch_size": 64,
             "learning_rate": 2e-3,
-            "max_steps": 3000,
+            "max_steps": 5000,
             "evaluate_every": 1000,
             "sample_every": 1000,
             "save_every": 1000,
@@ -80,7 +80,8 @@ def find_unseen(run: Run, folder: Path) -> Preview:
     lines = [
         preview.text,
         "",
-        f"Of {len(looks)} images that it never saw the last glimpse is centred on the digit in {last:.0%}.",
-        f"The middle of the canvas would be in {middle:.0%}, a random place in {anywhere:.0%}: {pictures[0]}, {pictures[1]}",
+        f"Its last glimpse is centred on the digit in {last:.0%} of {len(looks)} unseen images:",
+        *map(str, pictures),
+        f"The middle of the canvas is on it in {middle:.0%}, a random place in {anywhere:.0%}.",
     ]
     return dataclasses.replace(preview, text="\n".join(lines))

@@ -144,7 +144,7 @@ class Run:
         found = _look_at(self.model, part, self.config, self.facts, seed=0)
         paths = [self.folder / "pictures" / name for name in ("looks.png", "looks.gif")]
         self.draw(found, *paths)
-        lines = [*_in_words(found), "", f"where it looked: {paths[0]}, {paths[1]}"]
+        lines = [*_in_words(found), "", "where it looked:", *map(str, paths)]
         return Preview("the class, and what it says after each glimpse", "\n".join(lines))
 
     def export(self, path: str | Path) -> Path:
