@@ -36,6 +36,21 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path,
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.parametrize(("begun", "advice"), [(False, "begin again"), (True, "go on with --resume")])
+def test_a_full_disk_sends_to_resume_only_where_there_is_something_to_go_on_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, begun: bool, advice: str
+) -> None:
+    if begun:
+        checkpoint.save_tensors(tmp_path / checkpoint.TRAINING, {"w": torch.zeros(2)}, {})
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(RunError, match=rf"the disk is full.*Make room, and {advice}\.$"):
+        checkpoint.save_tensors(tmp_path / checkpoint.TRAINING, {"w": torch.zeros(2)}, {})
+
+
 @pytest.fixture
 def on_disk(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
     """What is made durable and what is renamed, by name, in order."""

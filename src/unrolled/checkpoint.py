@@ -193,7 +193,8 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, 
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     metadata = {"facts": json.dumps(facts)}  # one key: safetensors writes several in another order each time
     content = safetensors.torch.save(contiguous, metadata)
-    files.write_atomically(path, content, advice="Make room, and go on with --resume.")
+    advice = "go on with --resume" if (path.parent / TRAINING).exists() else "begin again"  # without it, nothing to go on with
+    files.write_atomically(path, content, advice=f"Make room, and {advice}.")
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
