@@ -8,7 +8,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
@@ -99,14 +98,6 @@ class SentenceTokenizer:
             return [self._library.decode([i]) for i in self.encode(sentence)]
         return _split(sentence, self.unit, self.style)
 
-    def parts(self) -> np.ndarray:
-        """By byte-pair encoding: the two tokens that each token was merged from, (V, 2), or -1 and -1."""
-        parts = np.full((self.size, 2), -1)
-        model = json.loads(self._library.to_str())["model"]  # as the library checked it, and writes it: a pair for each merge
-        for left, right in model["merges"]:
-            parts[model["vocab"][left + right]] = model["vocab"][left], model["vocab"][right]
-        return parts
-
     def decode(self, ids: Iterable[int], copies: Iterable[str] = ()) -> str:
         """The sentence up to END; PAD, START and UNKNOWN are left out, but for UNKNOWN that has one of `copies`, in order."""
         kept: list[int] = []
@@ -168,25 +159,6 @@ def pad_sentences(sentences: Iterable[Sequence[int]], longest: int) -> Tensor:
     """
     rows = [torch.tensor([START, *ids, END][: longest + 1]) for ids in sentences]
     return pad_sequence(rows, batch_first=True, padding_value=PAD)
-
-
-def undo_merges(ids: np.ndarray, parts: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
-    """Token ids in which a `share` of the merges of byte-pair encoding is undone, of the latest first, so that the same text
-    is read in many ways (after Provilkov, Emelianenko and Voita 2020, who drop merges while they encode).
-
-    Args:
-        ids: (T,).
-        parts: `SentenceTokenizer.parts`.
-    """
-    merged = np.ones(len(ids), bool)
-    while True:
-        undone = merged & (parts[ids, 0] >= 0) & (rng.random(len(ids)) < share)
-        if not undone.any():
-            return ids
-        merged = np.repeat(undone, 1 + undone)
-        split = np.repeat(ids, 1 + undone)
-        split[merged] = parts[ids[undone]].ravel()
-        ids = split
 
 
 def _split(sentence: str, unit: str, style: str) -> list[str]:

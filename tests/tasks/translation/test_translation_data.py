@@ -5,16 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from tests.tasks.translation.tiny import TINY, write_numbers
 
 from unrolled import tasks
 from unrolled.data.sentences import END, PAD, START, UNKNOWN
-from unrolled.errors import ConfigError, DataError, RunError
+from unrolled.errors import DataError, RunError
 from unrolled.tasks.translation import data
 from unrolled.tasks.translation.config import Config
 from unrolled.tasks.translation.data import Batches, Encoded, Vocabularies
-from unrolled.tasks.translation.task import Task
 
 SENTENCES = [("the cat sat", "die Katze saß"), ("a dog", "ein Hund"), ("the dog sat", "der Hund saß"), ("a cat", "eine Katze")]
 
@@ -210,34 +208,4 @@ def test_settings_at_odds_are_refused(command, tmp_path: Path, settings: dict, s
     code, out, errors = command("train", "translation", *write_numbers(tmp_path), "--run", tmp_path / "run", *flags)
     assert (code, out) == (2, "")
     assert said in errors
-    assert not (tmp_path / "run").exists()
-
-
-def test_merges_that_a_step_undoes_are_functions_of_the_seed_and_the_step(tmp_path: Path) -> None:
-    """So a run that was stopped goes on as if it had not been; evaluation and length limits see none of it."""
-    pairs = [(f"the {n} lowest of the widest", f"die {n} niedrigsten der breitesten") for n in range(40)]
-    _, _, vocabularies, _ = prepared(tmp_path, pairs, unit="bpe", vocabulary_size=400)
-    paths = (str(tmp_path / "a.en"), str(tmp_path / "a.de"))
-    whole = Config(data=paths, unit="bpe", vocabulary_size=400, batch_size=8)
-    share = whole.model_copy(update={"bpe_dropout": 0.3})
-    plain, first, second = (Task(config, tmp_path / "run") for config in (whole, share, share))
-    forwards, backwards = [first.batch(step) for step in range(4)], [second.batch(step) for step in (3, 2, 1, 0)][::-1]
-    for one, other in zip(forwards, backwards, strict=True):
-        assert all(torch.equal(one[name], other[name]) for name in ("source", "tokens"))
-    other_seed = Task(share.model_copy(update={"seed": 1}), tmp_path / "run")
-    other_seed.batches = first.batches  # the same pairs
-    assert other_seed.batch(0)["source"].shape != first.batch(0)["source"].shape or not torch.equal(
-        other_seed.batch(0)["source"], first.batch(0)["source"]
-    )
-    for step, batch in enumerate(forwards):
-        for side, name in ((vocabularies.source, "source"), (vocabularies.target, "tokens")):
-            texts, untouched = ([side.decode(row) for row in own[name]] for own in (batch, plain.batch(step)))
-            assert texts == untouched
-    assert any(batch["source"].numel() > plain.batch(step)["source"].numel() for step, batch in enumerate(forwards))
-
-
-@pytest.mark.parametrize("unit", ["word", "char"])
-def test_merges_are_undone_only_where_there_are_some(numbers: tuple[str, str], tmp_path: Path, unit: str) -> None:
-    with pytest.raises(ConfigError, match=f"bpe_dropout: expected unit = bpe, got {unit}"):
-        tasks.train("translation", list(numbers), run=tmp_path / "run", **{**TINY, "unit": unit, "bpe_dropout": 0.1})
     assert not (tmp_path / "run").exists()

@@ -67,9 +67,6 @@ class Config(TrainingConfig):
     word_dropout: float = Field(0.0, ge=0, lt=1)
     """Word dropout: share of the tokens that encoder and decoder read in training that are hidden from them, as unknown ones
     (Sennrich and Zhang 2019, who found it the most useful with few pairs)."""
-    bpe_dropout: float = Field(0.0, ge=0, lt=1)
-    """With --unit bpe: share of the merges that are undone in training, so that the same word is read and written in many ways
-    (after Provilkov et al. 2020)."""
     label_smoothing: float = Field(0.1, ge=0, lt=1)
     """Label smoothing: share of the target's probability that is spread over the vocabulary (Szegedy et al. 2016)."""
     scheduled_sampling: float = Field(0.0, ge=0, le=1)
@@ -107,8 +104,6 @@ class Config(TrainingConfig):
                 f"heads: expected attention = between and a hidden_size that {self.heads} divides, "
                 f"got {self.attention} and {self.hidden_size}."
             )
-        if self.bpe_dropout and self.unit != "bpe":
-            raise ValueError(f"bpe_dropout: expected unit = bpe, got {self.unit}. Leave it out, or take word_dropout.")
         if self.input_feeding and self.attention not in ("dot", "general"):
             raise ValueError(f"input_feeding: expected attention = dot or general, got {self.attention}. Drop one of them.")
         if self.coverage and self.attention == "none":

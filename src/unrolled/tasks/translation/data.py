@@ -222,6 +222,7 @@ def pad(sentences: Iterable[np.ndarray | Sequence[int]], before: Sequence[int] =
     return pad_sequence(rows, batch_first=True, padding_value=PAD)
 
 
-def batch_of(sources: Iterable[np.ndarray], targets: Iterable[np.ndarray]) -> dict[str, Tensor]:
+def batch_of(pairs: Encoded, numbers: Iterable[int]) -> dict[str, Tensor]:
     """`source` (N, S), and `tokens` (N, 1 + T) of the target, START first."""
-    return {"source": pad(sources), "tokens": pad(targets, [START])}
+    numbers = list(numbers)
+    return {"source": pad(pairs.source[n] for n in numbers), "tokens": pad((pairs.target[n] for n in numbers), [START])}

@@ -7,13 +7,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from unrolled import checkpoint
 from unrolled.data.pairs import Pairs
-from unrolled.data.sentences import END, START, undo_merges
+from unrolled.data.sentences import END, START
 from unrolled.data.sources import Named, names
 from unrolled.ensemble import Ensemble
 from unrolled.errors import DataError
@@ -42,7 +41,6 @@ class Task:
         self.config, self.folder = config, folder
         self.vocabularies = Vocabularies.load(folder)
         self.pairs = Encoded(folder / data.TRAINING, self.vocabularies)
-        self.parts = [one.parts() for one in self.vocabularies] if config.bpe_dropout else []
         self.validation = data.read_validation(folder)
         self.batches = Batches(config, self.pairs)
         self.scored = translation_scores_installed()
@@ -58,15 +56,7 @@ class Task:
         return build(self.config, *(one.size for one in self.vocabularies))
 
     def batch(self, step: int) -> dict[str, Any]:
-        numbers = self.batches[step]
-        sides = [[side[n] for n in numbers] for side in (self.pairs.source, self.pairs.target)]
-        if self.config.bpe_dropout:
-            rng = np.random.default_rng([self.config.seed, step])
-            sides = [
-                [undo_merges(ids, parts, self.config.bpe_dropout, rng) for ids in side]
-                for side, parts in zip(sides, self.parts, strict=True)
-            ]
-        return {**data.batch_of(*sides), "step": step}
+        return {**data.batch_of(self.pairs, self.batches[step].tolist()), "step": step}
 
     def loss(self, model: nn.Module, batch: dict[str, Any], carry: Carry) -> Step:
         return training_loss(model, batch, self.config)  # type: ignore[arg-type]
