@@ -1,4 +1,4 @@
-"""Sequences in batches of alike length, so that little of a batch is padding."""
+"""Which items are in which batch, a function of the step's number: shuffled, or by alike length, so that little is padding."""
 
 from __future__ import annotations
 
@@ -52,3 +52,27 @@ class LengthBatches:
         cuts = np.maximum.accumulate(np.maximum(cuts - number, 0)) + number  # a batch has one sequence at least
         cuts = np.minimum(cuts, len(order) - self.per_epoch + number)
         return order, np.concatenate([[0], cuts, [len(order)]]), rng.permutation(self.per_epoch)
+
+
+class ShuffledBatches:
+    """N items, `batch_size` at a time, in another order in every epoch; of the last too few to fill a batch, which are others
+    in every epoch, are left out.
+    """
+
+    def __init__(self, count: int, batch_size: int, seed: int) -> None:
+        self.count, self.seed = count, seed
+        self.size = min(batch_size, count)
+        self.per_epoch = count // self.size
+        self._order = lru_cache(2)(self._draw_order)  # threads make batches of an epoch and of the next one side by side
+
+    def __getitem__(self, step: int) -> np.ndarray:
+        """The numbers of the items of a batch."""
+        epoch, index = divmod(step, self.per_epoch)
+        return self._order(epoch)[index * self.size : (index + 1) * self.size]
+
+    def rng(self, step: int) -> np.random.Generator:
+        """For what else is drawn for this batch."""
+        return np.random.default_rng([self.seed, *divmod(step, self.per_epoch)])
+
+    def _draw_order(self, epoch: int) -> np.ndarray:
+        return np.random.default_rng([self.seed, epoch]).permutation(self.count)

@@ -8,17 +8,18 @@ from PIL import Image
 from tests.tasks.drawing.conftest import TINY, bars
 
 from unrolled import files, tasks
+from unrolled.data.image_parts import FACTS, TRAINING, VALIDATION, Facts, Part
 from unrolled.data.rows import open_rows
 from unrolled.errors import ConfigError, DataError
 from unrolled.tasks.drawing import data
 from unrolled.tasks.drawing.config import Config
 
 
-def prepared(folder: Path, path: Path, **settings) -> tuple[Config, data.Facts]:
+def prepared(folder: Path, path: Path, **settings) -> tuple[Config, Facts]:
     folder.mkdir()
     config = Config(data=(str(path),), **settings)
     data.prepare(config, folder, lambda line: None)
-    return config, files.read_as(folder / data.FACTS, data.Facts)
+    return config, files.read_as(folder / FACTS, Facts)
 
 
 def test_black_and_white_is_the_same_in_every_run_and_as_bright_on_average() -> None:
@@ -40,8 +41,8 @@ def test_validation_stays_black_and_white_as_it_was_drawn_and_training_is_drawn_
     whole = data.quantised(bars(40)[0][:, None], 2)
     for resample in (False, True):
         config, facts = prepared(tmp_path / f"run{resample}", bar_file, resample=resample, validation_fraction=0.25)
-        part = data.Part(tmp_path / f"run{resample}" / data.TRAINING, facts)
-        held = open_rows(tmp_path / f"run{resample}" / data.VALIDATION, "images")
+        part = Part(tmp_path / f"run{resample}" / TRAINING, facts)
+        held = open_rows(tmp_path / f"run{resample}" / VALIDATION, "images")
         order = np.random.default_rng(config.seed).permutation(40)
         np.testing.assert_array_equal(held, whole[np.sort(order[:10])])
         batches = data.Batches(config.model_copy(update={"batch_size": 30}), part)
@@ -54,7 +55,7 @@ def test_validation_stays_black_and_white_as_it_was_drawn_and_training_is_drawn_
 
 def test_an_epoch_shows_every_image_once_with_its_class(bar_file: Path, tmp_path: Path) -> None:
     config, facts = prepared(tmp_path / "run", bar_file, levels=256, validation_fraction=0, batch_size=8, conditional=True)
-    batches = data.Batches(config, data.Part(tmp_path / "run" / data.TRAINING, facts))
+    batches = data.Batches(config, Part(tmp_path / "run" / TRAINING, facts))
     assert (batches.per_epoch, facts.classes) == (5, ["0", "1"])
     shown = [batches.batch(step) for step in range(5)]
     images, labels = bars(40)
@@ -81,7 +82,7 @@ def test_distorted_images_stay_alike_and_move() -> None:
 
 def test_inverted_images_are(tmp_path: Path, bar_file: Path) -> None:
     _, facts = prepared(tmp_path / "run", bar_file, levels=256, invert=True, validation_fraction=0)
-    part = data.Part(tmp_path / "run" / data.TRAINING, facts)
+    part = Part(tmp_path / "run" / TRAINING, facts)
     np.testing.assert_array_equal(255 - part.images[:, 0], bars(40)[0])
 
 

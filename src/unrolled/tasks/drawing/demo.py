@@ -4,26 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from unrolled.errors import DataError
 from unrolled.task import Demo
 
 
 def demo(folder: Path) -> Demo:
-    """Writes folder/digits.npz and folder/unseen.npz: 1,797 digits of 8 x 8 pixels, enlarged."""
-    import numpy as np
+    """Writes folder/digits.npz and folder/unseen.npz, as `save_digits` has them, of 20 x 20 pixels."""
+    from unrolled.data.digits import save_digits
 
-    try:
-        from sklearn.datasets import load_digits
-    except ModuleNotFoundError:
-        raise DataError("the demo's digits are scikit-learn's: pip install 'unrolled[drawing]'") from None
-    rows, labels = load_digits(return_X_y=True)
-    images = enlarged(np.asarray(rows).reshape(-1, 8, 8) * (255 / 16))
-    order = np.random.default_rng(0).permutation(len(images))
-    folder.mkdir(parents=True)
-    for name, chosen in (("digits", order[:-300]), ("unseen", order[-300:])):
-        np.savez_compressed(folder / f"{name}.npz", images=images[chosen], labels=np.asarray(labels)[chosen])
+    digits, unseen = save_digits(folder, contrasted)
     return Demo(
-        data=(str(folder / "digits.npz"),),
+        data=(digits,),
         settings={
             "steps": 12,
             "hidden_size": 128,
@@ -40,15 +30,13 @@ def demo(folder: Path) -> Demo:
             "sample_every": 400,
             "save_every": 400,
         },
-        unseen=(str(folder / "unseen.npz"),),
+        unseen=(unseen,),
     )
 
 
-def enlarged(images):  # type: ignore[no-untyped-def]  # NumPy is not loaded before the demo runs
-    """(N, 8, 8), 0..255 -> (N, 20, 20), uint8: twice as large, smooth, with more contrast, and a margin around."""
+def contrasted(images):  # type: ignore[no-untyped-def]  # NumPy is not loaded before the demo runs
+    """(N, 16, 16) -> (N, 20, 20), uint8: with more contrast, and a margin around."""
     import numpy as np
-    from PIL import Image
 
-    large = [Image.fromarray(one.astype(np.uint8)).resize((16, 16), Image.Resampling.BICUBIC) for one in images]
-    strokes = (4 * (np.stack([np.asarray(one) for one in large]).astype(np.float64) - 110) + 128).clip(0, 255)
+    strokes = (4 * (images.astype(np.float64) - 110) + 128).clip(0, 255)
     return np.pad(strokes.astype(np.uint8), ((0, 0), (2, 2), (2, 2)))

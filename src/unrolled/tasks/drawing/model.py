@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from unrolled.data.image_parts import Facts
 from unrolled.tasks.drawing.config import Config
-from unrolled.tasks.drawing.data import Facts
 from unrolled.tasks.drawing.draw import Draw
 from unrolled.tasks.drawing.pixel_rnn import PixelRNN
 

@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-import io
 import math
-from collections.abc import Iterable
-from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from unrolled import files
+from unrolled.inspection.sheets import enlarged, grid
 from unrolled.tasks.drawing.draw import Drawn
 
 _SMALLEST = 84
 """Pixels: smaller images are enlarged by a whole number, so that a person sees something."""
-_APART = 4
 _READING, _WRITING = "#1b9e77", "#d95f02"
 """Of windows; two that colour-blind people tell apart."""
+_GROUND = "#808080"
+"""Between images."""
 
 
 def sheet(images: Tensor, columns: int | None = None) -> Image.Image:
     """Images (N, C, height, width), 0..1, side by side in rows."""
     columns = columns or math.ceil(math.sqrt(len(images)))
-    return _grid([_picture(one) for one in images], columns)
+    return grid([_picture(one) for one in images], columns, _GROUND)
 
 
 def sheet_of_steps(drawn: Drawn, images: Tensor | None = None, shown: int = 10) -> Image.Image:
@@ -38,7 +36,7 @@ def sheet_of_steps(drawn: Drawn, images: Tensor | None = None, shown: int = 10) 
         if images is not None:
             pictures += [_read(drawn, images, step, n) for step in steps]
         pictures += [_written(drawn, step, n) for step in steps]
-    return _grid(pictures, len(steps))
+    return grid(pictures, len(steps), _GROUND)
 
 
 def frames(drawn: Drawn, images: Tensor | None = None) -> list[Image.Image]:
@@ -50,20 +48,8 @@ def frames(drawn: Drawn, images: Tensor | None = None) -> list[Image.Image]:
             pictures += [] if images is None else [_read(drawn, images, step, n)]
             pictures.append(_written(drawn, step, n))
         columns = math.ceil(math.sqrt(count)) * (1 if images is None else 2)
-        found.append(_grid(pictures, columns))
+        found.append(grid(pictures, columns, _GROUND))
     return found
-
-
-def write(path: Path, picture: Image.Image) -> None:
-    """A PNG; missing folders above it are made.
-
-    Raises:
-        RunError: the file cannot be written.
-    """
-    content = io.BytesIO()
-    picture.save(content, "PNG")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    files.write_atomically(path, content.getvalue())
 
 
 def text(images: Tensor) -> str:
@@ -81,14 +67,7 @@ def text(images: Tensor) -> str:
 
 
 def _picture(image: Tensor) -> Image.Image:
-    levels = (image.clamp(0, 1) * 255).round().byte().cpu().permute(1, 2, 0).numpy()
-    picture = Image.fromarray(levels if levels.shape[2] == 3 else levels[:, :, 0]).convert("RGB")
-    times = _times(*picture.size)
-    return picture.resize((picture.width * times, picture.height * times), Image.Resampling.NEAREST)
-
-
-def _times(width: int, height: int) -> int:
-    return max(1, -(-_SMALLEST // max(width, height)))
+    return enlarged(image.cpu().numpy(), _SMALLEST)
 
 
 def _written(drawn: Drawn, step: int, n: int) -> Image.Image:
@@ -106,15 +85,3 @@ def _framed(picture: Image.Image, windows: Tensor | None, step: int, n: int, wid
         top, left, bottom, right = (windows[step - 1, n] * (picture.width / width)).tolist()
         ImageDraw.Draw(picture).rectangle((left, top, max(left, right - 1), max(top, bottom - 1)), outline=colour, width=2)
     return picture
-
-
-def _grid(pictures: Iterable[Image.Image], columns: int) -> Image.Image:
-    pictures = list(pictures)
-    width, height = pictures[0].size
-    rows = -(-len(pictures) // columns)
-    size = columns * (width + _APART) - _APART, rows * (height + _APART) - _APART
-    grid = Image.new("RGB", size, "#808080")
-    for number, picture in enumerate(pictures):
-        row, column = divmod(number, columns)
-        grid.paste(picture, (column * (width + _APART), row * (height + _APART)))
-    return grid

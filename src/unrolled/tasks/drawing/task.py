@@ -12,13 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from unrolled import checkpoint, files
+from unrolled.data.image_parts import FACTS, TRAINING, VALIDATION, Facts, Part
 from unrolled.data.sources import Named, names
 from unrolled.errors import DataError, ExportError, RunError, nearest
-from unrolled.inspection import animation
+from unrolled.inspection import animation, sheets
 from unrolled.task import Carry, Metric, Preview, Processes, Step
 from unrolled.tasks.drawing import data, generate, show
 from unrolled.tasks.drawing.config import Config
-from unrolled.tasks.drawing.data import Batches, Facts, Part
+from unrolled.tasks.drawing.data import Batches
 from unrolled.tasks.drawing.draw import Draw, Drawn
 from unrolled.tasks.drawing.loss import measure, training_loss
 from unrolled.tasks.drawing.model import build
@@ -41,8 +42,8 @@ class Task:
 
     def __init__(self, config: Config, folder: Path) -> None:
         self.config, self.folder = config, folder
-        self.facts = files.read_as(folder / data.FACTS, Facts)
-        self.training, self.validation = (Part(folder / name, self.facts) for name in (data.TRAINING, data.VALIDATION))
+        self.facts = files.read_as(folder / FACTS, Facts)
+        self.training, self.validation = (Part(folder / name, self.facts) for name in (TRAINING, VALIDATION))
         self.batches = Batches(config, self.training)
         channels, height, width = self.facts.shape
         self.summary = (
@@ -80,7 +81,7 @@ class Run:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         self.config: Config = checkpoint.open_config(self.folder, Task.name, Config)
-        self.facts = files.read_as(self.folder / data.FACTS, Facts)
+        self.facts = files.read_as(self.folder / FACTS, Facts)
         self.model = checkpoint.load_model(self.folder, lambda: build(self.config, self.facts))
         self.model.eval()
 
@@ -155,7 +156,7 @@ class Run:
         """A sheet of `draw(**settings)` as PNG; return how many images."""
         images = self.draw(**settings)
         columns = self._columns if settings.get("label") is None else None
-        show.write(path, show.sheet(images, columns))
+        sheets.write(path, show.sheet(images, columns))
         return len(images)
 
     def draw_steps(self, path: Path, **settings: Any) -> int:
@@ -178,14 +179,14 @@ class Run:
         half = whole.clone()
         half[:, :, half.shape[2] // 2 :] = 0.5
         rows = torch.stack([whole, half, *completed], dim=1).flatten(0, 1)
-        show.write(path, show.sheet(rows, columns=count + 2))
+        sheets.write(path, show.sheet(rows, columns=count + 2))
         return len(whole)
 
     def preview(self) -> Preview:
         """A few images, a sheet of more, and how some of them were made."""
         pictures = self.folder / "pictures"
         images = self.draw(10 * self._columns if self._columns else 64)
-        show.write(pictures / "samples.png", show.sheet(images, self._columns))
+        sheets.write(pictures / "samples.png", show.sheet(images, self._columns))
         lines = [show.text(images[:SHOWN]), "", f"{len(images)} of them: {pictures / 'samples.png'}"]
         self.draw_steps(pictures / "steps.png")
         self.draw_steps(pictures / "steps.gif", count=16)
@@ -236,7 +237,7 @@ def _require_few(path: Path, count: int) -> None:
 
 def _play(path: Path, drawn: Drawn, images: Tensor | None) -> int:
     if path.suffix.lower() == ".png":
-        show.write(path, show.sheet_of_steps(drawn, images))
+        sheets.write(path, show.sheet_of_steps(drawn, images))
     else:
         animation.write(path, show.frames(drawn, images))
     return drawn.canvases.shape[1]

@@ -1,47 +1,29 @@
-"""The images of a run: read, kept as rows on disk, in batches; and placed on a larger canvas among pieces of others."""
+"""The images of a run: read, kept on disk, in batches."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from unrolled import files
 from unrolled.data import labelled_images
+from unrolled.data.batches import ShuffledBatches
 from unrolled.data.distortion import distorted
-from unrolled.data.rows import RowWriter, open_rows
-from unrolled.errors import DataError, RunError
+from unrolled.data.image_parts import Facts, Labelled, Part, split, write
+from unrolled.errors import DataError
+from unrolled.tasks.glimpse.canvas import placed, strew
 from unrolled.tasks.glimpse.config import Config
 from unrolled.tasks.glimpse.sequences import NOTHING, beside, symbols_of, targets_of
 
-FACTS, TRAINING, VALIDATION = "images.json", "train", "validation"
 LARGEST = 256
 """Pixels on a side: the means of all squares are held of every image in a batch."""
 AT_ONCE = 256
 """Images that are measured together."""
 _PLACED_BY = 0
 """The seed of places on the canvas, the same in every run, so that all are measured on the same images."""
-
-
-class Facts(BaseModel):
-    """What is known of a run's images, beside their rows."""
-
-    model_config = ConfigDict(strict=True)
-
-    channels: int
-    height: int
-    width: int
-    classes: list[str]
-    """Their names; where labels are sequences, the symbols."""
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        return self.channels, self.height, self.width
 
 
 def prepare(config: Config, folder: Path, say: Callable[[str], None]) -> None:
@@ -77,121 +59,47 @@ def prepare(config: Config, folder: Path, say: Callable[[str], None]) -> None:
     facts = Facts(channels=channels, height=height, width=width, classes=classes)
     if config.validation:
         held, held_labels, _ = read(config.validation, config, say, facts)
+        training, validation = Labelled(images, labels), Labelled(held, held_labels)
     else:
-        order = np.random.default_rng(config.seed).permutation(len(images))
-        count = int(len(images) * config.validation_fraction)
-        chosen, rest = np.sort(order[:count]), np.sort(order[count:])
-        held, held_labels, images, labels = images[chosen], labels[chosen], images[rest], labels[rest]
-    for name, several, own in ((TRAINING, images, labels), (VALIDATION, held, held_labels)):
-        (folder / name).mkdir()
-        with RowWriter(folder / name, "images", "uint8", several.shape[1:]) as rows:
-            rows.add(several)
-        with RowWriter(folder / name, "labels", "int64", own.shape[1:]) as rows:
-            rows.add(own)
-    files.write_atomically(folder / FACTS, facts.model_dump_json().encode())
+        rest, chosen = split(len(images), config.validation_fraction, config.seed)
+        training, validation = (Labelled(images[numbers], labels[numbers]) for numbers in (rest, chosen))
+    write(folder, facts, training, validation)
 
 
-class Part:
-    """The images of one part of a run folder, mapped.
+def part(folder: Path, facts: Facts, config: Config) -> Part:
+    """A part of a run folder, with labels as the settings have them: classes, or sequences of symbols.
 
     Raises:
         RunError: the files are missing or damaged.
     """
-
-    def __init__(self, folder: Path, facts: Facts, objects: int = 0) -> None:
-        self.images = open_rows(folder, "images")
-        """(N, C, height, width), uint8."""
-        self.labels = open_rows(folder, "labels")
-        """(N,); of sequences (N, objects + 1), as `sequences.targets_of` has them."""
-        shape = (len(self.images), *([objects + 1] if objects else []))
-        if self.images.shape[1:] != facts.shape or self.labels.shape != shape:
-            raise RunError(f"{folder}: images of {self.images.shape}, labels of {self.labels.shape}. Train again.")
-        least, most = (NOTHING, len(facts.classes)) if objects else (0, len(facts.classes) - 1)
-        if len(self.labels) and not least <= self.labels.min() <= self.labels.max() <= most:
-            raise RunError(f"{folder}: labels that are none of its {len(facts.classes)} classes. Train again.")
-
-    def __len__(self) -> int:
-        return len(self.images)
+    if not config.objects:
+        return Part(folder, facts)
+    return Part(folder, facts, config.objects + 1, lowest=NOTHING, highest=len(facts.classes))  # the last is END
 
 
 class Batches:
-    """The training images, `config.batch_size` at a time, in another order in every epoch; of the last too few to fill a batch,
-    which are others in every epoch, are left out.
-    """
+    """The training images, shuffled, distorted, and on their canvas."""
 
     def __init__(self, config: Config, part: Part) -> None:
         self.config, self.part = config, part
-        self.size = min(config.batch_size, len(part))
-        self.per_epoch = len(part) // self.size
-        self._order = lru_cache(2)(self._draw_order)  # threads make batches of an epoch and of the next one side by side
+        self.shuffled = ShuffledBatches(len(part), config.batch_size, config.seed)
 
     def batch(self, step: int) -> dict[str, Tensor]:
         """`images` (B, C, height, width), 0..1, on the canvas if there is one, and `labels` (B,) or (B, objects + 1)."""
-        epoch, index = divmod(step, self.per_epoch)
-        chosen = self._order(epoch)[index * self.size : (index + 1) * self.size]
-        rng = np.random.default_rng([self.config.seed, epoch, index])
+        chosen, rng, size = self.shuffled[step], self.shuffled.rng(step), self.shuffled.size
         if self.config.canvas and self.config.objects:  # and others, to stand beside those
-            chosen = np.append(chosen, rng.integers(len(self.part), size=self.size * (self.config.objects - 1)))
+            chosen = np.append(chosen, rng.integers(len(self.part), size=size * (self.config.objects - 1)))
         images, labels = np.asarray(self.part.images[chosen]), np.asarray(self.part.labels[chosen])
         if self.config.distort:
             images = distorted(images, self.config.distort, rng)
         if self.config.canvas:
-            pieces_of = np.asarray(self.part.images[rng.integers(len(self.part), size=self.size)])
+            pieces_of = np.asarray(self.part.images[rng.integers(len(self.part), size=size)])
             if self.config.objects:
-                images, labels, _ = beside(images, labels, self.size, self.config, rng)
+                images, labels, _ = beside(images, labels, size, self.config, rng)
                 strew(images, pieces_of, self.config, rng)
             else:
                 images, _ = placed(images, pieces_of, self.config, rng)
         return {"images": to_floats(images), "labels": torch.from_numpy(labels)}
-
-    def _draw_order(self, epoch: int) -> np.ndarray:
-        return np.random.default_rng([self.config.seed, epoch]).permutation(len(self.part))
-
-
-def placed(
-    images: np.ndarray, pieces_of: np.ndarray, config: Config, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    """Images (N, C, height, width), uint8, each at a place by chance on a black canvas, and among pieces of other images.
-
-    Each piece is cut by chance out of one of `pieces_of`, and lies by chance on the canvas, over the image too; where two lie
-    upon each other the brighter is seen (Mnih et al. 2014, section 4.1: cluttered translated MNIST).
-
-    Returns:
-        The canvases (N, C, canvas, canvas), and the rows and columns (N, 2) of the images' upper left corners.
-    """
-    count, channels, height, width = images.shape
-    canvases = np.zeros((count, channels, config.canvas, config.canvas), np.uint8)
-    corners = rng.integers(0, [config.canvas - height + 1, config.canvas - width + 1], size=(count, 2))
-    _lay(canvases, images, corners)
-    strew(canvases, pieces_of, config, rng)
-    return canvases, corners
-
-
-def strew(canvases: np.ndarray, pieces_of: np.ndarray, config: Config, rng: np.random.Generator) -> None:
-    """The pieces, in place."""
-    count, (height, width), size = len(canvases), pieces_of.shape[2:], config.clutter_size
-    for _ in range(config.clutter):
-        sources = rng.integers(len(pieces_of), size=count)
-        cuts = rng.integers(0, [height - size + 1, width - size + 1], size=(count, 2))
-        pieces = _squares(pieces_of, sources, cuts, (size, size))
-        _lay(canvases, pieces, rng.integers(0, config.canvas - size + 1, size=(count, 2)))
-
-
-def _indices(numbers: np.ndarray, channels: int, corners: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, ...]:
-    """Of squares (N, C, *size) in an array of images: which images, all channels, rows and columns."""
-    rows = corners[:, 0, None] + np.arange(size[0])
-    columns = corners[:, 1, None] + np.arange(size[1])
-    return numbers[:, None, None, None], np.arange(channels)[:, None, None], rows[:, None, :, None], columns[:, None, None]
-
-
-def _squares(images: np.ndarray, numbers: np.ndarray, corners: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    return images[_indices(numbers, images.shape[1], corners, size)]
-
-
-def _lay(canvases: np.ndarray, pieces: np.ndarray, corners: np.ndarray) -> None:
-    """One piece on each canvas, in place."""
-    where = _indices(np.arange(len(pieces)), pieces.shape[1], corners, pieces.shape[2:])  # type: ignore[arg-type]
-    canvases[where] = np.maximum(canvases[where], pieces)
 
 
 def to_measure_on(images: np.ndarray, config: Config, start: int = 0) -> tuple[Tensor, np.ndarray]:
@@ -242,16 +150,5 @@ def read(
     if config.invert:
         found = found._replace(images=255 - found.images)
     if facts:
-        require_size(", ".join(paths), found.images, facts)
+        facts.require_size(", ".join(paths), found.images)
     return found
-
-
-def require_size(named: str, images: np.ndarray, facts: Facts) -> None:
-    """Refuse images (N, C, height, width) that are not as large as those of the run.
-
-    Raises:
-        DataError: naming both sizes.
-    """
-    if images.shape[1:] != facts.shape:
-        expected, got = (" x ".join(map(str, shape[1:])) for shape in (facts.shape, images.shape[1:]))
-        raise DataError(f"{named}: expected images of {expected} pixels, as those it was trained on, got {got}.")

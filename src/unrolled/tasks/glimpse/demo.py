@@ -6,7 +6,6 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from unrolled.errors import DataError
 from unrolled.task import Demo, Preview
 
 if TYPE_CHECKING:
@@ -14,23 +13,12 @@ if TYPE_CHECKING:
 
 
 def demo(folder: Path) -> Demo:
-    """Writes folder/digits.npz and folder/unseen.npz: 1,797 digits of 8 x 8 pixels, enlarged to 16 x 16."""
-    import numpy as np
-    from PIL import Image
+    """Writes folder/digits.npz and folder/unseen.npz, as `save_digits` has them, of 16 x 16 pixels."""
+    from unrolled.data.digits import save_digits
 
-    try:
-        from sklearn.datasets import load_digits
-    except ModuleNotFoundError:
-        raise DataError("the demo's digits are scikit-learn's: pip install 'unrolled[drawing]'") from None
-    rows, labels = load_digits(return_X_y=True)
-    small = (np.asarray(rows).reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
-    images = np.stack([np.asarray(Image.fromarray(one).resize((16, 16), Image.Resampling.BICUBIC)) for one in small])
-    order = np.random.default_rng(0).permutation(len(images))
-    folder.mkdir(parents=True)
-    for name, chosen in (("digits", order[:-300]), ("unseen", order[-300:])):
-        np.savez_compressed(folder / f"{name}.npz", images=images[chosen], labels=np.asarray(labels)[chosen])
+    digits, unseen = save_digits(folder)
     return Demo(
-        data=(str(folder / "digits.npz"),),
+        data=(digits,),
         settings={
             "canvas": 40,
             "clutter": 4,
@@ -50,16 +38,15 @@ def demo(folder: Path) -> Demo:
             "save_every": 1000,
             "patience": 0,
         },
-        unseen=(str(folder / "unseen.npz"),),
-        preview=lambda run: find_unseen(run, folder),
+        unseen=(unseen,),
+        preview=lambda run: find_unseen(run, unseen),
     )
 
 
-def find_unseen(run: Run, folder: Path) -> Preview:
+def find_unseen(run: Run, path: str) -> Preview:
     """What it says of digits that it never saw, and how often it ends up looking at the digit."""
     from unrolled.tasks.glimpse import data
 
-    path = str(folder / "unseen.npz")
     looks = run.look(path)
     _, height, width = run.facts.shape
     images = data.read([path], run.config, lambda line: None, run.facts).images

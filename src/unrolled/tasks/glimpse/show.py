@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from unrolled import files
+from unrolled.inspection.sheets import APART, enlarged, grid
 from unrolled.tasks.glimpse.generate import Look
 from unrolled.tasks.glimpse.retina import Retina
 
-_SIDE, _APART, _CAPTION, _COLUMNS = 120, 4, 16, 12
-"""Pixels of an image's longer side at least, between pictures, of a caption; glimpses of a sheet at most."""
+_SIDE, _CAPTION, _COLUMNS = 120, 16, 12
+"""Pixels of an image's longer side at least, of a caption; glimpses of a sheet at most."""
 _PATH, _PATCH, _GROUND, _NEVER = "#ff7f0e", "#2ca02c", "#ffffff", 64
 """Colours of the path, of the patches, of what is around; the grey of what was not seen."""
 
@@ -28,27 +26,16 @@ def sheet(several: Sequence[Look], size: int, scales: int) -> Image.Image:
     shown = np.unique(np.linspace(0, count - 1, min(count, _COLUMNS)).round().astype(int))
     rows = [_steps(look, size, scales) for look in several]
     empty = Image.new("RGB", rows[0][0].size, _GROUND)
-    return _grid([row[step] if step < len(row) else empty for row in rows for step in shown], len(shown))
+    return grid([row[step] if step < len(row) else empty for row in rows for step in shown], len(shown), _GROUND, apart=0)
 
 
 def frames(several: Sequence[Look], size: int, scales: int) -> list[Image.Image]:
     """A picture for each glimpse, of all images side by side; the last of what was read sooner stays."""
     columns = min(len(several), max(4, math.ceil(math.sqrt(len(several)))))
     rows = [_steps(look, size, scales) for look in several]
-    return [_grid([row[min(step, len(row) - 1)] for row in rows], columns) for step in range(max(map(len, rows)))]
-
-
-def write(path: Path, picture: Image.Image) -> Path:
-    """A PNG; missing folders above it are made.
-
-    Raises:
-        RunError: the file cannot be written.
-    """
-    content = io.BytesIO()
-    picture.save(content, "PNG")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    files.write_atomically(path, content.getvalue())
-    return path
+    return [
+        grid([row[min(step, len(row) - 1)] for row in rows], columns, _GROUND, apart=0) for step in range(max(map(len, rows)))
+    ]
 
 
 def seen_so_far(look: Look, size: int, scales: int) -> Iterable[np.ndarray]:
@@ -78,20 +65,20 @@ def _steps(look: Look, size: int, scales: int) -> list[Image.Image]:
     pictures = []
     for step, seen in enumerate(seen_so_far(look, size, scales)):
         above = _looking(look, step, size, scales)
-        below = _enlarged(np.where(np.isnan(seen), _NEVER / 255, seen))
-        picture = Image.new("RGB", (above.width, 2 * above.height + _APART + _CAPTION), _GROUND)
+        below = enlarged(np.where(np.isnan(seen), _NEVER / 255, seen), _SIDE)
+        picture = Image.new("RGB", (above.width, 2 * above.height + APART + _CAPTION), _GROUND)
         picture.paste(above, (0, 0))
-        picture.paste(below, (0, above.height + _APART))
+        picture.paste(below, (0, above.height + APART))
         said = look.glimpses[step]
         font = ImageFont.load_default(_CAPTION - 4)
         text = f"{said.label} {said.probability:.0%}"
-        ImageDraw.Draw(picture).text((2, 2 * above.height + _APART + 1), text, fill="black", font=font)
-        pictures.append(picture)
+        ImageDraw.Draw(picture).text((2, 2 * above.height + APART + 1), text, fill="black", font=font)
+        pictures.append(ImageOps.expand(picture, APART, _GROUND))
     return pictures
 
 
 def _looking(look: Look, step: int, size: int, scales: int) -> Image.Image:
-    picture = _enlarged(look.image)
+    picture = enlarged(look.image, _SIDE)
     draw, times = ImageDraw.Draw(picture), picture.height / look.image.shape[1]
     centres = [(glimpse.column * times, glimpse.row * times) for glimpse in look.glimpses[: step + 1]]
     for scale in reversed(range(scales)):
@@ -103,19 +90,3 @@ def _looking(look: Look, step: int, size: int, scales: int) -> Image.Image:
     for x, y in centres:
         draw.ellipse((x - 3, y - 3, x + 3, y + 3), fill=_PATH)
     return picture
-
-
-def _enlarged(image: np.ndarray) -> Image.Image:
-    levels = np.round(image.clip(0, 1) * 255).astype(np.uint8).transpose(1, 2, 0)
-    picture = Image.fromarray(levels if levels.shape[2] == 3 else levels[:, :, 0]).convert("RGB")
-    times = max(1, -(-_SIDE // max(picture.size)))
-    return picture.resize((picture.width * times, picture.height * times), Image.Resampling.NEAREST)
-
-
-def _grid(pictures: Sequence[Image.Image], columns: int) -> Image.Image:
-    width, height = (side + 2 * _APART for side in pictures[0].size)
-    grid = Image.new("RGB", (columns * width, -(-len(pictures) // columns) * height), _GROUND)
-    for number, picture in enumerate(pictures):
-        row, column = divmod(number, columns)
-        grid.paste(picture, (column * width + _APART, row * height + _APART))
-    return grid

@@ -11,14 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from unrolled import checkpoint, files
+from unrolled.data.image_parts import FACTS, TRAINING, VALIDATION, Facts, Part
 from unrolled.data.images import find_images
 from unrolled.data.sources import Named, kind_of, names
 from unrolled.errors import DataError, ExportError
-from unrolled.inspection import animation
+from unrolled.inspection import animation, sheets
 from unrolled.task import Carry, Metric, Preview, Processes, Step
 from unrolled.tasks.glimpse import data, generate, show
 from unrolled.tasks.glimpse.config import Config
-from unrolled.tasks.glimpse.data import Batches, Facts, Part
+from unrolled.tasks.glimpse.data import Batches
 from unrolled.tasks.glimpse.generate import Look, looks
 from unrolled.tasks.glimpse.loss import measure, training_loss
 from unrolled.tasks.glimpse.model import Glimpses
@@ -40,10 +41,8 @@ class Task:
 
     def __init__(self, config: Config, folder: Path) -> None:
         self.config, self.folder = config, folder
-        self.facts = files.read_as(folder / data.FACTS, Facts)
-        self.training, self.validation = (
-            Part(folder / name, self.facts, config.objects) for name in (data.TRAINING, data.VALIDATION)
-        )
+        self.facts = files.read_as(folder / FACTS, Facts)
+        self.training, self.validation = (data.part(folder / name, self.facts, config) for name in (TRAINING, VALIDATION))
         self.batches = Batches(config, self.training)
         channels, height, width = self.facts.shape
         on = f" on {config.canvas} x {config.canvas}" if config.canvas else ""
@@ -83,7 +82,7 @@ class Run:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         self.config: Config = checkpoint.open_config(self.folder, Task.name, Config)
-        self.facts = files.read_as(self.folder / data.FACTS, Facts)
+        self.facts = files.read_as(self.folder / FACTS, Facts)
         self.model = checkpoint.load_model(self.folder, lambda: _network(self.config, self.facts))
         self.model.eval()
 
@@ -133,14 +132,14 @@ class Run:
         size, scales = self.config.glimpse_size, self.config.scales
         for path in paths:
             if path.suffix.lower() == ".png":
-                show.write(path, show.sheet(several, size, scales))
+                sheets.write(path, show.sheet(several, size, scales))
             else:
                 animation.write(path, show.frames(several, size, scales), seconds=0.6)
 
     def preview(self) -> Preview:
         """What it says of a few images, and pictures of where it looked."""
-        part = Part(self.folder / data.VALIDATION, self.facts, self.config.objects)
-        part = part if len(part) else Part(self.folder / data.TRAINING, self.facts, self.config.objects)
+        part = data.part(self.folder / VALIDATION, self.facts, self.config)
+        part = part if len(part) else data.part(self.folder / TRAINING, self.facts, self.config)
         found = _look_at(self.model, part, self.config, self.facts, seed=0)
         paths = [self.folder / "pictures" / name for name in ("looks.png", "looks.gif")]
         self.draw(found, *paths)
@@ -163,7 +162,7 @@ class Run:
         images, canvas = data.read([path], self.config, _silent).images, self.config.canvas
         if canvas and images.shape[2:] == (canvas, canvas):
             return data.to_floats(images)
-        data.require_size(path, images, self.facts)
+        self.facts.require_size(path, images)
         return torch.cat([data.to_measure_on(images, self.config, at)[0] for at in range(0, len(images), data.AT_ONCE)])
 
 
