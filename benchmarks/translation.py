@@ -1,11 +1,12 @@
 """Translation, side by side.
 
-    python -m benchmarks.translation table DATA... --validation FILE... [--seconds 600]
+    python -m benchmarks.translation table DATA... --validation FILE... [--recipe FILE] [--seconds 600] [--test FILE...]
     python -m benchmarks.translation training DATA...
     python -m benchmarks.translation speed RUN FILE
 
-`table` trains each kind of attention, and each cell, for the same seconds, and prints BLEU on the validation pairs (the run's
-beam), target tokens per second in training and sentences per second in translating, as a table in Markdown. `training` times
+`table` trains each kind of attention, and each cell, for the same seconds, by the recipe but with one member, and prints BLEU on
+the --test pairs, or else on those of validation (the run's beam), target tokens per second in training and sentences per second
+in translating, as a table in Markdown. `training` times
 the steps of one model on torch.nn's layers and on ours, in turn, in one process. `speed` translates a file line by line and in
 batches, at beam 1 and 5.
 """
@@ -31,16 +32,17 @@ from unrolled.tasks.translation.config import Config
 from unrolled.tasks.translation.task import Run, Task
 
 MODELS = [
-    *({"attention": attention} for attention in ("none", "additive", "dot", "general", "between")),
+    *({"attention": attention, "heads": 1} for attention in ("none", "additive", "dot", "general")),
+    {"attention": "between"},
     *({"cell": cell} for cell in ("rnn", "gru")),  # lstm is among those above
 ]
 BASE: dict[str, Any] = {"hidden_size": 512, "dropout": 0.4, "weight_decay": 0.05, "warmup_steps": 200, "precision": "bf16"}
 
 
-def table(paths: list[str], validation: list[str], seconds: float) -> None:
+def table(paths: list[str], validation: list[str], test: list[str], recipe: Path, seconds: float) -> None:
     print(f"{seconds:.0f} seconds of training each, {torch.get_num_threads()} threads\n")
     print("| cell | attention | BLEU | target tokens/s | sentences/s, beam 5 |\n|---|---|---|---|---|")
-    lines = [source for source, _ in Pairs(validation)]
+    lines = [source for source, _ in Pairs(test)]
     for model in MODELS:
         with tempfile.TemporaryDirectory() as folder:
             run = Path(folder) / "run"
@@ -49,12 +51,13 @@ def table(paths: list[str], validation: list[str], seconds: float) -> None:
                 paths,
                 run=run,
                 validation=validation,
+                recipe=recipe,
+                members=1,
                 max_seconds=seconds,
                 max_steps=10**6,
                 evaluate_every=10**6,
                 save_every=10**6,
                 sample_every=0,
-                **BASE,
                 **model,
             )
             trained: Run = tasks.load(run)
@@ -64,7 +67,7 @@ def table(paths: list[str], validation: list[str], seconds: float) -> None:
             began = time.perf_counter()
             list(trained.translate(lines))
             rate = len(lines) / (time.perf_counter() - began)
-            bleu = trained.evaluate(*validation)["bleu"]
+            bleu = trained.evaluate(*test)["bleu"]
         print(f"| {trained.config.cell} | {trained.config.attention} | {bleu:.1f} | {tokens:,.0f} | {rate:.0f} |", flush=True)
 
 
@@ -138,6 +141,8 @@ def main() -> None:
     one = commands.add_parser("table")
     one.add_argument("data", nargs="+")
     one.add_argument("--validation", nargs="+", required=True)
+    one.add_argument("--test", nargs="+", help="pairs to measure on (those of validation)")
+    one.add_argument("--recipe", type=Path, default=Path("recipes/multi30k.toml"))
     one.add_argument("--seconds", type=float, default=600)
     one = commands.add_parser("training")
     one.add_argument("data", nargs="+")
@@ -147,7 +152,7 @@ def main() -> None:
     one.add_argument("file")
     given = parser.parse_args()
     if given.command == "table":
-        table(given.data, given.validation, given.seconds)
+        table(given.data, given.validation, given.test or given.validation, given.recipe, given.seconds)
     elif given.command == "training":
         training(given.data, given.steps)
     else:
