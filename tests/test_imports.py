@@ -9,14 +9,14 @@ import unrolled
 
 ROOT = Path(unrolled.__file__).parent
 LEVEL = {
-    "errors": 0, "config": 1, "files": 1, "flags": 1, "task": 2,
+    "errors": 0, "config": 1, "files": 1, "flags": 1, "printing": 1, "task": 2,
     "cells": 2, "options": 2, "kernels": 2, "memory": 2, "streaming": 2, "recurrence": 2,
     "layers": 3, "bptt": 3, "attention": 3, "losses": 3, "metrics": 3, "decoding": 3, "encoders": 3, "data": 3,
     "strokes": 2, "crf": 3, "label_metrics": 3, "beam_search": 3, "dropout": 3, "ensemble": 3, "cell_layers": 3, "decoder": 4,
     "checkpoint": 4, "engine": 4, "optimizer": 4, "progress": 4, "training_log": 5, "training_state": 5,
     "gaussian_windows": 3, "conversion": 4, "classroom": 3, "export": 4, "inspection": 5, "training": 6,
     "tasks": 7,
-    "estimators": 8, "cli": 8, "web": 8, "__main__": 9, "__init__": 9,
+    "estimators": 8, "inspect_commands": 8, "cli": 9, "web": 8, "__main__": 10, "__init__": 9,
 }  # fmt: skip
 FILES = sorted(ROOT.rglob("*.py"))
 

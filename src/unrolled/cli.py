@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
-import json
 import math
 import os
 import sys
@@ -24,6 +23,8 @@ from click.exceptions import NoArgsIsHelpError
 
 from unrolled import __version__
 from unrolled.errors import ConfigError, UnrolledError, nearest
+from unrolled.inspect_commands import inspect
+from unrolled.printing import print_values
 from unrolled.tasks import discovery
 from unrolled.tasks.discovery import TaskPackage
 
@@ -110,7 +111,7 @@ def demo(context: click.Context, task: str | None, run: Path | None, quiet: bool
         )
     if task is None:
         demos = {name: one.demo_summary for name, one in discovery.find().items() if one.demo_summary is not None}
-        _print(demos, as_json=False)
+        print_values(demos, as_json=False)
         click.echo("\nSee one with: unrolled demo TASK", err=True)
         return
     from unrolled import tasks
@@ -179,7 +180,7 @@ def evaluate(run: Path, data: tuple[str, ...], settings: dict[str, str], as_json
             f"{run}: {', '.join(odd)}: the data has numbers that are far larger than those of training, or the model's "
             "weights are damaged."
         )
-    _print(metrics, as_json)
+    print_values(metrics, as_json)
     if show and draw:
         draw(metrics, show)
 
@@ -208,7 +209,7 @@ def info(run: Path, as_json: bool) -> None:
     from unrolled.inspection.run_info import describe, shortened
 
     facts = describe(run) | tasks.about(run)
-    _print(facts if as_json else shortened(facts), as_json)
+    print_values(facts if as_json else shortened(facts), as_json)
 
 
 @cli.command()
@@ -217,7 +218,7 @@ def doctor(as_json: bool) -> None:
     """Show what this machine has for recurrent layers, and what to fix."""
     from unrolled.inspection.doctor import describe
 
-    _print(describe(), as_json)
+    print_values(describe(), as_json)
 
 
 @cli.command()
@@ -230,6 +231,9 @@ def bench() -> None:
         raise UnrolledError(f"nothing to measure, the compiled kernels are not here: {kernels.why_not()}")
     for line in short_table():
         click.echo(line)
+
+
+cli.add_command(inspect)
 
 
 def main() -> None:
@@ -402,29 +406,6 @@ def _metavar(kind: Any) -> str:
         return "|".join(options)
     plain = options[0] if options else kind
     return {int: "INTEGER", float: "NUMBER"}.get(typing.get_args(plain)[0] if typing.get_args(plain) else plain, "TEXT")
-
-
-def _print(values: dict[str, Any], as_json: bool) -> None:
-    if as_json:
-        click.echo(json.dumps(values, allow_nan=False))
-        return
-    width = max(map(len, values))
-    for name, value in values.items():
-        lines = (
-            [f"{k}={_short(v) if isinstance(v, dict) else v}" for k, v in value.items()]
-            if isinstance(value, dict)
-            else [_short(value)]
-        )
-        for number, line in enumerate(lines):
-            click.echo(f"{name if number == 0 else '':<{width}}  {line}")
-
-
-def _short(value: Any) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{name} {_short(one)}" for name, one in value.items())
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return f"{value:.4f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def _fail(message: str, code: int) -> typing.NoReturn:

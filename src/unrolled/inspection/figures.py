@@ -1,0 +1,41 @@
+"""Figures and the numbers they show, written side by side: PNG, SVG and JSON."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.figure import Figure
+
+from unrolled import files
+from unrolled.errors import RunError
+
+
+def write(figure: Figure, numbers: dict[str, Any], folder: Path, name: str) -> list[Path]:
+    """Write `name`.png, .svg and .json into a folder, which is made if it is not there; return their paths in this order.
+
+    The same figure gives the same bytes.
+
+    Args:
+        figure: what is drawn.
+        numbers: what the figure shows, as JSON has it; no number may be NaN or infinite.
+
+    Raises:
+        RunError: the folder cannot be made, or a file in it not be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"{folder}: cannot make this folder ({files.reason(error)}). Name another place.") from None
+    contents = {"png": b"", "svg": b"", "json": (json.dumps(numbers, allow_nan=False, indent=1) + "\n").encode()}
+    for form, metadata in (("png", None), ("svg", {"Date": None})):
+        with matplotlib.rc_context({"svg.hashsalt": name}), io.BytesIO() as picture:
+            figure.savefig(picture, format=form, dpi=120, metadata=metadata)
+            contents[form] = picture.getvalue()
+    paths = [folder / f"{name}.{form}" for form in contents]
+    for path, content in zip(paths, contents.values(), strict=True):
+        files.write_atomically(path, content)
+    return paths
