@@ -4,11 +4,10 @@
     python -m benchmarks.translation training DATA...
     python -m benchmarks.translation speed RUN FILE
 
-`table` trains each kind of attention, and each cell, for the same seconds, by the recipe but with one member, and prints BLEU on
-the --test pairs, or else on those of validation (the run's beam), target tokens per second in training and sentences per second
-in translating, as a table in Markdown. `training` times
-the steps of one model on torch.nn's layers and on ours, in turn, in one process. `speed` translates a file line by line and in
-batches, at beam 1 and 5.
+`table` trains each kind of attention, and each cell, for the same seconds, by the recipe but with one member. As a table in
+Markdown it prints BLEU on the --test pairs, or else on those of validation (the run's beam), target tokens per second in
+training and sentences per second in translating. `training` times the steps of one model on torch.nn's layers and on ours, in
+turn, in one process. `speed` translates a file line by line and in batches, at beam 1 and 5.
 """
 
 from __future__ import annotations
