@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from unrolled.config import TrainingConfig
@@ -147,7 +148,8 @@ class Run(Protocol):
     """What the commands need of a trained run, opened as `Run(folder)`. A task's own verbs are methods beside these.
 
     One whose figures have pictures has `draw_figures(figures, folder)` too, which writes those of `evaluate` into a folder; one
-    that learned of its data what its settings do not say, a static `describe(folder)`, whose facts `unrolled info` shows.
+    that learned of its data what its settings do not say, a static `describe(folder)`, whose facts `unrolled info` shows; one
+    that reads text, `activations(*paths)`, which returns the `Activations` that `unrolled inspect units` looks at.
     """
 
     folder: Path
@@ -210,6 +212,26 @@ class Demo:
     """Data that it does not train on, to evaluate with afterwards."""
     preview: Callable[[Any], Preview] | None = None
     """Of the trained `Run`: what to show at the end; its own preview when left out."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Activations:
+    """What the hidden units of a run are while it reads a text: what a `Run.activations` returns."""
+
+    pieces: list[str]
+    """The text, N tokens; put together they are the text."""
+    units: dict[str, Tensor]
+    """(N, H) of each layer and direction, after each token, by torch.nn's suffix: `l0`, `l0_reverse`."""
+    unknown: int = 0
+    """How many of the tokens the run had never seen."""
+
+    def names(self) -> list[str]:
+        """Of every unit, layer by layer: `l0.0`, `l0.1` and so on."""
+        return [f"{layer}.{number}" for layer, values in self.units.items() for number in range(values.shape[1])]
+
+    def values(self) -> Tensor:
+        """Of all layers side by side, as `names`: (N, U)."""
+        return torch.cat([*self.units.values()], dim=1)
 
 
 @dataclasses.dataclass

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import rich_click as click
 
-COMMANDS: list[click.Command] = []
+from unrolled.inspect_commands import memory, units
+
+COMMANDS: list[click.Command] = [memory.memory, units.units]
 
 
 @click.group(no_args_is_help=True)

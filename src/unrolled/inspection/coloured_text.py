@@ -32,6 +32,8 @@ def draw(
     truth: Sequence[str | None] | None = None,
     *,
     names: Sequence[str] = (),
+    looks: dict[str, Style] | None = None,
+    title: str = "Labels",
 ) -> Path:
     """Write the coloured text, with a legend, as HTML or PNG by the path's ending; return the path.
 
@@ -45,6 +47,8 @@ def draw(
         labels: of each piece; None where it has none.
         truth: what the labels should be.
         names: the labels in the order by which they get their colours; by how often they come when left out.
+        looks: of every label, in the order of the legend; the usual ones when left out.
+        title: of the HTML page.
 
     Raises:
         ValueError: another ending, or not one label for each piece.
@@ -61,18 +65,18 @@ def draw(
         counts = f"{len(labels)}" if truth is None else f"{len(labels)} and {len(truth)}"
         raise ValueError(f"coloured_text.draw expected one label for each of {len(pieces)} pieces, got {counts}.")
     counts = Counter(label for label in labels if label is not None)
-    looks = styles([*names, *(label for label, _ in counts.most_common())])
+    looks = looks or styles([*names, *(label for label, _ in counts.most_common())])
     shown = [
         (piece, label, true if true != label else None)
         for piece, label, true in zip(pieces, labels, truth if truth is not None else labels, strict=True)
     ]
-    content = _html(shown, looks, counts) if path.suffix == ".html" else _png(shown, looks, counts)
+    content = _html(shown, looks, counts, title) if path.suffix == ".html" else _png(shown, looks, counts)
     path.parent.mkdir(parents=True, exist_ok=True)
     files.write_atomically(path, content)
     return path
 
 
-def _html(pieces: Sequence[Piece], looks: dict[str, Style], counts: Counter[str]) -> bytes:
+def _html(pieces: Sequence[Piece], looks: dict[str, Style], counts: Counter[str], title: str) -> bytes:
     place = {label: n for n, label in enumerate(looks)}
     rules = [
         f".l{place[label]}{{background:{look.colour};color:{look.ink};text-decoration:{_UNDER[look.mark]}}}"
@@ -91,14 +95,14 @@ def _html(pieces: Sequence[Piece], looks: dict[str, Style], counts: Counter[str]
         elif true is None:
             spans.append(f'<span class="l{place[label]}" title="{_escaped(label)}">{text}</span>')
         else:
-            title = f"{_escaped(label)}, true: {_escaped(true)}"
-            spans.append(f'<span class="l{place[label]} wrong" title="{title}">{text}</span>')
+            both = f"{_escaped(label)}, true: {_escaped(true)}"
+            spans.append(f'<span class="l{place[label]} wrong" title="{both}">{text}</span>')
     wrong = sum(true is not None for *_, true in pieces)
     note = f' <span class="entry"><span class="wrong">&nbsp;wrong&nbsp;</span> {wrong:,}</span>' if wrong else ""
     more = f"<p>… and {len(pieces) - _PIECES:,} more</p>" if len(pieces) > _PIECES else ""
     return (
         '<!DOCTYPE html>\n<html><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-        "<title>Labels</title><style>\n"
+        f"<title>{_escaped(title)}</title><style>\n"
         ":root{color-scheme:light dark}\n"
         "body{background:#fff;color:#000;font-family:sans-serif;margin:1em}\n"
         "p{line-height:1.8}\n"

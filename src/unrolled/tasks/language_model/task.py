@@ -15,8 +15,8 @@ from unrolled.data import tokenizers
 from unrolled.data.sources import Named, names
 from unrolled.data.token_streams import open_tokens
 from unrolled.errors import ExportError
-from unrolled.task import Carry, Metric, Preview, Processes, Step
-from unrolled.tasks.language_model import data
+from unrolled.task import Activations, Carry, Metric, Preview, Processes, Step
+from unrolled.tasks.language_model import activations, data
 from unrolled.tasks.language_model.config import Config
 from unrolled.tasks.language_model.generate import generate
 from unrolled.tasks.language_model.loss import measure, training_loss
@@ -98,6 +98,10 @@ class Run:
     def sample(self, prompt: str = "", **settings: Any) -> Iterator[str]:
         """Text after the prompt, as it is generated; `settings` are `generate`'s."""
         return generate(self.model, self.tokenizer, prompt=prompt, **settings)
+
+    def activations(self, *paths: Named) -> Activations:
+        """What the hidden units are after each token of a text, its first 40,000; see `activations.read`."""
+        return activations.read(self.model, self.tokenizer, names(paths), self.config.encoding)
 
     def export(self, path: str | Path) -> Path:
         """Write the model as ONNX: `tokens` (batch, time) and a state in, `logits` and the state after them out.

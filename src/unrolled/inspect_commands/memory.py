@@ -1,0 +1,76 @@
+"""`unrolled inspect memory`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import rich_click as click
+
+from unrolled import flags
+from unrolled.printing import print_values
+
+_LENGTH = click.IntRange(min=2, max=100_000)
+
+
+@click.command()
+@click.option(
+    "--cell",
+    "cells",
+    multiple=True,
+    type=click.Choice(["rnn", "gru", "lstm"]),
+    default=["rnn", "gru", "lstm"],
+    show_default=True,
+    help="Recurrent cell; may be repeated.",
+)
+@click.option(
+    "--adding", multiple=True, type=_LENGTH, help="Length of the adding problem; may be repeated.  [default: 200, 600]"
+)
+@click.option("--copy", multiple=True, type=_LENGTH, help="Length of copy memory; may be repeated.  [default: 100]")
+@click.option("--hidden-size", default=64, show_default=True, type=click.IntRange(1, 4096), help="Width of the hidden state.")
+@click.option("--iterations", default=7000, show_default=True, type=click.IntRange(100, 10**7), help="For each, at most.")
+@click.option(
+    "--minutes",
+    default=9.5,
+    show_default=True,
+    type=flags.Number(min=0, min_open=True),
+    help="For all of them; each gets an equal share of what is left.",
+)
+@click.option("--seed", default=0, show_default=True, type=flags.SEED, help="Random seed of weights and data.")
+@click.option(
+    "--show",
+    metavar="FOLDER",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Draw the losses beside published ones (PNG and SVG).",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def memory(
+    cells: tuple[str, ...],
+    adding: tuple[int, ...],
+    copy: tuple[int, ...],
+    minutes: float,
+    show: Path | None,
+    as_json: bool,
+    **settings: Any,
+) -> None:
+    """Which cell remembers how far: the adding problem and copy memory, learned from scratch within a budget.
+
+    unrolled inspect memory --show pictures
+
+    unrolled inspect memory --cell gru --adding 400 --minutes 2
+    """
+    from unrolled.inspection import memory_tests
+    from unrolled.progress import Progress
+
+    if not (adding or copy):
+        adding, copy = (200, 600), (100,)
+    with Progress().counting() as report:
+        trials = memory_tests.measure(cells, adding=adding, copy=copy, seconds=60 * minutes, report=report, **settings)
+    if as_json:
+        print_values(memory_tests.numbers(trials), as_json=True)
+    else:
+        for line in memory_tests.table(trials):
+            click.echo(line)
+    if show:
+        for path in memory_tests.draw(trials, show):
+            click.echo(path, err=True)

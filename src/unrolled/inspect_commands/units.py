@@ -1,0 +1,71 @@
+"""`unrolled inspect units`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import rich_click as click
+
+from unrolled import flags
+from unrolled.errors import RunError, UnrolledError
+from unrolled.printing import print_values
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("text", nargs=-1, required=True)
+@click.option("--unit", "asked", multiple=True, metavar="l0.17", help="With --show: colour by this unit too; may be repeated.")
+@click.option(
+    "--labels",
+    metavar="FILE.json",
+    type=click.Path(path_type=Path),
+    help="More that may be tracked: an object of names, each with a list of numbers, one for each token of the text.",
+)
+@click.option("--seed", default=0, show_default=True, type=flags.SEED, help="Random seed of the control's shifts.")
+@click.option(
+    "--show",
+    metavar="FOLDER",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Draw the scores (PNG and SVG), and the text coloured by each unit that was found or asked for (HTML and PNG).",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def units(
+    run: Path, text: tuple[str, ...], asked: tuple[str, ...], labels: Path | None, seed: int, show: Path | None, as_json: bool
+) -> None:
+    """Find the hidden units that keep track of something in TEXT: quotes, brackets, indentation, the line, a keyword.
+
+    Each has its correlation with that on the half of the text that did not find it, and beside it the control: what the best
+    of all units scores with the labels shifted in time.
+
+    unrolled inspect units runs/my-run held-out.txt --show pictures
+    """
+    from unrolled import files
+    from unrolled.inspection import units as inspection
+    from unrolled.tasks import load
+
+    if asked and not show:
+        raise click.UsageError("--unit: expected --show beside it, for the folder of its pictures.")
+    model = load(run)
+    read = getattr(model, "activations", None)
+    if read is None:
+        raise RunError(f"{run}: expected a run that reads text, such as language-model's, got another. Give one of these.")
+    more = files.read_json(labels) if labels else None
+    if more is not None and not isinstance(more, dict):
+        raise UnrolledError(f"{labels}: expected an object of names and lists of numbers, got {type(more).__name__}.")
+    activations = read(*text)
+    for unit in asked:
+        inspection.position(activations, unit)
+    if activations.unknown:
+        click.echo(f"{activations.unknown:,} of {len(activations.pieces):,} tokens are such as the run never saw", err=True)
+    found = inspection.find(activations, more, seed=seed)
+    if as_json:
+        print_values(inspection.numbers(found), as_json=True)
+    else:
+        for line in inspection.table(found):
+            click.echo(line)
+    if show:
+        inspection.draw_scores(found, show)
+        best = [one.tracked_by[0].unit for one in found if one.tracked_by]
+        for unit in dict.fromkeys([*asked, *best]):
+            for form in ("html", "png"):
+                click.echo(inspection.draw_text(show / f"{unit}.{form}", activations, unit), err=True)
