@@ -149,7 +149,8 @@ class Run(Protocol):
 
     One whose figures have pictures has `draw_figures(figures, folder)` too, which writes those of `evaluate` into a folder; one
     that learned of its data what its settings do not say, a static `describe(folder)`, whose facts `unrolled info` shows; one
-    that reads text, `activations(*paths)`, which returns the `Activations` that `unrolled inspect units` looks at.
+    that reads text, `activations(*paths)`, which returns the `Activations` that `unrolled inspect units` looks at; one whose
+    steps can be seen, `gallery(folder, *inputs)`, which draws them for `unrolled inspect steps` and returns the paths.
     """
 
     folder: Path

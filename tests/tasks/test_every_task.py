@@ -125,6 +125,20 @@ def test_it_is_exported_or_says_why_not(shown: Shown, command, tmp_path: Path) -
         assert errors.startswith(f"error: {shown.run}: ")
 
 
+def test_its_steps_are_drawn_or_it_says_why_not(shown: Shown, command, tmp_path: Path) -> None:
+    code, out, errors = command("inspect", "steps", shown.run, "--show", tmp_path / "new" / "pictures")
+    if code == 0:
+        drawn = [Path(line) for line in out.splitlines()]
+        assert drawn
+        assert sorted(drawn) == sorted((tmp_path / "new" / "pictures").iterdir())
+        begins = {".png": b"\x89PNG", ".gif": b"GIF8", ".html": b"<!DOCTYPE html>"}
+        assert all(path.read_bytes().startswith(begins[path.suffix]) for path in drawn)
+        (tmp_path / "file").write_text("in the way")
+        code, _, errors = command("inspect", "steps", shown.run, "--show", tmp_path / "file" / "pictures")
+    assert (code, errors.count("\n")) == (2, 1)
+    assert errors.startswith("error: ")
+
+
 def test_commands_of_other_tasks_refuse_its_run_in_one_line(shown: Shown, command) -> None:
     for name in TASKS:
         for verb, one in discovery.get(name).commands().items():

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import rich_click as click
 
-from unrolled.inspect_commands import memory, units
+from unrolled.inspect_commands import memory, steps, units
 
-COMMANDS: list[click.Command] = [memory.memory, units.units]
+COMMANDS: list[click.Command] = [memory.memory, steps.steps, units.units]
 
 
 @click.group(no_args_is_help=True)

@@ -1,8 +1,8 @@
 """Hidden units that keep track of something in a text, found by themselves, and the text coloured by any unit.
 
 Karpathy, Johnson and Fei-Fei 2015, "Visualizing and understanding recurrent networks", section 4.1. They found such units
-by eye. Of some hundred units a few fit anything by chance, so that here half of the text finds a unit, the other half scores it,
-and the score has to be beyond what the same search scores for labels that are shifted in time.
+by eye. Of some hundred units a few fit anything by chance: here half of the text finds a unit, the other half scores it, and
+the score has to be beyond what the same search scores for labels that are shifted in time.
 """
 
 from __future__ import annotations

@@ -151,6 +151,26 @@ class Run:
     def cache(self) -> FeatureCache:
         return FeatureCache(self.encoder)
 
+    def gallery(self, folder: Path, *images: Named) -> list[Path]:
+        """Draw where it looked for each word of a caption, as a PNG for each photo, or for a few that it was measured on where
+        none is named; return the paths.
+        """
+        from unrolled.inspection import attention_maps  # matplotlib, which takes a second to load
+
+        captioned = self.caption(*images, show=True) if images else self._some_captioned()
+        return [
+            attention_maps.draw(folder / f"{number:04}-{Path(one.image).stem}.png", one.photo, one.words, one.weights)
+            for number, one in enumerate(captioned, 1)
+            if one.photo is not None
+        ]
+
+    def _some_captioned(self) -> Iterator[CaptionedImage]:
+        """The first photos that it was measured on, or trained on if there are no such."""
+        examples = data.load(self.folder)
+        for one in (examples["validation"] or examples["train"])[:5]:
+            photo = read_image(one.photo.read(), name=one.name)
+            yield from self._caption([(one.name, photo)], self.encoder.pixels(photo)[None], True, {})
+
     def preview(self) -> Preview:
         """Captions of a few photos that it was measured on."""
         examples = data.load(self.folder)

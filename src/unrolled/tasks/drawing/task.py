@@ -182,6 +182,21 @@ class Run:
         sheets.write(path, show.sheet(rows, columns=count + 2))
         return len(whole)
 
+    def gallery(self, folder: Path, *images: Named) -> list[Path]:
+        """Draw how images come to be, as PNG and, step by step, as an animation: new ones, or with images DRAW reads and draws
+        these, and a PixelRNN makes their lower half anew; return the paths.
+        """
+        if images and not isinstance(self.model, Draw):
+            self.draw_completed(folder / "complete.png", *images)
+            return [folder / "complete.png"]
+        paths = [folder / f"{'reconstruct' if images else 'steps'}{ending}" for ending in (".png", ".gif")]
+        for path in paths:
+            if images:
+                self.draw_reconstructed(path, *images)
+            else:
+                self.draw_steps(path)
+        return paths
+
     def preview(self) -> Preview:
         """A few images, a sheet of more, and how some of them were made."""
         pictures = self.folder / "pictures"

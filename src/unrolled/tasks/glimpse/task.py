@@ -136,11 +136,26 @@ class Run:
             else:
                 animation.write(path, show.frames(several, size, scales), seconds=0.6)
 
-    def preview(self) -> Preview:
-        """What it says of a few images, and pictures of where it looked."""
+    def gallery(self, folder: Path, *images: Named) -> list[Path]:
+        """Draw where it looked, and what it said after each glimpse, as PNG and as an animation for each image, or for a few
+        that it was measured on where none is named; return the paths.
+        """
+        paths: list[Path] = []
+        for number, one in enumerate(self.look(*images) if images else self._some_looks(), 1):
+            both = [folder / f"{number:05}.png", folder / f"{number:05}.gif"]
+            self.draw([one], *both)
+            paths += both
+        return paths
+
+    def _some_looks(self) -> list[Look]:
+        """At the first images that it was measured on, or trained on if there are no such."""
         part = data.part(self.folder / VALIDATION, self.facts, self.config)
         part = part if len(part) else data.part(self.folder / TRAINING, self.facts, self.config)
-        found = _look_at(self.model, part, self.config, self.facts, seed=0)
+        return _look_at(self.model, part, self.config, self.facts, seed=0)
+
+    def preview(self) -> Preview:
+        """What it says of a few images, and pictures of where it looked."""
+        found = self._some_looks()
         paths = [self.folder / "pictures" / name for name in ("looks.png", "looks.gif")]
         self.draw(found, *paths)
         lines = [*_in_words(found), "", "where it looked:", *map(str, paths)]

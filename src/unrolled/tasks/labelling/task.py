@@ -219,15 +219,28 @@ class Run:
         files.write_atomically(folder / "confusion.csv", confusion.as_csv(names, counts).encode())
         return [picture, folder / "confusion.csv"]
 
-    def preview(self) -> Preview:
-        """Labels of a few sequences that it was measured on."""
-        folder = self.folder / data.VALIDATION
-        kept = held_out = Kept(folder, self.config, self.encoding)
+    def gallery(self, folder: Path, *inputs: Named) -> list[Path]:
+        """Draw the labels of each sequence as `tasks.labelling.show` does, or of a few that it was measured on where no file is
+        named; return the paths.
+        """
+        from unrolled.tasks.labelling.show import draw  # matplotlib, which takes a second to load
+
+        rate = self.config.frames_per_second if self.encoding.kind == "video" and inputs else None
+        several = self.label(self.read(*inputs) if inputs else self._some_sequences())
+        drawn = (draw(folder, number, one, self.labels, rate) for number, one in enumerate(several, 1))
+        return [path for paths in drawn for path in paths]
+
+    def _some_sequences(self, held_out: Kept | None = None) -> Iterator[Sequence]:
+        """The first that it was measured on, or trained on if there are no such."""
+        kept = held_out or Kept(self.folder / data.VALIDATION, self.config, self.encoding)
         kept = kept if len(kept) else Kept(self.folder / data.TRAINING, self.config, self.encoding)
         names = chain(kept.first, repeat(""))
-        several = self.label(
-            Sequence(name, example.inputs) for name, example in zip(names, islice(kept, PREVIEWED), strict=False)
-        )
+        return (Sequence(name, example.inputs) for name, example in zip(names, islice(kept, PREVIEWED), strict=False))
+
+    def preview(self) -> Preview:
+        """Labels of a few sequences that it was measured on."""
+        held_out = Kept(self.folder / data.VALIDATION, self.config, self.encoding)
+        several = self.label(self._some_sequences(held_out))
         count, steps = len(held_out), int(held_out.lengths.sum())
         measured_on = f"{count:,} sequence{'s' * (count != 1)} of {steps:,} steps together" if count else ""
         return Preview(

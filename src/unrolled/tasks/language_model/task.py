@@ -99,6 +99,14 @@ class Run:
         """Text after the prompt, as it is generated; `settings` are `generate`'s."""
         return generate(self.model, self.tokenizer, prompt=prompt, **settings)
 
+    def gallery(self, folder: Path, *paths: Named) -> list[Path]:
+        """Colour a text by how likely the model took each token to be, as HTML and PNG: its first 40,000 tokens, or a sample of
+        its own where no text is named; return the paths.
+        """
+        from unrolled.tasks.language_model.show import draw  # matplotlib, which takes a second to load
+
+        return draw(folder, self, names(paths))
+
     def activations(self, *paths: Named) -> Activations:
         """What the hidden units are after each token of a text, its first 40,000; see `activations.read`."""
         return activations.read(self.model, self.tokenizer, names(paths), self.config.encoding)

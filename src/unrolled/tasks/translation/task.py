@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from unrolled import checkpoint
+from unrolled.data import pairs, sources
 from unrolled.data.pairs import Pairs
 from unrolled.data.sentences import END, START
 from unrolled.data.sources import Named, names
@@ -27,6 +29,8 @@ from unrolled.tasks.translation.loss import nats, training_loss
 from unrolled.tasks.translation.model import Translator, build
 
 Pair = tuple[str, str]
+LINES_DRAWN = 100
+"""Of the texts of a gallery, at most."""
 
 
 class Task:
@@ -157,13 +161,26 @@ class Run:
         """
         return attention_of(self.model, self.vocabularies, translated.source, translated.translations[0], self.config.longest)
 
+    def gallery(self, folder: Path, *texts: Named) -> list[Path]:
+        """Draw which source tokens each token of a translation attended to, as a PNG for each line of the texts, the first
+        hundred; or of a few sentences that it was measured on where no text is named. Return the paths.
+        """
+        from unrolled.inspection import alignment  # matplotlib, which takes a second to load
+
+        found = sources.find(names(texts), encoding=self.config.encoding) if texts else []
+        lines = islice((line for one in found for line in pairs.lines(one)), LINES_DRAWN)
+        translated = self.translate(line.partition("\t")[0] for line in (lines if texts else self._some_sentences()))
+        return [alignment.draw(folder / f"{number:06}.png", *self.attention(one)) for number, one in enumerate(translated, 1)]
+
+    def _some_sentences(self) -> list[str]:
+        """The first that it was measured on, or trained on if there are no such."""
+        chosen = [source for source, _ in data.read_validation(self.folder)[:5]]
+        ids = Encoded(self.folder / data.TRAINING, self.vocabularies).source[: 0 if chosen else 5]
+        return chosen or [self.vocabularies.source.decode(each) for each in ids]
+
     def preview(self) -> Preview:
         """Translations of a few sentences that it was measured on."""
-        chosen = data.read_validation(self.folder)[:5] or [
-            (self.vocabularies.source.decode(ids), "")
-            for ids in Encoded(self.folder / data.TRAINING, self.vocabularies).source[:5]
-        ]
-        lines = [f"{one.source}\n  {one.translations[0].text}" for one in self.translate(source for source, _ in chosen)]
+        lines = [f"{one.source}\n  {one.translations[0].text}" for one in self.translate(self._some_sentences())]
         return Preview("translations", "\n".join(lines), (f"unrolled translate {self.folder} YOUR_TEXT.txt",))
 
     def export(self, path: str | Path) -> list[Path]:
