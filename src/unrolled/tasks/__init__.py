@@ -70,7 +70,7 @@ def train(
     given = {**settings, **({"data": paths} if paths else {})}
     with _alike_in_every_process():
         config = settings_of.load(config_class(task), Path(recipe) if recipe else None, given)
-        module = _module(task)
+        module = task_module(task)
     engine = Engine(config.device, config.precision)  # before anything is written: the device may not be there
     progress = progress or Progress(quiet=True)
 
@@ -119,7 +119,7 @@ def resume(run: str | Path, *, task: str | None = None, progress: Progress | Non
                 f"{folder}: a resumed run keeps its settings; {'; '.join(differences)}. "
                 "Leave those flags out, or begin a new run with --run."
             )
-        module = _module(saved.task)
+        module = task_module(saved.task)
         training = folder / checkpoint.TRAINING
         begun = [name for name in (checkpoint.MODEL, checkpoint.METRICS) if (folder / name).exists()]
         if begun and not os.path.lexists(training):  # a run that has begun has written it
@@ -157,7 +157,7 @@ def load(run: str | Path, /, *, task: str | None = None, **settings: Any) -> Any
         raise RunError(f"{folder}: expected a run of {task}, got one of {name}. What that can do: {commands}.")
     config = checkpoint.open_config(folder, name, config_class(name))
     config = settings_of.change_for_evaluation(config, settings) if settings else config
-    loaded = _module(name).Run(folder)
+    loaded = task_module(name).Run(folder)
     loaded.config = config
     return loaded
 
@@ -172,7 +172,7 @@ def about(run: str | Path) -> dict[str, Any]:
 
     folder = Path(run)
     name = checkpoint.read_config(folder).task
-    describe = getattr(_module(name).Run, "describe", None) if name in discovery.find() else None
+    describe = getattr(task_module(name).Run, "describe", None) if name in discovery.find() else None
     return describe(folder) if describe else {}
 
 
@@ -246,7 +246,7 @@ def _worth_keeping(folder: Path, error: Exception) -> bool:
     return (folder / (checkpoint.TRAINING if isinstance(error, UnrolledError) else checkpoint.MODEL)).exists()
 
 
-def _module(task: str) -> Any:
+def task_module(task: str) -> Any:
     """The module with a task's `Task` and `Run`."""
     from unrolled.task import Run, Task, require
 

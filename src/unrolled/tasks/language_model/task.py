@@ -44,6 +44,18 @@ class Task:
         )
         self.characters = self.tokenizer.characters_per_token()
 
+    @classmethod
+    def on_other_data(cls, config: Config, folder: Path, paths: list[str]) -> Task:
+        """The same task with batches of other text, encoded as the run's was: for looking into its gradient.
+
+        Raises:
+            DataError: the text cannot be read, or is too little for a batch.
+        """
+        task = cls(config.model_copy(update={"batch_size": 1, "k1": 1}), folder)  # whose own text may be shorter
+        tokens, _ = data.encode(paths, task.tokenizer, config.encoding)
+        task.config, task.streams = config, data.streams(config, tokens)
+        return task
+
     def build(self) -> nn.Module:
         return LanguageModel(self.config, self.tokenizer.size)
 

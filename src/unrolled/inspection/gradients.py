@@ -1,0 +1,262 @@
+"""Where a model's gradient goes on its way back through time: numbers, a sentence, a figure."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+
+from unrolled.errors import RunError, nearest
+from unrolled.inspection.gradient_flow import GONE, Flow, Recorder, is_recurrent
+from unrolled.inspection.inside import saturation, spectral_radii, take_apart
+from unrolled.inspection.jacobian import spaced, through_time
+from unrolled.layers import LAYERS, Recurrent
+
+EXPLODED = 100.0
+"""As many times what it was at the loss: a gradient that has grown so explodes."""
+_LONGEST_JACOBIAN = 64
+"""Steps: each costs a step of the definition, forwards and backwards, in every round."""
+
+
+class Gradients(NamedTuple):
+    """What `look` found."""
+
+    sentence: str
+    """What happens to the gradient, in plain words, with the number that it rests on."""
+    flows: list[Flow]
+    """Of every layer and direction."""
+    weights: dict[str, dict[str, Any]]
+    """By the flow's name: `spectral_radius` of W_hh, gate `saturation` and `jacobian`, see `inside` and `jacobian`; for layers
+    that run whole sequences and have no option that changes steps."""
+
+    def within(self, steps: int) -> Gradients:
+        """The same, no further back than so many steps."""
+        flows = [flow.within(steps) for flow in self.flows]
+        return Gradients(in_words(flows), flows, self.weights)
+
+    def numbers(self) -> dict[str, Any]:
+        """As JSON has it."""
+        layers = {flow.name: {**flow.numbers(), **self.weights.get(flow.name, {})} for flow in self.flows}
+        for facts in layers.values():
+            del facts["name"]
+        return {"sentence": self.sentence, "layers": layers}
+
+
+def look(model: nn.Module, loss: Callable[[], Tensor], layer: str | None = None) -> Gradients:
+    """Take the gradient of a loss and see where it goes.
+
+    Args:
+        model: its `unrolled` layers and cells are looked at.
+        loss: computes it from the model's outputs: of whole sequences, as training has them.
+        layer: the name of the only module to look at; all when left out.
+
+    Raises:
+        RunError: there is no recurrent layer, or none of that name; or weights that are not finite.
+
+    >>> import torch, unrolled
+    >>> rnn, x = unrolled.RNN(3, 4), torch.randn(20, 2, 3)
+    >>> look(rnn, lambda: rnn(x)[0][-1].sum()).flows[0].name
+    'l0'
+    """
+    require_recurrent(model, layer)
+    require_finite(model)
+    calls: dict[str, tuple[Tensor, Any, dict[str, Any]]] = {}
+
+    def note(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+            if isinstance(args[0], Tensor) and args[0].dim() + (not args[0].is_floating_point()) == 3:
+                masks = {key: kwargs.get(key) for key in ("lengths", "resets", "embedding")}
+                calls[name] = args[0].detach(), args[1] if len(args) > 1 else kwargs.get("hx"), masks
+
+        return hook
+
+    chosen = {name: one for name, one in model.named_modules() if is_recurrent(one) and layer in (None, name)}
+    handles = [
+        one.register_forward_pre_hook(note(name), with_kwargs=True)
+        for name, one in chosen.items()
+        if isinstance(one, Recurrent)
+    ]
+    with Recorder(model, layer) as recorder:
+        value = loss()
+        value.backward()
+    for handle in handles:
+        handle.remove()
+    model.zero_grad()
+    flows = recorder.flows()
+    if not flows:
+        raise RunError("no gradient arrived at a recurrent layer: the loss does not depend on one.")
+    weights: dict[str, dict[str, Any]] = {}
+    for name, (x, hx, masks) in calls.items():
+        one: Any = chosen[name]
+        if one.step_option.replace("learned_state", "") or x.shape[1 if one.batch_first else 0] < 2:
+            continue
+        for inside in take_apart(one, x, hx, **masks):
+            jacobian = through_time(inside, spaced(min(len(inside.x_gates), _LONGEST_JACOBIAN)))
+            facts = {"spectral_radius": spectral_radii(inside), "saturation": saturation(inside), "jacobian": jacobian}
+            weights[".".join(filter(None, (name, inside.place)))] = facts
+    return Gradients(in_words(flows), flows, weights)
+
+
+def untrained(
+    cell: str, hidden_size: int, num_layers: int = 1, *, steps: int = 100, batch_size: int = 16, seed: int = 0
+) -> Gradients:
+    """The same of fresh layers that read noise, inputs of mean 0 and deviation 1 as wide as the state; the loss is a random
+    projection of the last step's output.
+
+    >>> untrained("lstm", 8, steps=10).flows[0].of_last_step
+    True
+    """
+    torch.manual_seed(seed)
+    model = LAYERS[cell](hidden_size, hidden_size, num_layers)
+    x, direction = torch.randn(steps, batch_size, hidden_size), torch.randn(batch_size, hidden_size)
+    return look(model, lambda: (model(x)[0][-1] * direction).sum())
+
+
+def require_recurrent(model: nn.Module, layer: str | None) -> None:
+    """Refuse a model without recurrent layers, and a name that is none of them.
+
+    Raises:
+        RunError: naming those that there are.
+    """
+    there = dict(model.named_modules())
+    names = [name for name, one in there.items() if is_recurrent(one)]
+    if not names:
+        raise RunError(f"expected a model with recurrent layers, got {type(model).__name__}, which has none.")
+    if layer is not None and layer not in names:
+        what = "has no recurrence" if layer in there else "is no part of this model"
+        raise RunError(f"layer {layer!r} {what}; recurrent are: {', '.join(map(repr, names))}.{nearest(layer, names)}")
+
+
+def require_finite(model: nn.Module) -> None:
+    """Refuse weights with NaN or infinity.
+
+    Raises:
+        RunError: naming the first.
+    """
+    for name, weight in model.named_parameters():
+        if weight.is_floating_point() and not bool(torch.isfinite(weight).all()):
+            bad = int((~torch.isfinite(weight)).sum())
+            raise RunError(
+                f"{name}: expected finite weights, got {bad:,} of {weight.numel():,} that are NaN or infinite. The model is "
+                "damaged, or its training diverged: take a run that ended well."
+            )
+
+
+def in_words(flows: list[Flow]) -> str:
+    """What happens to the gradient, by the layer where most happens.
+
+    >>> in_words([Flow("l0", [1.0, 0.1, 0.001], [], [1.0, 0.1, 0.001], True, [])])
+    'The gradient vanishes: from 2 steps back on, less than 1% of it is left (l0: 0.1% at 2 steps, 0.032 per step).'
+    """
+    grown = max(flows, key=lambda flow: max(flow.left))
+    if max(grown.left) >= EXPLODED:
+        at = grown.left.index(max(grown.left))
+        return (
+            f"The gradient explodes: {_steps(at)} back it is {max(grown.left):,.3g} times what it was ({_rests_on(grown, at)})."
+        )
+    short = [flow for flow in flows if flow.reach is not None]
+    if short:
+        flow = min(short, key=lambda flow: flow.reach or 0)
+        at = flow.reach or 0
+        return f"The gradient vanishes: from {_steps(at)} back on, less than {GONE:.0%} of it is left ({_rests_on(flow, at)})."
+    flow = min(flows, key=lambda flow: flow.left[-1])
+    at = len(flow.left) - 1
+    return f"The gradient comes through: {_steps(at)} back, {_percent(flow.left[at])} of it is left ({_rests_on(flow, at)})."
+
+
+def _rests_on(flow: Flow, at: int) -> str:
+    path = ", through c" if flow.c else ""
+    whole = "" if flow.of_last_step else ", of the loss of all steps"
+    rate = "" if flow.factor is None else f", {flow.factor:.2g} per step"
+    return f"{flow.name}{path}{whole}: {_percent(flow.left[at])} at {_steps(at)}{rate}"
+
+
+def _steps(count: int) -> str:
+    return f"{count:,} step{'' if count == 1 else 's'}"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2g}%" if share < 1 else f"{100 * share:,.0f}%"
+
+
+def draw(found: Gradients, title: str = "") -> Figure:
+    """Three plots under the sentence: what arrives at the states, the Jacobian's singular values, the gates.
+
+    Args:
+        found: by `look`.
+        title: what was looked at.
+    """
+    figure = Figure(figsize=(11, 7), layout="constrained")
+    figure.suptitle("\n".join([*filter(None, [title]), *_wrapped(found.sentence, 105)]), fontsize=11)
+    grid = figure.add_gridspec(2, 2, height_ratios=[1.15, 1])
+    _draw_flows(figure.add_subplot(grid[0, :]), found.flows)
+    _draw_jacobians(figure.add_subplot(grid[1, 0]), found)
+    _draw_gates(figure.add_subplot(grid[1, 1]), found)
+    for axes in figure.axes:
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def _draw_flows(axes: Axes, flows: list[Flow]) -> None:
+    for number, flow in enumerate(flows):
+        colour = f"C{number % 10}"
+        for path, style in (("h", "-"), ("c", "--")):
+            values = flow.h if path == "h" else flow.c
+            if values:
+                shown = [value if value > 0 else math.nan for value in values]
+                axes.plot(range(len(shown)), shown, style, color=colour, lw=1.4, label=rf"{flow.name}  $\|dL/d{path}_t\|$")
+        if flow.reach is not None:
+            axes.axvline(flow.reach, color=colour, lw=0.8, ls=":")
+    alone = all(flow.of_last_step for flow in flows)
+    axes.set(xlabel="steps back from the loss", ylabel="norm of the gradient", yscale="log")
+    of = "the last step's loss" if alone else "the loss"
+    axes.set_title(f"what arrives at the states, of {of}; dotted: from here on less than {GONE:.0%} is left", fontsize=10)
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False, fontsize=8, ncols=2)
+
+
+def _draw_jacobians(axes: Axes, found: Gradients) -> None:
+    for number, (name, facts) in enumerate(found.weights.items()):
+        for path, points in facts["jacobian"].items():
+            distances = [point["distance"] for point in points]
+            for rank in range(len(points[0]["singular_values"]) if points else 0):
+                values = [max(point["singular_values"][rank], 1e-30) for point in points]
+                label = rf"{name}  $\partial {path}_T / \partial {path}_t$" if rank == 0 else None
+                style = {"color": f"C{number % 10}", "ls": "-" if path == "h" else "--", "alpha": 1 / (1 + rank)}
+                axes.plot(distances, values, ".", label=label, ms=4, lw=1.2, **style)
+    axes.axhline(1, color="grey", lw=0.6)
+    axes.set(xlabel="T - t", ylabel="largest singular values", yscale="log", xscale="log")
+    axes.set_title("Jacobian through time", fontsize=10)
+    axes.grid(alpha=0.3)
+    if found.weights:
+        axes.legend(frameon=False, fontsize=8)
+
+
+def _draw_gates(axes: Axes, found: Gradients) -> None:
+    names, low, high = [], [], []
+    for name, facts in found.weights.items():
+        for gate, shares in facts["saturation"].items():
+            radius = facts["spectral_radius"].get(gate)
+            names.append(f"{name} {gate}" + ("" if radius is None else f"  (radius {radius:.2f})"))
+            low.append(-shares.get("shut", 0.0))
+            high.append(shares.get("open", shares.get("saturated", shares.get("off", 0.0))))
+    rows = range(len(names))
+    axes.barh(rows, low, color="tab:blue", label="shut (below 0.1)")
+    axes.barh(rows, high, color="tab:orange", label="open (above 0.9); tanh beyond ±0.9")
+    axes.axvline(0, color="black", lw=0.6)
+    axes.set_yticks(rows, names, fontsize=8)
+    axes.invert_yaxis()
+    axes.set(xlim=(-1, 1), xlabel="share of units and steps")
+    axes.set_title("gates at their ends; spectral radius of their W_hh", fontsize=10)
+    if names:
+        axes.legend(frameon=False, fontsize=8, loc="lower right")
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    return textwrap.wrap(text, width)

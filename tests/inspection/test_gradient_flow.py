@@ -1,0 +1,274 @@
+"""Where gradients go: against norms that are known, against autograd, and what is refused."""
+
+import gc
+import json
+import weakref
+from pathlib import Path
+
+import pytest
+import torch
+from tests.tolerance import assert_same
+from torch import nn
+
+import unrolled
+from unrolled.errors import RunError
+from unrolled.inspection import gradients, jacobian
+from unrolled.inspection.gradient_flow import Flow, Recorder
+from unrolled.inspection.inside import saturation, spectral_radii, take_apart
+from unrolled.layers import Recurrent
+
+T, B, I, H = 9, 3, 2, 4
+
+
+def diagonal(*values: float) -> unrolled.RNN:
+    """A vanilla RNN of which every state is 0, where tanh' is 1: with W_hh = diag(values) it is linear."""
+    rnn = unrolled.RNN(I, len(values), bias=False)
+    with torch.no_grad():
+        rnn.weight_ih_l0.zero_()
+        rnn.weight_hh_l0.copy_(torch.diag(torch.tensor(values)))
+    return rnn
+
+
+@pytest.mark.parametrize("weight", [0.5, 1.0, 1.5])
+def test_a_linear_rnn_multiplies_its_gradient_by_the_weight_at_every_step(weight: float) -> None:
+    rnn, x = diagonal(weight, weight), torch.randn(T, B, I)
+    with Recorder(rnn) as recorder:
+        rnn(x)[0][-1].sum().backward()
+    (flow,) = recorder.flows()
+    assert_same(torch.tensor(flow.h), torch.tensor([2**0.5 * weight**d for d in range(T)]))
+    assert_same(torch.tensor(flow.factor), torch.tensor(weight))
+
+
+@pytest.mark.parametrize("variant", [{}, {"num_layers": 2}, {"batch_first": True}], ids=str)
+@pytest.mark.parametrize("kind", ["RNN", "LSTM", "GRU"])
+def test_of_a_loss_at_every_step_only_the_last_ones_is_taken_back(kind: str, variant: dict) -> None:
+    layer, x = getattr(unrolled, kind)(I, H, **variant), torch.randn(B, T, I)
+    x = x if layer.batch_first else x.transpose(0, 1)
+    with Recorder(layer) as recorder:
+        layer(x)[0].square().sum().backward()
+    found = recorder.flows()
+    norms = torch.zeros(layer.num_layers, 2, T, B)
+    layer(x, gradient_norms=norms)[0].select(1 if layer.batch_first else 0, -1).square().sum().backward()
+    for flow, expected in zip(found, norms.flip(2).mean(3), strict=True):
+        assert flow.of_last_step
+        assert_same(torch.tensor(flow.h), expected[0])
+        if kind == "LSTM":
+            assert_same(torch.tensor(flow.c), expected[1])
+
+
+def test_a_second_direction_is_followed_from_the_first_step() -> None:
+    layer, x = unrolled.GRU(I, H, bidirectional=True), torch.randn(T, B, I)
+    with Recorder(layer) as recorder:
+        layer(x)[0].square().sum().backward()
+    _, backwards = recorder.flows()
+    norms = torch.zeros(2, 2, T, B)
+    layer(x, gradient_norms=norms)[0][0, :, H:].square().sum().backward()
+    assert backwards.name == "l0_reverse"
+    assert_same(torch.tensor(backwards.h), norms[1, 0].mean(1))
+
+
+def test_each_sequence_is_followed_from_its_own_last_step() -> None:
+    rnn, lengths = diagonal(0.5), torch.tensor([T, 2, 4])
+    with Recorder(rnn) as recorder:
+        rnn(torch.randn(T, B, I), lengths=lengths)[0].sum().backward()
+    (flow,) = recorder.flows()
+    assert_same(torch.tensor(flow.left), torch.tensor([0.5**d for d in range(T)]))
+
+
+def test_a_state_carried_with_its_gradient_joins_the_calls() -> None:
+    rnn, x = diagonal(0.9), torch.randn(T, B, I)
+    with Recorder(rnn) as recorder:
+        first, state = rnn(x[:4])
+        torch.cat([first, rnn(x[4:], state)[0]]).sum().backward()
+        rnn.zero_grad()
+    (flow,) = recorder.flows()
+    assert_same(torch.tensor(flow.left), torch.tensor([0.9**d for d in range(T)]))
+    with Recorder(rnn) as recorder:
+        _, state = rnn(x[:4])
+        rnn(x[4:], state.detach())[0].sum().backward()
+    (flow,) = recorder.flows()
+    assert len(flow.left) == T - 4
+
+
+@pytest.mark.parametrize("make", [unrolled.LSTMCell, unrolled.GRUCell, nn.LSTMCell], ids=lambda make: make.__module__[:5])
+def test_cells_stepped_by_hand_are_seen_with_the_whole_loss(make: type) -> None:
+    cell, x, state = make(I, H), torch.randn(T, B, I), None
+    seen = []
+    with Recorder(cell) as recorder:
+        for x_t in x:
+            state = cell(x_t, state)
+            seen.append(state[0] if isinstance(state, tuple) else state)
+            seen[-1].retain_grad()
+        torch.stack(seen).square().sum().backward()
+    (flow,) = recorder.flows()
+    assert not flow.of_last_step
+    assert_same(torch.tensor(flow.h), torch.stack([h.grad.norm(dim=1).mean() for h in reversed(seen)]))
+
+
+@pytest.mark.parametrize("kind", ["RNN", "LSTM", "GRU"])
+def test_being_recorded_changes_no_gradient(kind: str) -> None:
+    layer, x = getattr(unrolled, kind)(I, H, num_layers=2), torch.randn(T, B, I)
+    layer(x)[0].square().sum().backward()
+    alone = [weight.grad.clone() for weight in layer.parameters()]
+    layer.zero_grad()
+    with Recorder(layer):
+        layer(x)[0].square().sum().backward()
+    assert all(torch.equal(weight.grad, grad) for weight, grad in zip(layer.parameters(), alone, strict=True))
+    assert not layer._forward_pre_hooks
+    assert not layer._forward_hooks
+
+
+def test_recorded_passes_leave_nothing_alive() -> None:
+    layer, outputs = unrolled.LSTM(I, H), []
+    for _ in range(3):
+        with Recorder(layer) as recorder:
+            output, _ = layer(torch.randn(T, B, I))
+        output.sum().backward()
+        recorder.flows()
+        outputs.append(weakref.ref(output.grad_fn))
+        del output
+    gc.collect()
+    assert [graph() for graph in outputs[:-1]] == [None, None]
+
+
+@pytest.mark.parametrize("kind", ["RNN", "LSTM", "GRU"])
+def test_singular_values_are_those_of_the_full_jacobian(kind: str) -> None:
+    layer = getattr(unrolled, kind)(I, H)
+    (inside,) = take_apart(layer, torch.randn(T, 1, I))
+    found = jacobian.through_time(inside, [1, 5], count=2)
+    for path, points in found.items():
+        for point in points:
+            begin = T - point["distance"]
+            h, c = inside.h[begin], None if inside.c is None else inside.c[begin]
+
+            def ahead(state: torch.Tensor, path=path, begin=begin, h=h, c=c) -> torch.Tensor:
+                given = (state, c) if path == "h" else (h, state)
+                hx = given if kind == "LSTM" else given[0]
+                x = inside.x_gates[begin:]
+                twin = Gates(layer, x)
+                return twin.run(hx)[0 if path == "h" else 1][0]
+
+            full = torch.autograd.functional.jacobian(ahead, h if path == "h" else c)[:, 0]
+            values = torch.linalg.svdvals(full)
+            assert point["singular_values"] == pytest.approx(values[:2].tolist(), rel=2e-2)
+
+
+class Gates:
+    """The layer from a state on, on torch's cells in float64."""
+
+    def __init__(self, layer: Recurrent, x_gates: torch.Tensor) -> None:
+        self.layer, self.x_gates = layer, x_gates
+
+    def run(self, hx):
+        from unrolled import cells
+
+        w = self.layer.layer_weights()[0].cell
+        w_hh, b_hh = w.w_hh.double(), w.b_hh.double()
+        for x in self.x_gates:
+            if self.layer.mode == "LSTM":
+                hx = cells.lstm_step(x, *hx, w_hh, b_hh)
+            else:
+                hx = {"GRU": cells.gru_step, "RNN_TANH": cells.rnn_tanh_step}[self.layer.mode](x, hx, w_hh, b_hh)
+        return hx if isinstance(hx, tuple) else (hx,)
+
+
+def test_the_jacobian_of_a_diagonal_rnn_has_the_powers_of_its_weights() -> None:
+    (inside,) = take_apart(diagonal(1.1, 0.5, 0.25), torch.randn(T, B, I))
+    for point in jacobian.through_time(inside, [1, 4])["h"]:
+        powers = [weight ** point["distance"] for weight in (1.1, 0.5, 0.25)]
+        assert point["singular_values"] == pytest.approx(powers, rel=1e-2)
+    assert spectral_radii(inside)["h"] == pytest.approx(1.1)
+
+
+def test_spectral_radius_is_no_norm() -> None:
+    """A rotation has complex eigenvalues; a shear a norm far above its radius."""
+    rnn = diagonal(0.0, 0.0)
+    for matrix, radius in (([[0.0, -2.0], [2.0, 0.0]], 2.0), ([[0.5, 100.0], [0.0, 0.5]], 0.5)):
+        rnn.weight_hh_l0.data.copy_(torch.tensor(matrix))
+        assert spectral_radii(take_apart(rnn, torch.zeros(2, 1, I))[0])["h"] == pytest.approx(radius, rel=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRU"])
+def test_gates_driven_to_their_ends_are_saturated(kind: str) -> None:
+    layer = getattr(unrolled, kind)(I, H)
+    with torch.no_grad():
+        for weight in layer.parameters():
+            weight.zero_()
+        layer.bias_ih_l0[:H], layer.bias_ih_l0[H : 2 * H] = -9, 9
+    (inside,) = take_apart(layer, torch.randn(T, B, I))
+    found, (first, second) = saturation(inside), ("if" if kind == "LSTM" else "rz")
+    assert (found[first], found[second]) == ({"shut": 1.0, "open": 0.0}, {"shut": 0.0, "open": 1.0})
+
+
+@pytest.mark.parametrize("variant", [{"num_layers": 2, "bidirectional": True}, {"batch_first": True}], ids=str)
+@pytest.mark.parametrize("kind", ["RNN", "LSTM", "GRU"])
+def test_a_call_taken_apart_comes_to_the_layers_states(kind: str, variant: dict) -> None:
+    layer = getattr(unrolled, kind)(I, H, dtype=torch.float64, **variant)
+    tokens, table = torch.randint(0, 6, (T, B)), torch.randn(6, I, dtype=torch.float64)
+    tokens = tokens.t().contiguous() if layer.batch_first else tokens
+    for one, state in zip(take_apart(layer, tokens, embedding=table), layer.states(tokens, embedding=table), strict=True):
+        h, c = (None if part is None else part.transpose(0, 1) if layer.batch_first else part for part in state)
+        order = slice(None) if not one.place.endswith("_reverse") else None
+        assert_same(one.h[1:] if order else one.h[1:].flip(0), h)
+        if c is not None:
+            assert_same(one.c[1:] if order else one.c[1:].flip(0), c)
+
+
+def test_a_sentence_says_what_happens_and_by_which_number() -> None:
+    def said(*left: float) -> str:
+        return gradients.in_words([Flow("l0", list(left), [], list(left), True, [])])
+
+    assert said(1, 0.5, 0.001).startswith("The gradient vanishes: from 2 steps back on, less than 1% of it is left (l0: 0.1%")
+    assert (
+        said(1, 0.5, 0.25) == "The gradient comes through: 2 steps back, 25% of it is left (l0: 25% at 2 steps, 0.5 per step)."
+    )
+    assert said(1, 20, 400).startswith("The gradient explodes: 2 steps back it is 400 times what it was")
+
+
+def test_what_cannot_be_looked_at_is_said() -> None:
+    model = nn.Sequential(nn.Linear(I, I), unrolled.GRU(I, H))
+    with pytest.raises(RunError, match="layer '0' has no recurrence; recurrent are: '1'"):
+        gradients.look(model, lambda: torch.zeros(()), layer="0")
+    with pytest.raises(RunError, match="layer 'gru' is no part of this model"):
+        gradients.look(model, lambda: torch.zeros(()), layer="gru")
+    with pytest.raises(RunError, match="expected a model with recurrent layers, got Linear"):
+        gradients.look(model[0], lambda: torch.zeros(()))
+    model[1].weight_hh_l0.data[0, 0] = torch.nan
+    with pytest.raises(RunError, match=r"1\.weight_hh_l0: expected finite weights, got 1 of 48"):
+        gradients.look(model, lambda: torch.zeros(()))
+
+
+def test_the_command_writes_a_figure_and_prints_its_numbers(command, trained: Path, real_text: Path, tmp_path: Path) -> None:
+    code, out, errors = command("inspect", "gradients", trained, real_text, "--steps", "20", "--output", tmp_path, "--json")
+    assert (code, errors) == (0, "")
+    numbers = json.loads(out)
+    layer = numbers["layers"]["layers.l0"]
+    assert len(layer["left"]) == len(layer["h"]) == len(layer["c"]) == 20
+    assert 0 <= numbers["clipped"] <= 1
+    assert Path(numbers["picture"]).read_bytes().startswith(b"\x89PNG")
+    assert b"<svg" in Path(numbers["vector"]).read_bytes()[:600]
+    assert json.loads(Path(numbers["numbers"]).read_text())["layers"] == numbers["layers"]
+
+
+def test_the_command_looks_at_an_untrained_cell(command, tmp_path: Path) -> None:
+    where = tmp_path / "new" / "folder"
+    code, out, _ = command("inspect", "gradients", "--cell", "gru", "--hidden-size", "5", "--steps", "6", "--output", where)
+    assert code == 0
+    assert out.startswith("The gradient ")
+    assert (where / "gradients.png").exists()
+
+
+def test_bad_input_is_refused_in_a_line(command, trained: Path, real_text: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for arguments, expected in {
+        (): "expected either RUN or --cell, got neither",
+        (trained, "--cell", "gru"): "expected either RUN or --cell, got both",
+        (trained, "--hidden-size", "3"): "--hidden-size goes with --cell",
+        (trained, "--layer", "decoder"): "layer 'decoder' has no recurrence; recurrent are: 'layers'",
+        (trained, real_text, "--steps", "100000"): "expected no more steps than the data have, got 100,000",
+        (trained, tmp_path / "nosuch.txt"): "nosuch.txt",
+        ("--cell", "gru", "--steps", "3", "--output", tmp_path / "file" / "below"): "below: cannot make this folder",
+    }.items():
+        code, out, errors = command("inspect", "gradients", *arguments)
+        assert (code, out) == (2, ""), errors
+        assert expected in errors
