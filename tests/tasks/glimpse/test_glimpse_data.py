@@ -11,7 +11,8 @@ from tests.tasks.glimpse.conftest import TINY, squares
 from unrolled import tasks
 from unrolled.errors import ConfigError, DataError
 from unrolled.tasks.glimpse.config import Config
-from unrolled.tasks.glimpse.data import AT_ONCE, placed, to_measure_on
+from unrolled.tasks.glimpse.data import AT_ONCE, Batches, placed, to_measure_on
+from unrolled.tasks.glimpse.sequences import NOTHING, beside
 
 
 def test_an_image_lies_whole_on_a_black_canvas() -> None:
@@ -47,9 +48,40 @@ def test_what_is_measured_on_is_the_same_every_time_and_does_not_depend_on_the_r
     assert len(to_measure_on(many, config.model_copy(update={"clutter": 0}), AT_ONCE)[0]) == 3
 
 
+def test_the_curriculum_begins_in_the_middle_and_ends_on_all_of_the_canvas() -> None:
+    images = np.random.default_rng(0).integers(1, 256, (300, 1, 4, 6), dtype=np.uint8)
+    config = Config(canvas=12, batch_size=300, curriculum=10)
+
+    def reach(step: int) -> list[int]:
+        seen = Batches(config, Held(images)).batch(step)["images"].squeeze(1) > 0
+        rows, columns = (seen.any(axis).int().argmax(1) for axis in (2, 1))
+        return [int(rows.min()), int(rows.max()), int(columns.min()), int(columns.max())]
+
+    assert reach(0) == [4, 4, 3, 3]
+    assert reach(5) == [2, 6, 2, 4]
+    assert reach(10) == reach(99) == [0, 8, 0, 6]
+
+
+def test_the_curriculum_of_several_objects_begins_side_by_side_in_the_middle() -> None:
+    images, targets = np.full((40, 1, 4, 3), 9, np.uint8), np.tile([0, 1, NOTHING], (40, 1))
+    config = Config(canvas=12, objects=2)
+    corners = beside(images, targets, 40, config, np.random.default_rng(0), spread=0.0)[2]
+    assert {tuple(map(tuple, one)) for one in corners.tolist()} == {((4, 5), (NOTHING, NOTHING)), ((4, 3), (4, 6))}
+
+
 def write(folder: Path, **arrays: np.ndarray) -> str:
     np.savez(folder / "images.npz", **arrays)
     return str(folder / "images.npz")
+
+
+class Held:
+    """A part of a run's images, in memory."""
+
+    def __init__(self, images: np.ndarray) -> None:
+        self.images, self.labels = images, np.zeros(len(images), np.int64)
+
+    def __len__(self) -> int:
+        return len(self.images)
 
 
 MISTAKES = {
@@ -93,6 +125,7 @@ def test_images_of_one_pixel_take_a_glimpse_of_one(tmp_path: Path) -> None:
 WRONG_SETTINGS = {
     "glimpses: ": {"glimpses": 0},
     "clutter: 2 pieces need a canvas to lie on": {"clutter": 2},
+    "curriculum: places spread on a canvas, and there is none": {"curriculum": 5},
     "clutter_size: expected at most the canvas, 8, got 9": {"canvas": 8, "clutter": 1, "clutter_size": 9},
     "samples: random glimpses have no policy": {"attention": "random", "samples": 0},
 }

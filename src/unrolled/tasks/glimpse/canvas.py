@@ -8,12 +8,19 @@ from unrolled.tasks.glimpse.config import Config
 
 
 def placed(
-    images: np.ndarray, pieces_of: np.ndarray, config: Config, rng: np.random.Generator
+    images: np.ndarray, pieces_of: np.ndarray, config: Config, rng: np.random.Generator, spread: float = 1.0
 ) -> tuple[np.ndarray, np.ndarray]:
     """Images (N, C, height, width), uint8, each at a place by chance on a black canvas, and among pieces of other images.
 
     Each piece is cut by chance out of one of `pieces_of`, and lies by chance on the canvas, over the image too; where two lie
     upon each other the brighter is seen (Mnih et al. 2014, section 4.1: cluttered translated MNIST).
+
+    Args:
+        images: what is placed.
+        pieces_of: what pieces are cut from.
+        config: `canvas`, `clutter` and `clutter_size`.
+        rng: what chance is.
+        spread: how far from the canvas's middle places are, as a share of the way to its edges.
 
     Returns:
         The canvases (N, C, canvas, canvas), and the rows and columns (N, 2) of the images' upper left corners.
@@ -21,6 +28,8 @@ def placed(
     count, channels, height, width = images.shape
     canvases = np.zeros((count, channels, config.canvas, config.canvas), np.uint8)
     corners = rng.integers(0, [config.canvas - height + 1, config.canvas - width + 1], size=(count, 2))
+    middle = (config.canvas - np.array([height, width])) / 2
+    corners = np.rint(middle + spread * (corners - middle)).astype(np.int64)
     _lay(canvases, images, corners)
     strew(canvases, pieces_of, config, rng)
     return canvases, corners

@@ -94,11 +94,12 @@ class Batches:
             images = distorted(images, self.config.distort, rng)
         if self.config.canvas:
             pieces_of = np.asarray(self.part.images[rng.integers(len(self.part), size=size)])
+            spread = min(1.0, step / self.config.curriculum) if self.config.curriculum else 1.0
             if self.config.objects:
-                images, labels, _ = beside(images, labels, size, self.config, rng)
+                images, labels, _ = beside(images, labels, size, self.config, rng, spread)
                 strew(images, pieces_of, self.config, rng)
             else:
-                images, _ = placed(images, pieces_of, self.config, rng)
+                images, _ = placed(images, pieces_of, self.config, rng, spread)
         return {"images": to_floats(images), "labels": torch.from_numpy(labels)}
 
 

@@ -67,7 +67,7 @@ def as_text(said: Sequence[str]) -> str:
 
 
 def beside(
-    images: np.ndarray, targets: np.ndarray, count: int, config: Config, rng: np.random.Generator
+    images: np.ndarray, targets: np.ndarray, count: int, config: Config, rng: np.random.Generator, spread: float = 1.0
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """One to `objects` images side by side on each canvas, none upon another, and what is to be read from left to right.
 
@@ -77,6 +77,7 @@ def beside(
         count: B, how many canvases; the first B images are on one of them each, for certain.
         config: `canvas` and `objects`.
         rng: what chance is.
+        spread: how far from the canvas's middle places are, as a share of the way to its edges; at 0 without a gap.
 
     Returns:
         canvases (B, C, canvas, canvas), targets (B, objects + 1), and the rows and columns (B, objects, 2) of the images' upper
@@ -88,9 +89,11 @@ def beside(
     chosen[np.arange(count), rng.integers(several)] = np.arange(count)
     there = np.arange(most) < several[:, None]  # (B, objects)
     free = config.canvas - several * width
-    shares = np.sort(np.where(there, rng.random((count, most)), 2.0), axis=1)  # those that are there come first
+    shares = np.sort(np.where(there, 0.5 + spread * (rng.random((count, most)) - 0.5), 2.0), axis=1)  # those there come first
     columns = np.floor(shares * (free[:, None] + 1)).astype(np.int64) + width * np.arange(most)
-    corners = np.stack([rng.integers(config.canvas - height + 1, size=(count, most)), columns], axis=2)
+    middle = (config.canvas - height) / 2
+    rows = np.rint(middle + spread * (rng.integers(config.canvas - height + 1, size=(count, most)) - middle)).astype(np.int64)
+    corners = np.stack([rows, columns], axis=2)
     corners[~there] = NOTHING
     canvases = np.zeros((count, channels, config.canvas, config.canvas), np.uint8)
     for n, k in zip(*np.nonzero(there), strict=True):
