@@ -29,7 +29,7 @@ class Config(TrainingConfig):
     canvas: int = Field(0, ge=0, le=256)
     """Height and width of a black canvas on which each image is placed at random, anew each time in training; 0: none."""
     curriculum: CountOrZero = 0
-    """In the first so many steps places on the canvas spread from its middle to all of it: by small steps it learns to follow."""
+    """In the first so many steps places on the canvas spread from its middle to all of it; what looks learns to follow."""
     clutter: int = Field(0, ge=0, le=256)
     """How many pieces of other images are strewn over the canvas."""
     clutter_size: int = Field(8, ge=1, le=256)
@@ -74,7 +74,7 @@ class Config(TrainingConfig):
         if self.clutter and not self.canvas:
             raise ValueError(f"clutter: {self.clutter} pieces need a canvas to lie on. Give a canvas, or leave out clutter.")
         if self.curriculum and not self.canvas:
-            raise ValueError("curriculum: places spread on a canvas, and there is none. Give a canvas, or leave out curriculum.")
+            raise ValueError("curriculum: places spread on a canvas, and there is none. Give canvas, or leave out curriculum.")
         if self.canvas and self.clutter and self.clutter_size > self.canvas:
             raise ValueError(f"clutter_size: expected at most the canvas, {self.canvas}, got {self.clutter_size}.")
         if self.attention == "random" and not self.samples:
