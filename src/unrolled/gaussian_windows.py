@@ -75,9 +75,8 @@ def read(images: Tensor, window: Windows) -> Tensor:
     """What a window shows, gamma F_Y x F_X^T (eq. 27): images (N, C, height, width) -> (N, C, n, n)."""
     N, C, H, W = images.shape
     n = window.rows.shape[1]
-    across = torch.bmm(images.reshape(N, C * H, W), window.columns.transpose(1, 2))  # (N, C*H, n)
-    across = across.view(N, C, H, n).transpose(1, 2).reshape(N, H, C * n)
-    patch = torch.bmm(window.rows, across).view(N, n, C, n).transpose(1, 2)  # (N, C, n, n)
+    down = torch.bmm(window.rows, images.transpose(1, 2).reshape(N, H, C * W)).view(N, n * C, W)  # long rows: quicker products
+    patch = torch.bmm(down, window.columns.transpose(1, 2)).view(N, n, C, n).transpose(1, 2)  # (N, C, n, n)
     return window.intensity * patch
 
 
@@ -85,9 +84,8 @@ def write(patches: Tensor, window: Windows) -> Tensor:
     """A patch put where the window is, 1 / gamma F_Y^T w F_X (eq. 29): patches (N, C, n, n) -> (N, C, height, width)."""
     N, C, n, _ = patches.shape
     H, W = window.rows.shape[2], window.columns.shape[2]
-    down = torch.bmm(window.rows.transpose(1, 2), (patches / window.intensity).transpose(1, 2).reshape(N, n, C * n))
-    down = down.view(N, H, C, n).transpose(1, 2).reshape(N, C * H, n)
-    return torch.bmm(down, window.columns).view(N, C, H, W)
+    across = torch.bmm((patches / window.intensity).transpose(1, 2).reshape(N, n * C, n), window.columns).view(N, n, C * W)
+    return torch.bmm(window.rows.transpose(1, 2), across).view(N, H, C, W).transpose(1, 2)
 
 
 def _filters(means: Tensor, sharpness: Tensor, pixels: int) -> Tensor:

@@ -62,6 +62,20 @@ def test_arrays_and_idx_files_give_the_same(tmp_path: Path, form: str) -> None:
     assert (found.classes, found.labels.tolist()) == (["0", "1", "3"], [2, 1, 1, 0, 2, 0])
 
 
+def test_idx_files_of_labels_that_are_named_are_those_of_the_images_in_their_order(tmp_path: Path) -> None:
+    images, labels = [tmp_path / f"{part}.idx3-ubyte" for part in "ab"], [tmp_path / f"{part}.idx1-ubyte" for part in "cd"]
+    for number in range(2):
+        images[number].write_bytes(idx(PIXELS[3 * number :][:3]))
+        labels[number].write_bytes(idx(np.arange(3) + number))
+    for order in ([*images, *labels], [images[0], labels[0], labels[1], images[1]]):
+        found = read(order)
+        np.testing.assert_array_equal(found.images, PIXELS[:, None])
+        assert found.labels.tolist() == [0, 1, 2, 1, 2, 3]
+    for too_many in ([labels[0]], [images[0], *labels]):
+        with pytest.raises(DataError, match=r"c\.idx1-ubyte: expected an IDX file of images for each one of labels, got"):
+            read(too_many)
+
+
 def test_colour_becomes_grey_grey_colour_and_what_is_transparent_white(tmp_path: Path) -> None:
     colours = np.zeros((1, 2, 2, 4), np.uint8)
     colours[0, 0, 0] = [255, 0, 0, 255]
@@ -112,11 +126,13 @@ MISTAKES = {
     "a.npz: no such file or folder": lambda folder: None,
     "expected an array images (or x), got pictures": arrays(pictures=PIXELS),
     "(N, height, width, 1, 3 or 4 channels), got (6, 20)": arrays(images=PIXELS.reshape(6, 20)),
-    "got (0, 5, 4, 1)": arrays(images=PIXELS[:0]),
+    "got (0, 5, 4).": arrays(images=PIXELS[:0]),
     "expected 6 labels, numbers or names, got int64 of shape (5,)": arrays(images=PIXELS, labels=np.zeros(5, np.int64)),
     "floats from 0 to 1, got 0.0 to 255.0. Scale them, or give bytes": arrays(images=np.array([[[0.0, 255.0]]])),
     "got numbers that are not finite": arrays(images=np.full((2, 3, 3), np.nan)),
-    "bytes, 0 to 255, or of floats from 0 to 1, got int64": arrays(images=PIXELS.astype(np.int64) - 300),
+    "bytes, 0 to 255, or of floats from 0 to 1, got int64, -300 to -": arrays(images=PIXELS.astype(np.int64) - 300),
+    "bytes, 0 to 255, or of floats from 0 to 1, got uint16, 0 to 40,000": arrays(images=np.array([[[0, 40000]]], np.uint16)),
+    "bytes, 0 to 255, or of floats from 0 to 1, got complex128": arrays(images=PIXELS.astype(complex)),
     "expected images of at most 256 x 256 pixels, got 300 x 4. --size": arrays(images=np.zeros((2, 300, 4), np.uint8)),
 }
 

@@ -21,7 +21,7 @@ from unrolled.errors import DataError
 
 _IMAGES, _LABELS = ("images", "x"), ("labels", "y")
 """Arrays of an npz."""
-_IDX = re.compile(r"idx3-ubyte(\.gz)?$")
+_IDX, _IDX_OF_LABELS = re.compile(r"idx3-ubyte(\.gz)?$"), re.compile(r"idx1-ubyte(\.gz)?$")
 _IDX_IMAGES, _IDX_LABELS = 0x803, 0x801
 """How an IDX file of bytes begins: two zeros, the type of a byte, the number of dimensions."""
 
@@ -51,7 +51,8 @@ def read(
     - A folder whose images are all in folders of it: these are the classes. One with images directly in it has no classes.
     - An image file, of any kind that Pillow opens, has no class. Transparent parts are on white.
     - An IDX file of images (`train-images-idx3-ubyte`, packed by gzip or not); the labels are in the file beside it that has
-      `labels-idx1` in its name. In a folder there may be one of them.
+      `labels-idx1` in its name, or in a file that is named, too, one for each file of images in the same order. In a folder
+      there may be one of them.
     - An npz with `images` (or `x`), (N, height, width) or (N, height, width, channels): bytes, true and false, or floats from 0
       to 1; and `labels` (or `y`), (N,), numbers or names.
 
@@ -76,8 +77,19 @@ def read(
     """
     if not paths:
         raise DataError("expected images, got none. Name folders, images, IDX files or npz files.")
-    form = _Form(colour, size, largest)
-    parts = [_part(os.fspath(path), form, say or (lambda line: None)) for path in paths]
+    labels, images_in = [], []
+    for path in map(os.fspath, paths):
+        (labels if _IDX_OF_LABELS.search(path) else images_in).append(path)
+    if labels and len(labels) != (count := sum(bool(_IDX.search(path)) for path in images_in)):
+        raise DataError(
+            f"{labels[0]}: expected an IDX file of images for each one of labels, got {count} and {len(labels)}. Labels beside "
+            "their images are found without being named."
+        )
+    form, of_images = _Form(colour, size, largest), iter(labels)
+    parts = [
+        _part(path, form, say or (lambda line: None), next(of_images, None) if _IDX.search(path) else None)
+        for path in images_in
+    ]
     for part in parts:
         _require_same_size(part.path, part.images.shape[2:], parts[0].path, parts[0].images.shape[2:])
         if (part.names is None) != (parts[0].names is None):
@@ -110,7 +122,7 @@ class _Part(NamedTuple):
     names: list[str] | None
 
 
-def _part(path: str, form: _Form, say: Callable[[str], None]) -> _Part:
+def _part(path: str, form: _Form, say: Callable[[str], None], of_labels: str | None) -> _Part:
     name, kind = os.path.expanduser(path), sources.kind_of(path)
     if kind == "nothing":
         raise DataError(f"{path}: no such file or folder.")
@@ -122,7 +134,7 @@ def _part(path: str, form: _Form, say: Callable[[str], None]) -> _Part:
     if name.lower().endswith(".npz"):
         return _of_npz(path, form)
     if _IDX.search(name):
-        return _of_idx(path, form)
+        return _of_idx(path, form, of_labels)
     return _Part(path, _array(read_image(path), form, path)[None], None)
 
 
@@ -181,21 +193,23 @@ def _of_npz(path: str, form: _Form) -> _Part:
 
 def _with_channels(path: str, images: np.ndarray, form: _Form) -> np.ndarray:
     """An array of images as a file has them -> (N, channels, height, width), uint8."""
+    shape = images.shape
     if images.ndim == 3:
         images = images[..., None]
     if images.ndim != 4 or images.shape[3] not in (1, 3, 4) or not images.size:
-        raise DataError(
-            f"{path}: expected images (N, height, width) or (N, height, width, 1, 3 or 4 channels), got {images.shape}."
-        )
+        raise DataError(f"{path}: expected images (N, height, width) or (N, height, width, 1, 3 or 4 channels), got {shape}.")
+    if images.dtype.kind not in "biuf":
+        raise DataError(f"{path}: expected images of bytes, 0 to 255, or of floats from 0 to 1, got {images.dtype}.")
     if images.dtype.kind == "b":
         images = images.astype(np.uint8) * 255
-    if images.dtype.kind == "f":
+    elif images.dtype.kind == "f":
         if not np.isfinite(images).all() or images.min() < 0 or images.max() > 1:
             got = f"{images.min()} to {images.max()}" if np.isfinite(images).all() else "numbers that are not finite"
             raise DataError(f"{path}: expected images of floats from 0 to 1, got {got}. Scale them, or give bytes.")
         images = np.round(images * 255)
-    if images.dtype.kind not in "iuf" or images.min() < 0 or images.max() > 255:
-        raise DataError(f"{path}: expected images of bytes, 0 to 255, or of floats from 0 to 1, got {images.dtype}.")
+    elif images.min() < 0 or images.max() > 255:
+        got = f"{images.dtype}, {images.min():,} to {images.max():,}"
+        raise DataError(f"{path}: expected images of bytes, 0 to 255, or of floats from 0 to 1, got {got}. Scale them.")
     images = images.astype(np.uint8)
     if images.shape[3] == 1 and not form.colour and not form.size:  # nothing to do to each
         _require_small(path, images.shape[1:3], form)
@@ -204,20 +218,20 @@ def _with_channels(path: str, images: np.ndarray, form: _Form) -> np.ndarray:
     return np.stack([_array(_opaque(one), form, path) for one in pictures])
 
 
-def _of_idx(path: str, form: _Form) -> _Part:
+def _of_idx(path: str, form: _Form, of_labels: str | None = None) -> _Part:
     images = _idx(path, _IDX_IMAGES, 3)
-    folder, name = os.path.split(os.path.expanduser(path))
-    beside = name.replace("idx3", "idx1").replace("images", "labels")
-    endings = (beside, beside.removesuffix(".gz"), f"{beside}.gz")
-    found = next((one for one in endings if beside != name and os.path.isfile(os.path.join(folder, one))), None)
-    if found is None:
+    if (of_labels := of_labels or _labels_beside(path)) is None:
         return _Part(path, _with_channels(path, images, form), None)
-    labels = _idx(os.path.join(folder, found), _IDX_LABELS, 1)
+    labels = _idx(of_labels, _IDX_LABELS, 1)
     if len(labels) != len(images):
-        raise DataError(
-            f"{os.path.join(folder, found)}: expected {len(images):,} labels, as {path} has images, got {len(labels):,}."
-        )
+        raise DataError(f"{of_labels}: expected {len(images):,} labels, as {path} has images, got {len(labels):,}.")
     return _Part(path, _with_channels(path, images, form), [str(one) for one in labels.tolist()])
+
+
+def _labels_beside(path: str) -> str | None:
+    folder, name = os.path.split(os.path.expanduser(path))
+    beside = os.path.join(folder, name.replace("idx3", "idx1").replace("images", "labels"))
+    return next((one for one in (beside, beside.removesuffix(".gz"), f"{beside}.gz") if os.path.isfile(one)), None)
 
 
 def _idx(path: str, begins: int, dimensions: int) -> np.ndarray:

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from unrolled import files
+from unrolled.data.images import MAX_PIXELS
 
 APART = 4
 """Pixels between pictures."""
@@ -19,8 +20,19 @@ def enlarged(image: np.ndarray, least: int) -> Image.Image:
     """An image (1 or 3, height, width), 0..1, by the whole number that brings its longer side to `least` pixels or more."""
     levels = np.round(image.clip(0, 1) * 255).astype(np.uint8).transpose(1, 2, 0)
     picture = Image.fromarray(levels if levels.shape[2] == 3 else levels[:, :, 0]).convert("RGB")
-    times = max(1, -(-least // max(picture.size)))
+    times = _times(least, *picture.size)
     return picture.resize((picture.width * times, picture.height * times), Image.Resampling.NEAREST)
+
+
+def room(least: int, height: int, width: int) -> int:
+    """How many images of that size, `enlarged` to `least`, one file may show: no sheet of more pixels is opened again, and
+    pictures that play are all held until they are written.
+
+    >>> room(84, 28, 28)
+    23109
+    """
+    times = _times(least, height, width)
+    return MAX_PIXELS // ((times * height + APART) * (times * width + APART))
 
 
 def grid(pictures: Iterable[Image.Image], columns: int, ground: str, apart: int = APART) -> Image.Image:
@@ -45,3 +57,7 @@ def write(path: Path, picture: Image.Image) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     files.write_atomically(path, content.getvalue())
     return path
+
+
+def _times(least: int, *sides: int) -> int:
+    return max(1, -(-least // max(sides)))

@@ -32,6 +32,17 @@ def test_the_class_that_is_asked_for_is_drawn(draw_run: Path) -> None:
         run.draw(1, label="7")
 
 
+def test_images_whose_canvases_do_not_fit_together_are_drawn_one_by_one(
+    draw_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, counts = tasks.load(draw_run), []
+    together, one = run.draw(5), run.model.draw
+    monkeypatch.setattr("unrolled.tasks.drawing.generate.NUMBERS", 4 * 35 + 1)
+    monkeypatch.setattr(run.model, "draw", lambda latents, labels: counts.append(latents.shape[1]) or one(latents, labels))
+    torch.testing.assert_close(run.draw(5), together)
+    assert counts == [1] * 5
+
+
 def test_steps_end_in_what_is_drawn(draw_run: Path) -> None:
     run = tasks.load(draw_run)
     drawn = run.steps(3, seed=2)
@@ -71,7 +82,11 @@ MISTAKES = {
     ("--output", "a.jpg"): "--output a.jpg: expected a name that ends with .png, .gif or .mp4.",
     ("--reconstruct", "x.png", "--count", "2"): "--count: --reconstruct draws each image once. Leave it out.",
     ("--complete", "x.png", "--class", "1"): "--class: --complete goes by the images that it is given. Leave it out.",
-    ("--steps", "--count", "101"): "expected at most 100 images to show step by step or completed, got 101. Show fewer.",
+    (
+        "--steps",
+        "--count",
+        "10000",
+    ): "expected at most 7,943 images, which it has room for, each 4 times, got 10,000. Show fewer.",
     ("--output", "a.gif"): "--output a.gif: only --steps and --reconstruct play; a sheet is a .png.",
 }
 
@@ -81,6 +96,22 @@ def test_what_cannot_be_drawn_is_said_in_one_line(command, draw_run: Path, words
     code, out, errors = command("draw", draw_run, *words)
     assert (code, out, errors.count("\n")) == (2, "", 1)
     assert MISTAKES[words] in errors
+
+
+def test_a_sheet_that_could_not_be_opened_again_is_refused_before_it_is_drawn(
+    command, draw_run: Path, bar_file: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("unrolled.inspection.sheets.MAX_PIXELS", 88 * 64 * 9)  # of images of 7 x 5 pixels, 12 times as large
+    monkeypatch.setattr("unrolled.tasks.drawing.draw.Draw.draw", lambda *_: pytest.fail("it has been drawn"))
+    monkeypatch.setattr("unrolled.tasks.drawing.draw.Draw.reconstruct", lambda *_: pytest.fail("it has been drawn"))
+    for words, most in (
+        (("--count", "10"), "9 images, which it has room for, got 10"),
+        (("--steps",), "2 images"),
+        (("--reconstruct", bar_file), "1 images, which it has room for, each 8 times, got 40"),
+    ):
+        code, _, errors = command("draw", draw_run, *words, "--output", tmp_path / "a.png")
+        assert (code, errors.count("\n")) == (2, 1)
+        assert f"a.png: expected at most {most}" in errors
 
 
 def test_a_run_that_was_told_no_class_says_so(command, bar_file: Path, tmp_path: Path) -> None:

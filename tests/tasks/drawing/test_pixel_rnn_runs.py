@@ -104,3 +104,29 @@ def test_colour_and_levels_are_learned_in_either_precision(tmp_path: Path, preci
 def test_units_that_three_channels_cannot_share_are_refused(images: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="hidden_size: expected a multiple of 3"):
         unrolled.train("drawing", [str(images)], run=tmp_path / "run", model="row_lstm", colour=True, hidden_size=32)
+
+
+def test_layers_whose_width_nobody_names_are_narrow_and_channels_can_share_it(images: Path, tmp_path: Path) -> None:
+    settings = {name: value for name, value in SMALL.items() if name != "hidden_size"}
+    unrolled.train("drawing", [str(images)], run=tmp_path / "run", model="row_lstm", colour=True, **settings)
+    assert unrolled.load(tmp_path / "run").config.hidden_size == 48
+
+
+def test_first_images_do_not_depend_on_how_many_are_drawn_nor_on_how_many_fit(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = unrolled.load(run)
+    seven = trained.draw(7, seed=3)
+    assert torch.equal(trained.draw(4, seed=3), seven[:4])
+    monkeypatch.setattr("unrolled.tasks.drawing.generate.AT_ONCE", 3)
+    assert torch.equal(trained.draw(7, seed=3), seven)
+
+
+def test_each_seed_completes_a_sheet_of_its_own(command, run: Path, images: Path, tmp_path: Path) -> None:
+    columns = {}
+    for seed in (0, 1):
+        code, _, errors = command("draw", run, "--complete", images, "--seed", seed, "--output", tmp_path / "a.png")
+        assert code == 0, errors
+        sheet = np.asarray(Image.open(tmp_path / "a.png"))
+        columns[seed] = [sheet[:, number * 74 :][:, :70].tobytes() for number in range(2, 6)]  # 5 pixels, 14 times as large
+    assert len({*columns[0], *columns[1]}) == 8

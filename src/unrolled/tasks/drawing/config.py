@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from unrolled.config import Count, Depth, TrainingConfig, Width
+
+_OF_A_PIXEL_RNN = 48
+"""Units of a layer, which three channels can share: a pixel is a step, and there are many."""
 
 
 class Config(TrainingConfig):
@@ -32,7 +35,7 @@ class Config(TrainingConfig):
     model: Literal["draw", "row_lstm", "diagonal_bilstm"] = "draw"
     """DRAW, or one of the two PixelRNNs."""
     hidden_size: Width = 256
-    """Width of the recurrent state: of DRAW's encoder and decoder each, of each layer of a PixelRNN (16 to 64 there)."""
+    """Width of the recurrent state: of DRAW's encoder and decoder each, of each layer of a PixelRNN, by default 48 there."""
     num_layers: Depth = 1
     """PixelRNN: how many layers."""
     steps: int = Field(32, gt=0, le=1024)
@@ -61,6 +64,11 @@ class Config(TrainingConfig):
     """Images per step, over all processes together."""
     learning_rate: float = Field(1e-3, gt=0)
     """Peak learning rate of AdamW: linear warm-up, then cosine decay to zero."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _width_by_model(cls, given: Any) -> Any:
+        return {"hidden_size": _OF_A_PIXEL_RNN, **given} if given.get("model", "draw") != "draw" else given
 
     @model_validator(mode="after")
     def _fit_together(self) -> Self:

@@ -12,22 +12,27 @@ from unrolled.tasks.drawing.draw import Draw, Drawn
 from unrolled.tasks.drawing.pixels import brightness
 
 AT_ONCE = 256
+"""Images that are drawn together,"""
+NUMBERS = 2**26
+"""and of DRAW at most as many as have this many numbers in all their canvases."""
 
 
 @torch.inference_mode()
 def draw(model: Any, count: int, seed: int, labels: Tensor | None = None) -> Tensor:
     """New images, (count, C, height, width), 0..1: DRAW's last canvases, whose pixels are means; a PixelRNN's pixels.
 
-    labels (count,) where it is told the class. DRAW's first images do not depend on how many there are.
+    labels (count,) where it is told the class. The first images do not depend on how many there are.
     """
-    parts = []
-    for begin in range(0, count, AT_ONCE):
-        several = min(AT_ONCE, count - begin)
+    parts, generator, size = [], _generator(model, seed), AT_ONCE
+    if isinstance(model, Draw):
+        size = max(1, min(size, NUMBERS // ((model.steps + 1) * model.canvas.numel())))
+    for begin in range(0, count, size):
+        several = min(size, count - begin)
         if isinstance(model, Draw):
             told = None if labels is None else labels[begin : begin + several]
             parts.append(steps(model, several, seed, told, begin).canvases[-1])
         else:
-            parts.append(brightness(model.sample(several, _generator(model, seed + begin)).float(), model.levels))
+            parts.append(brightness(model.sample(several, generator).float(), model.levels))
     return torch.cat(parts)
 
 
@@ -62,4 +67,4 @@ def complete(model: Any, images: Tensor, seed: int) -> Tensor:
 
 
 def _generator(model: Any, seed: int) -> torch.Generator:
-    return torch.Generator(next(model.parameters()).device).manual_seed(seed % 2**63)
+    return torch.Generator(next(model.parameters()).device).manual_seed(seed)

@@ -11,7 +11,7 @@ from torch import Tensor
 from unrolled.inspection.sheets import enlarged, grid
 from unrolled.tasks.drawing.draw import Drawn
 
-_SMALLEST = 84
+SMALLEST = 84
 """Pixels: smaller images are enlarged by a whole number, so that a person sees something."""
 _READING, _WRITING = "#1b9e77", "#d95f02"
 """Of windows; two that colour-blind people tell apart."""
@@ -67,7 +67,7 @@ def text(images: Tensor) -> str:
 
 
 def _picture(image: Tensor) -> Image.Image:
-    return enlarged(image.cpu().numpy(), _SMALLEST)
+    return enlarged(image.cpu().numpy(), SMALLEST)
 
 
 def _written(drawn: Drawn, step: int, n: int) -> Image.Image:

@@ -27,8 +27,6 @@ from unrolled.tasks.drawing.pixels import brightness
 
 SHOWN = 4
 """Images of a sample on the screen."""
-MOST = 100
-"""Images in a picture that has several of each."""
 
 
 class Task:
@@ -117,10 +115,7 @@ class Run:
             DataError: an image that cannot be read or is of another size.
         """
         model = self._draw("reconstruct")
-        levels, labels = self.read(*images)
-        x = torch.from_numpy(levels).float()
-        drawn = model.reconstruct(x, torch.from_numpy(labels), torch.Generator().manual_seed(seed))
-        return drawn, brightness(x, self.config.levels)
+        return self._reconstructed(model, *self.read(*images), seed)
 
     def complete(self, *images: Named, seed: int = 0) -> Tensor:
         """Images with the lower half made anew from the upper, (N, channels, height, width), 0..1.
@@ -154,6 +149,7 @@ class Run:
 
     def draw_samples(self, path: Path, **settings: Any) -> int:
         """A sheet of `draw(**settings)` as PNG; return how many images."""
+        self._require_room(path, settings.get("count", 64))
         images = self.draw(**settings)
         columns = self._columns if settings.get("label") is None else None
         sheets.write(path, show.sheet(images, columns))
@@ -161,21 +157,23 @@ class Run:
 
     def draw_steps(self, path: Path, **settings: Any) -> int:
         """`steps(**settings)` as a sheet (PNG) or playing (GIF, MP4), by the path's ending; return how many images."""
-        _require_few(path, settings.get("count", 1))
+        self._require_room(path, settings.get("count", 4), self._frames)
         return _play(path, self.steps(**settings), None)
 
     def draw_reconstructed(self, path: Path, *images: Named, seed: int = 0) -> int:
         """The same of images that are read and drawn; return how many."""
-        drawn, read = self.reconstruct(*images, seed=seed)
-        _require_few(path, len(read))
-        return _play(path, drawn, read)
+        model, (levels, labels) = self._draw("reconstruct"), self.read(*images)
+        self._require_room(path, len(levels), 2 * self._frames)
+        return _play(path, *self._reconstructed(model, levels, labels, seed))
 
     def draw_completed(self, path: Path, *images: Named, count: int = 4, seed: int = 0) -> int:
         """A sheet as PNG, a row for each image: itself, its upper half, and `count` completions; return how many images."""
         self._require_pixels()
-        whole = brightness(torch.from_numpy(self.read(*images)[0]).float(), self.config.levels)
-        _require_few(path, len(whole) * count)
-        completed = [self.complete(*images, seed=seed + number) for number in range(count)]
+        levels = torch.from_numpy(self.read(*images)[0]).float()
+        self._require_room(path, len(levels), count + 2)
+        seeds = np.random.default_rng(seed).integers(2**63, size=count)
+        completed = [generate.complete(self.model, levels, int(each)) for each in seeds]
+        whole = brightness(levels, self.config.levels)
         half = whole.clone()
         half[:, :, half.shape[2] // 2 :] = 0.5
         rows = torch.stack([whole, half, *completed], dim=1).flatten(0, 1)
@@ -194,7 +192,7 @@ class Run:
             if images:
                 self.draw_reconstructed(path, *images)
             else:
-                self.draw_steps(path)
+                self.draw_steps(path, count=self._few(4))
         return paths
 
     def preview(self) -> Preview:
@@ -203,8 +201,8 @@ class Run:
         images = self.draw(10 * self._columns if self._columns else 64)
         sheets.write(pictures / "samples.png", show.sheet(images, self._columns))
         lines = [show.text(images[:SHOWN]), "", f"{len(images)} of them: {pictures / 'samples.png'}"]
-        self.draw_steps(pictures / "steps.png")
-        self.draw_steps(pictures / "steps.gif", count=16)
+        self.draw_steps(pictures / "steps.png", count=self._few(4))
+        self.draw_steps(pictures / "steps.gif", count=self._few(16))
         lines.append(f"how they were made: {pictures / 'steps.png'}, {pictures / 'steps.gif'}")
         return Preview("what it draws", "\n".join(lines), (f"unrolled draw {self.folder} --count 100",))
 
@@ -220,6 +218,36 @@ class Run:
         if isinstance(self.model, Draw):
             return self.model
         raise RunError(f"{self.folder}: {what}: expected a DRAW, got a {self.config.model}, which has no canvas.")
+
+    def _reconstructed(self, model: Draw, levels: np.ndarray, labels: np.ndarray, seed: int) -> tuple[Drawn, Tensor]:
+        x = torch.from_numpy(levels).float()
+        drawn = model.reconstruct(x, torch.from_numpy(labels), torch.Generator().manual_seed(seed))
+        return drawn, brightness(x, self.config.levels)
+
+    @property
+    def _frames(self) -> int:
+        """Pictures of an image on the way."""
+        return 1 + (self.config.steps if isinstance(self.model, Draw) else self.facts.height)
+
+    def _few(self, count: int) -> int:
+        """So many, or as many as there is room for step by step: one at least, as the largest settings have."""
+        return min(count, self._room(self._frames))
+
+    def _room(self, times: int) -> int:
+        """How many images a file has room for that shows each so many times."""
+        return sheets.room(show.SMALLEST, self.facts.height, self.facts.width) // times
+
+    def _require_room(self, path: Path, count: int, times: int = 1) -> None:
+        """Before they are drawn, which may take long.
+
+        Raises:
+            DataError: more images than there is room for.
+        """
+        if count > (room := self._room(times)):
+            each = f", each {times:,} times" * (times > 1)
+            raise DataError(
+                f"{path}: expected at most {room:,} images, which it has room for{each}, got {count:,}. Show fewer."
+            )
 
     @property
     def _columns(self) -> int | None:
@@ -243,11 +271,6 @@ class Run:
         if label not in classes:
             raise RunError(f"{self.folder}: knows no class {label!r}.{nearest(label, classes)} It has {', '.join(classes)}.")
         return torch.full((count,), classes.index(label))
-
-
-def _require_few(path: Path, count: int) -> None:
-    if count > MOST:
-        raise DataError(f"{path}: expected at most {MOST} images to show step by step or completed, got {count:,}. Show fewer.")
 
 
 def _play(path: Path, drawn: Drawn, images: Tensor | None) -> int:
