@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import rich_click as click
 
-from unrolled.inspect_commands import gradients, memory, steps, units
+from unrolled.inspect_commands import gradients, memory, steps, units, why
 
-COMMANDS: list[click.Command] = [gradients.gradients, units.units, memory.memory, steps.steps]
+COMMANDS: list[click.Command] = [gradients.gradients, units.units, memory.memory, steps.steps, why.why]
 
 
 @click.group(no_args_is_help=True)
