@@ -1,15 +1,18 @@
-"""Tables of settings and options, made from the program itself when the site is built, so that they cannot drift.
+"""Tables of settings and options, made from the program itself when the site is built, so that they cannot drift; and formulas.
 
 A line `{{ settings: language-model }}` becomes the fields of that task's config, `{{ options: sample }}` the options of that
-command. Both raise for a name that does not exist, which fails the build.
+command. Both raise for a name that does not exist, which fails the build. Formulas become MathML, which browsers draw by
+themselves: no script and nothing from a network.
 """
 
 from __future__ import annotations
 
+import html
 import re
 from typing import Any
 
 import click
+from latex2mathml.converter import convert
 
 from unrolled.cli import cli
 from unrolled.config import TrainingConfig
@@ -25,6 +28,13 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
     """mkdocs calls this for every page before it is rendered."""
     tables = {"settings": settings, "options": options}
     return re.sub(r"^\{\{ (\w+): ([\w -]+) \}\}$", lambda found: tables[found[1]](found[2]), markdown, flags=re.M)
+
+
+def on_page_content(content: str, **_: Any) -> str:
+    """mkdocs calls this for every page when it is HTML; `pymdownx.arithmatex` has marked the formulas."""
+    marked = r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>'
+    kind = {"span": "inline", "div": "block"}
+    return re.sub(marked, lambda found: convert(html.unescape(found[2]), display=kind[found[1]]), content, flags=re.S)
 
 
 def settings(task: str) -> str:

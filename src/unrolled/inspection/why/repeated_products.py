@@ -11,6 +11,8 @@ from unrolled.inspection.why.networks import norms_from_the_end, of_radius, rand
 
 FACTORS = (0.5, 0.9, 1.0, 1.1)
 RADII = (0.5, 0.9, 1.0, 1.1, 1.5)
+_TOP = 100.0
+"""Powers above this are not drawn: the legend is there."""
 _COLOURS = ("#0072B2", "#56B4E9", "#009E73", "#E69F00", "#D55E00")
 
 
@@ -39,10 +41,11 @@ def draw(numbers: dict[str, Any]) -> Figure:
     left.set(title="A number, multiplied again and again", ylabel="size", xlabel="times")
     for (radius, one), colour in zip(numbers.items(), _COLOURS, strict=True):
         right.plot(distance, one["norms"], color=colour, label=f"{radius}  (a step: {one['factor']:.2f})")
-        right.plot(distance, [float(radius) ** k for k in distance], color=colour, ls=":", lw=1)
+        powers = [float(radius) ** k for k in distance if float(radius) ** k < _TOP]
+        right.plot(powers, color=colour, ls=":", lw=1)
     right.set(title="A gradient, through the same matrix", xlabel="steps back from the loss")
     for axes, title in ((left, "factor"), (right, "spectral radius of W_hh")):
-        axes.set(yscale="log", ylim=(1e-8, 1e8))
-        axes.legend(framealpha=1, edgecolor="white", title=title, fontsize=8, title_fontsize=8, loc="upper left", ncols=2)
+        axes.set(yscale="log", ylim=(1e-8, 1e6))
+        axes.legend(frameon=False, title=title, fontsize=8, title_fontsize=8, loc="upper left", ncols=2)
         axes.spines[["top", "right"]].set_visible(False)
     return figure

@@ -42,7 +42,7 @@ class _Echo(nn.Module):
         return torch.cat([one.grad.flatten() for one in self.parameters() if one.grad is not None])
 
 
-def measure(delay: int = 6, steps: int = 64, iterations: int = 250, seed: int = 0) -> dict[str, Any]:
+def measure(delay: int = 6, steps: int = 32, iterations: int = 250, seed: int = 0) -> dict[str, Any]:
     """Truncated gradients beside the full one, and the loss after training with each.
 
     Keys: `delay`; `gradients`, a list of k2, `cosine` and `norm` relative to the full gradient, of a network that full BPTT has
