@@ -215,6 +215,10 @@ class Demo:
     """Of the trained `Run`: what to show at the end; its own preview when left out."""
 
 
+LONGEST_READ = 40_000
+"""Tokens of a text whose `Activations` are taken, at most: with a thousand units they are 160 MB."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Activations:
     """What the hidden units of a run are while it reads a text: what a `Run.activations` returns."""
@@ -225,6 +229,8 @@ class Activations:
     """(N, H) of each layer and direction, after each token, by torch.nn's suffix: `l0`, `l0_reverse`."""
     unknown: int = 0
     """How many of the tokens the run had never seen."""
+    labels: dict[str, list[float]] = dataclasses.field(default_factory=dict)
+    """What else is known of each token, by name: 1 and 0 for what is there or not."""
 
     def names(self) -> list[str]:
         """Of every unit, layer by layer: `l0.0`, `l0.1` and so on."""

@@ -84,7 +84,9 @@ def find(activations: Activations, labels: Mapping[str, Sequence[float]] | None 
     if not torch.isfinite(values).all():
         raise NotFiniteError("units: expected numbers, got NaN or infinity: the model's weights are damaged.")
     half = len(pieces) // 2
-    asked = of_pieces(pieces) | {name: _checked(name, given, len(pieces)) for name, given in (labels or {}).items()}
+    asked = of_pieces(pieces) | {
+        name: _checked(name, given, len(pieces)) for name, given in {**activations.labels, **(labels or {})}.items()
+    }
     parts = [_standardised(values[part]) for part in (slice(half), slice(half, None))]
     shifts = _shifts(len(pieces) - half, seed)
     results = []

@@ -17,8 +17,8 @@ from unrolled.data.live_rows import Arrived
 from unrolled.data.sequences import Sequence, written_label
 from unrolled.data.sources import Named, names
 from unrolled.errors import DataError, RunError
-from unrolled.task import Carry, Metric, Preview, Processes, Step
-from unrolled.tasks.labelling import data
+from unrolled.task import Activations, Carry, Metric, Preview, Processes, Step
+from unrolled.tasks.labelling import activations, data
 from unrolled.tasks.labelling.config import Config
 from unrolled.tasks.labelling.data import Encoding, Kept, Numbering, batch_of
 from unrolled.tasks.labelling.export import export
@@ -218,6 +218,10 @@ class Run:
         picture = confusion.draw(folder / "confusion.png", names, counts)
         files.write_atomically(folder / "confusion.csv", confusion.as_csv(names, counts).encode())
         return [picture, folder / "confusion.csv"]
+
+    def activations(self, *inputs: Named) -> Activations:
+        """What the hidden units are after each word or character of labelled files, and the labels; see `activations.read`."""
+        return activations.read(self.model, self.encoding, self.read(*inputs, labelled=True))
 
     def gallery(self, folder: Path, *inputs: Named) -> list[Path]:
         """Draw the labels of each sequence as `tasks.labelling.show` does, or of a few that it was measured on where no file is

@@ -10,11 +10,8 @@ from unrolled.data import sources
 from unrolled.data.token_streams import encode_documents
 from unrolled.data.tokenizers import Tokenizer
 from unrolled.errors import DataError
-from unrolled.task import Activations
+from unrolled.task import LONGEST_READ, Activations
 from unrolled.tasks.language_model.model import LanguageModel
-
-LONGEST = 40_000
-"""Tokens that are read: with a thousand units their activations take 160 MB."""
 
 
 @torch.inference_mode()
@@ -45,8 +42,8 @@ def encode(tokenizer: Tokenizer, paths: list[str], encoding: str) -> tuple[np.nd
     documents = sources.find(paths, binary=tokenizer.unit == "byte", encoding=encoding, byte_unit=True)
     ids = np.empty(0, np.int64)
     for block in encode_documents(documents, tokenizer):
-        ids = np.concatenate([ids, block])[:LONGEST]
-        if len(ids) == LONGEST:
+        ids = np.concatenate([ids, block])[:LONGEST_READ]
+        if len(ids) == LONGEST_READ:
             break
     unknown = int((ids == tokenizer.unknown).sum())
     if not len(ids) or unknown > len(ids) / 10:
