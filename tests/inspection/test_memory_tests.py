@@ -89,7 +89,9 @@ def test_time_that_is_up_ends_every_trial_after_a_hundred_iterations() -> None:
     assert [len(one.losses) for one in trials] == [1] * 4
 
 
-def test_the_command_prints_and_draws_what_was_measured(command: Callable, tmp_path: Path) -> None:
+def test_the_command_prints_and_draws_what_was_measured(
+    command: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     small = ["--iterations", "100", "--hidden-size", "4", "--adding", "5", "--copy", "3", "--cell", "rnn", "--cell", "lstm"]
     code, out, err = command("inspect", "memory", *small, "--show", tmp_path, "--json")
     assert code == 0, err
@@ -103,6 +105,11 @@ def test_the_command_prints_and_draws_what_was_measured(command: Callable, tmp_p
     assert code == 0
     assert len(out.splitlines()) == 5
     assert "no better than a guess" in out
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setattr(memory_tests, "measure", lambda *_, **__: pytest.fail("trained before it knew where pictures go"))
+    code, _, err = command("inspect", "memory", "--show", tmp_path / "file" / "pictures")
+    assert code == 2
+    assert err.startswith(f"error: {tmp_path / 'file' / 'pictures'}: cannot make this folder")
     code, _, err = command("inspect", "memory", "--cell", "cnn")
     assert code == 2
     assert "'cnn'" in err

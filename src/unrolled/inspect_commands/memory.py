@@ -59,11 +59,13 @@ def memory(
 
     unrolled inspect memory --cell gru --adding 400 --minutes 2
     """
-    from unrolled.inspection import memory_tests
+    from unrolled.inspection import figures, memory_tests
     from unrolled.progress import Progress
 
     if not (adding or copy):
         adding, copy = (200, 600), (100,)
+    if show:
+        figures.make_folder(show)
     with Progress().counting() as report:
         trials = memory_tests.measure(cells, adding=adding, copy=copy, seconds=60 * minutes, report=report, **settings)
     if as_json:

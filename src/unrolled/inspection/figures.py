@@ -14,6 +14,18 @@ from unrolled import files
 from unrolled.errors import RunError
 
 
+def make_folder(folder: Path) -> None:
+    """Make the folder for figures, with those above it; before what takes minutes, rather than after it.
+
+    Raises:
+        RunError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"{folder}: cannot make this folder ({files.reason(error)}). Name another place.") from None
+
+
 def write(figure: Figure, numbers: dict[str, Any], folder: Path, name: str) -> list[Path]:
     """Write `name`.png, .svg and .json into a folder, which is made if it is not there; return their paths in this order.
 
@@ -26,10 +38,7 @@ def write(figure: Figure, numbers: dict[str, Any], folder: Path, name: str) -> l
     Raises:
         RunError: the folder cannot be made, or a file in it not be written.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunError(f"{folder}: cannot make this folder ({files.reason(error)}). Name another place.") from None
+    make_folder(folder)
     contents = {"png": b"", "svg": b"", "json": (json.dumps(numbers, allow_nan=False, indent=1) + "\n").encode()}
     for form, metadata in (("png", None), ("svg", {"Date": None})):
         with matplotlib.rc_context({"svg.hashsalt": name}), io.BytesIO() as picture:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unrolled.layers import LAYERS, RNN, Recurrent
+from unrolled.layers import LAYERS, Recurrent
 
 
 def fresh(cell: str, *sizes: int, seed: int, **options: Any) -> Recurrent:
@@ -17,13 +17,12 @@ def fresh(cell: str, *sizes: int, seed: int, **options: Any) -> Recurrent:
         return LAYERS[cell](*sizes, **options)
 
 
-def of_radius(input_size: int, hidden_size: int, radius: float, *, seed: int) -> RNN:
+def of_radius(input_size: int, hidden_size: int, radius: float, *, seed: int) -> Recurrent:
     """A vanilla RNN whose W_hh has this spectral radius, the largest absolute value of its eigenvalues."""
     layer = fresh("rnn", input_size, hidden_size, seed=seed)
-    assert isinstance(layer, RNN)
     with torch.no_grad():
         weights = torch.randn(hidden_size, hidden_size, generator=random(seed))
-        layer.weight_hh_l0.copy_(weights * radius / torch.linalg.eigvals(weights).abs().max())
+        layer.all_weights[0][1].copy_(weights * radius / torch.linalg.eigvals(weights).abs().max())
     return layer
 
 

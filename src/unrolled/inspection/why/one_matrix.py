@@ -19,13 +19,14 @@ def measure(steps: int = 24, hidden_size: int = 32, radius: float = 0.9, seed: i
     """
     layer, x = of_radius(8, hidden_size, radius, seed=seed), torch.randn(steps, 1, 8, generator=random(seed))
     direction = torch.randn(hidden_size, generator=random(seed + 1))
-    copies = [layer.weight_hh_l0.detach().clone().requires_grad_() for _ in x]
+    [[weight_ih, weight_hh, bias_ih, bias_hh]] = layer.all_weights
+    copies = [weight_hh.detach().clone().requires_grad_() for _ in x]
     h = torch.zeros(1, hidden_size)
     for x_t, own in zip(x, copies, strict=True):
-        h = torch.tanh(x_t @ layer.weight_ih_l0.T + layer.bias_ih_l0 + h @ own.T + layer.bias_hh_l0)
+        h = torch.tanh(x_t @ weight_ih.T + bias_ih + h @ own.T + bias_hh)
     gradients = torch.autograd.grad(h[0] @ direction, copies)
     output, _ = layer(x)
-    (shared,) = torch.autograd.grad(output[-1, 0] @ direction, [layer.weight_hh_l0])
+    (shared,) = torch.autograd.grad(output[-1, 0] @ direction, [weight_hh])
     difference = (torch.stack(gradients).sum(0) - shared).norm() / shared.norm()
     return {
         "contributions": [float(one.norm()) for one in gradients],

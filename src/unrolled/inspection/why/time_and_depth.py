@@ -26,11 +26,11 @@ def draw(numbers: dict[str, Any]) -> Figure:
     plots = figure.subplots(1, 2, sharey=True)
     for axes, cell in zip(plots, ("rnn", "lstm"), strict=True):
         shown = np.log10(np.maximum(np.array(numbers[cell]), 1e-12))
-        image = axes.imshow(shown, aspect="auto", origin="lower", cmap="cividis", vmin=-8, vmax=0)
+        axes.imshow(shown, aspect="auto", origin="lower", cmap="cividis", vmin=-8, vmax=0)
         layers, steps = shown.shape
         axes.set(title={"rnn": "Vanilla RNN", "lstm": "LSTM"}[cell], xlabel="step", yticks=range(layers))
         axes.set_yticklabels([str(layer) for layer in range(layers)])
         axes.text(steps - 1, layers - 1, "L", ha="center", va="center", fontsize=9)
     plots[0].set_ylabel("layer")
-    figure.colorbar(image, ax=list(plots), label="log10 of ||dL/dh||")
+    figure.colorbar(plots[0].images[0], ax=list(plots), label="log10 of ||dL/dh||")
     return figure

@@ -23,13 +23,14 @@ def measure(steps: int = 24, hidden_size: int = 32, radius: float = 0.9, seed: i
     norms = torch.zeros(1, 2, steps, 1)
     output, _ = layer(x, gradient_norms=norms)
     ((output[:, 0] - targets).square().sum() / 2).backward()
+    weight_hh = layer.all_weights[0][1].detach()
     h, later = output[:, 0].detach(), torch.zeros(hidden_size)
     parts = []
     for t in reversed(range(steps)):
         own = h[t] - targets[t]  # dL_t/dh_t of L_t = ||h_t - y_t||^2 / 2
         total = own + later
         parts.append([float(one.norm()) for one in (own, later, total)])
-        later = layer.weight_hh_l0.detach().T @ ((1 - h[t] ** 2) * total)
+        later = weight_hh.T @ ((1 - h[t] ** 2) * total)
     own, later, total = (list(reversed(column)) for column in zip(*parts, strict=True))
     difference = (torch.tensor(total) - norms[0, 0, :, 0]).abs().max() / max(total)
     return {"own": own, "later": later, "total": total, "difference": float(difference)}
