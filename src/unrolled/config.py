@@ -61,6 +61,9 @@ class TrainingConfig(BaseModel):
     """Steps between checkpoints; a crash loses at most these."""
     sample_every: CountOrZero = 250
     """Steps between short samples on the screen; 0 shows none."""
+    watch: Literal["nothing", "gradients"] = "nothing"
+    """What to follow besides the loss. gradients: how many steps back they reach, every 50th step, in the reports and on the
+    screen, with a warning where they vanish or explode."""
     workers: int = Field(1, ge=0, le=1000)
     """Threads that prefetch batches, in each process; 0 prepares each batch when it is needed."""
     precision: Literal["fp32", "bf16"] = "fp32"

@@ -94,8 +94,10 @@ class Progress:
         seconds_left = per_step * (config.max_steps - counters.step)
         if config.max_seconds:
             seconds_left = min(seconds_left, config.max_seconds - counters.seconds)
-        shown = {name: value for name, value in report.items() if name not in ("gradient_norm", "learning_rate")}
-        numbers = "  ".join([f"{rate:,.0f} {self._unit}/s", *(f"{_label(k)} {v:.3f}" for k, v in shown.items())])
+        hidden = {"gradient_norm", "learning_rate", *(name for name in report if "/" in name)}  # a part of the model each
+        shown = {name: f"{value:,}" if isinstance(value, int) else f"{value:.3f}" for name, value in report.items()}
+        parts = (f"{_label(name)} {value}" for name, value in shown.items() if name not in hidden)
+        numbers = "  ".join([f"{rate:,.0f} {self._unit}/s", *parts])
         if self._bar:
             left = f"ETA {_clock(seconds_left)}"
             step = f"step {counters.step:,}"

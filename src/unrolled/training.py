@@ -23,10 +23,11 @@ from unrolled.config import TrainingConfig
 from unrolled.data.prefetch import prefetch
 from unrolled.engine import Engine
 from unrolled.errors import ConfigError, DivergenceError
+from unrolled.inspection.watching import Watch
 from unrolled.optimizer import learning_rate
 from unrolled.progress import Progress
 from unrolled.task import Counters, Outcome, Task
-from unrolled.training_log import open_log
+from unrolled.training_log import EVERY, open_log
 from unrolled.training_state import TrainingState
 
 
@@ -70,6 +71,7 @@ def train(
         folder.mkdir(parents=True, exist_ok=True)
         state.save(counters, carry)  # a run without a checkpoint is one that lost it
     metrics: dict[str, float] = {}
+    watch = Watch(model, config, engine.device)
     started = time.perf_counter() - counters.seconds
     reason = _finished(counters, config)
     if reason:
@@ -80,7 +82,7 @@ def train(
     with _interrupts_deferred() as interrupted, progress.training(task, counters), log_of as log, batches_of as batches:
         while not reason:
             batch = next(batches)
-            with engine.autocast():
+            with engine.autocast(), watch.step(counters.step + 1):
                 step = step_of(batch, carry)
             total = engine.backward(step)
             norm = engine.clip(model, config.clip_norm)
@@ -95,9 +97,11 @@ def train(
             counters.seconds, stop = engine.agree(time.perf_counter() - started, interrupted())
 
             reason = _finished(counters, config) or ("interrupted" if stop else "")
-            report = {"loss": total.loss, "gradient_norm": norm, "learning_rate": rate, **total.report}
+            report = {"loss": total.loss, "gradient_norm": norm, "learning_rate": rate, **total.report, **watch.report()}
             progress.step(counters, config, total.count, report)
-            if counters.step % 10 == 0 or reason == "finished":
+            if warning := watch.warning():
+                progress.say(f"step {counters.step:,}  {warning}")
+            if counters.step % EVERY == 0 or reason == "finished":
                 log(counters, "train", report)
             if counters.step % config.evaluate_every == 0 or reason == "finished":
                 metrics = _evaluate(task, model, engine, state, counters)

@@ -15,6 +15,8 @@ from unrolled import checkpoint, files
 from unrolled.errors import RunError
 from unrolled.task import Counters
 
+EVERY = 10
+"""Steps between reports of training."""
 Log = Callable[[Counters, str, dict[str, float]], None]
 """`(counters, "train" or "validation", values)`"""
 

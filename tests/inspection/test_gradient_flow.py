@@ -239,7 +239,7 @@ def test_what_cannot_be_looked_at_is_said() -> None:
 
 
 def test_the_command_writes_a_figure_and_prints_its_numbers(command, trained: Path, real_text: Path, tmp_path: Path) -> None:
-    code, out, errors = command("inspect", "gradients", trained, real_text, "--steps", "20", "--output", tmp_path, "--json")
+    code, out, errors = command("inspect", "gradients", trained, real_text, "--steps", "20", "--show", tmp_path, "--json")
     assert (code, errors) == (0, "")
     numbers = json.loads(out)
     layer = numbers["layers"]["layers.l0"]
@@ -252,7 +252,7 @@ def test_the_command_writes_a_figure_and_prints_its_numbers(command, trained: Pa
 
 def test_the_command_looks_at_an_untrained_cell(command, tmp_path: Path) -> None:
     where = tmp_path / "new" / "folder"
-    code, out, _ = command("inspect", "gradients", "--cell", "gru", "--hidden-size", "5", "--steps", "6", "--output", where)
+    code, out, _ = command("inspect", "gradients", "--cell", "gru", "--hidden-size", "5", "--steps", "6", "--show", where)
     assert code == 0
     assert out.startswith("The gradient ")
     assert (where / "gradients.png").exists()
@@ -267,7 +267,7 @@ def test_bad_input_is_refused_in_a_line(command, trained: Path, real_text: Path,
         (trained, "--layer", "decoder"): "layer 'decoder' has no recurrence; recurrent are: 'layers'",
         (trained, real_text, "--steps", "100000"): "expected no more steps than the data have, got 100,000",
         (trained, tmp_path / "nosuch.txt"): "nosuch.txt",
-        ("--cell", "gru", "--steps", "3", "--output", tmp_path / "file" / "below"): "below: cannot make this folder",
+        ("--cell", "gru", "--steps", "3", "--show", tmp_path / "file" / "below"): "below: cannot make this folder",
     }.items():
         code, out, errors = command("inspect", "gradients", *arguments)
         assert (code, out) == (2, ""), errors

@@ -18,8 +18,9 @@ import pytest
 import torch
 
 from unrolled import checkpoint, task, tasks, training
-from unrolled.errors import ConfigError, RunError
-from unrolled.tasks import discovery
+from unrolled.errors import ConfigError, DataError, RunError
+from unrolled.inspection import gradients, watching
+from unrolled.tasks import discovery, reopened
 
 OUTSIDE = Path(__file__).parent / "outside"
 sys.path.insert(0, str(OUTSIDE))  # as if it were installed
@@ -96,6 +97,25 @@ def test_a_stopped_and_resumed_run_ends_with_the_same_weights(shown: Shown, tmp_
         resumed, _ = checkpoint.read_tensors(run / file)
         assert whole.keys() == resumed.keys()
         assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_its_gradients_can_be_watched_and_looked_into(shown: Shown, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watching, "EVERY", 3)
+    tasks.demo(shown.name, run=tmp_path / "run", **SHORT, watch="gradients")
+    for file in (checkpoint.MODEL, checkpoint.TRAINING):
+        alone, watched = (checkpoint.read_tensors(run / file)[0] for run in (shown.run, tmp_path / "run"))
+        assert all(torch.equal(alone[name], watched[name]) for name in alone)
+    last = [line for line in checkpoint.read_metrics(tmp_path / "run") if line["part"] == "train"][-1]
+    assert last["gradient_reach"] >= 1
+    monkeypatch.setattr(gradients, "_LONGEST_JACOBIAN", 2)
+    found, _ = reopened.gradients(shown.run)
+    assert {f"gradient_reach/{flow.name}" for flow in found.flows} <= set(last)
+    unseen = next(shlex.split(one)[3:] for one in shown.preview.commands if one.startswith(f"unrolled evaluate {shown.run} "))
+    if hasattr(tasks.task_module(shown.name).Task, "on_other_data"):
+        assert reopened.gradients(shown.run, unseen)[0].flows
+    else:
+        with pytest.raises(DataError, match="is looked into on the data that it was trained on"):
+            reopened.gradients(shown.run, unseen)
 
 
 def test_a_trained_run_is_what_the_commands_ask_for(shown: Shown) -> None:

@@ -7,9 +7,17 @@ from __future__ import annotations
 
 import rich_click as click
 
-from unrolled.inspect_commands import gradients, memory, steps, units, why
+from unrolled.inspect_commands import gradients, memory, steps, sweep, truncation, units, why
 
-COMMANDS: list[click.Command] = [gradients.gradients, units.units, memory.memory, steps.steps, why.why]
+COMMANDS: list[click.Command] = [
+    gradients.gradients,
+    truncation.truncation,
+    sweep.sweep,
+    units.units,
+    memory.memory,
+    steps.steps,
+    why.why,
+]
 
 
 @click.group(no_args_is_help=True)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FOLDER = click.option(
-    "--output",
+    "--show",
     metavar="FOLDER",
     type=click.Path(path_type=Path, file_okay=False),
     help="Where to write the figure as PNG and SVG, and its numbers as JSON.  [default: RUN/inspect, or inspect]",
@@ -27,7 +27,7 @@ def answer(
     shown: dict[str, Any],
     *,
     name: str,
-    output: Path | None,
+    show: Path | None,
     run: Path | None = None,
     as_json: bool = False,
 ) -> None:
@@ -39,7 +39,7 @@ def answer(
     """
     from unrolled.inspection import figures
 
-    picture, vector, values = figures.write(figure, numbers, output or (run / "inspect" if run else Path("inspect")), name)
+    picture, vector, values = figures.write(figure, numbers, show or (run / "inspect" if run else Path("inspect")), name)
     files = {"picture": str(picture), "vector": str(vector), "numbers": str(values)}
     if not as_json:
         click.echo(f"{numbers['sentence']}\n")

@@ -33,7 +33,7 @@ def gradients(
     seed: int | None,
     steps: int | None,
     layer: str | None,
-    output: Path | None,
+    show: Path | None,
     as_json: bool,
 ) -> None:
     """Show how far back through time a gradient reaches: of a trained RUN, on DATA or on what it was trained on.
@@ -71,4 +71,4 @@ def gradients(
         }
     if "clipped" in facts:
         shown["clipped"] = f"{facts['clipped']:.0%} of the steps reported"
-    answer(inspection.draw(found, title), numbers, shown, name="gradients", output=output, run=run, as_json=as_json)
+    answer(inspection.draw(found, title), numbers, shown, name="gradients", show=show, run=run, as_json=as_json)

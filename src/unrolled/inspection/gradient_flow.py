@@ -31,6 +31,8 @@ from unrolled.layers import Recurrent
 
 GONE = 0.01
 """The share of the gradient below which a step might as well not be there."""
+EXPLODED = 100.0
+"""As many times what it was at the loss: a gradient that has grown so explodes."""
 _LOWEST = 1e-30
 """Norms below are rounded to nothing on the way: no rate is read off them."""
 

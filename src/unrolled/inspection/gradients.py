@@ -13,13 +13,11 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from unrolled.errors import RunError, nearest
-from unrolled.inspection.gradient_flow import GONE, Flow, Recorder, is_recurrent
+from unrolled.inspection.gradient_flow import EXPLODED, GONE, Flow, Recorder, is_recurrent
 from unrolled.inspection.inside import saturation, spectral_radii, take_apart
 from unrolled.inspection.jacobian import spaced, through_time
 from unrolled.layers import LAYERS, Recurrent
 
-EXPLODED = 100.0
-"""As many times what it was at the loss: a gradient that has grown so explodes."""
 _LONGEST_JACOBIAN = 64
 """Steps: each costs a step of the definition, forwards and backwards, in every round."""
 

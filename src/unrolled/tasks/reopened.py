@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from unrolled import checkpoint
 from unrolled.errors import DataError
 from unrolled.inspection.gradients import Gradients, look
-from unrolled.task import Carry
+from unrolled.inspection.truncation import Truncation, measure
+from unrolled.task import Carry, Rows
 from unrolled.tasks import config_class, task_module
 
 _BATCH = 16
@@ -65,7 +66,8 @@ class Reopened:
         """Batches from number `begin` on, each with the state that it starts from and its loss; the state is carried on."""
         carry: Carry = {}
         for number in range(begin, begin + count):
-            batch = self.task.batch(number)
+            made = self.task.batch(number)
+            batch = {name: part.rows(slice(len(part))) if isinstance(part, Rows) else part for name, part in made.items()}
             before = carry
             step = self.task.loss(self.model, batch, carry)
             carry = step.carry
@@ -103,3 +105,38 @@ def gradients(
     norms = [line["gradient_norm"] for line in checkpoint.read_metrics(opened.folder) if "gradient_norm" in line]
     clipped = {"clipped": sum(norm > opened.config.clip_norm for norm in norms) / len(norms)} if norms else {}
     return found.within(steps) if steps else found, clipped
+
+
+def truncation(run: str | Path, data: Sequence[str] = (), *, steps: int | None = None) -> Truncation:
+    """How far a truncated gradient of a trained run is from the full one, for each k2.
+
+    Args:
+        run: the folder.
+        data: other data than it was trained on, see `Reopened`.
+        steps: how far the full gradient goes back, of a run that reads a long sequence in windows; when left out 256, or four
+            times its k2, or what the data have.
+
+    Raises:
+        RunError: as `Reopened`; no layer that could be truncated; weights that are not finite.
+        DataError: as `Reopened`; or steps for a run whose sequences are as long as they are.
+    """
+    opened = Reopened(run, data, steps)
+    own = opened.config.k2 or opened.config.k1 if opened.windowed else None
+    if steps and not opened.windowed:
+        raise DataError(
+            f"steps: expected none, as {opened.folder}'s sequences are as long as they are, got {steps:,}. Leave it out."
+        )
+    if opened.windowed and steps is None:
+        opened = _longest(run, data, max(256, 4 * (own or 1)))
+    return measure(opened.model, opened.loss, own)
+
+
+def _longest(run: str | Path, data: Sequence[str], steps: int) -> Reopened:
+    """With windows of so many steps, or half as many, and so on, as the data allow."""
+    while True:
+        try:
+            return Reopened(run, data, steps)
+        except DataError:
+            if steps < 4:
+                raise
+            steps //= 2

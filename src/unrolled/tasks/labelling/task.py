@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Sequence as Several
 from itertools import chain, islice, repeat
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from unrolled.errors import DataError, RunError
 from unrolled.task import Activations, Carry, Metric, Preview, Processes, Step
 from unrolled.tasks.labelling import activations, data
 from unrolled.tasks.labelling.config import Config
-from unrolled.tasks.labelling.data import Encoding, Kept, Numbering, batch_of
+from unrolled.tasks.labelling.data import Encoding, Example, Kept, Numbering, batch_of
 from unrolled.tasks.labelling.export import export
 from unrolled.tasks.labelling.generate import Labelled, generate
 from unrolled.tasks.labelling.live import Follower, Live, arriving
@@ -44,9 +45,10 @@ class Task:
     def __init__(self, config: Config, folder: Path) -> None:
         self.config, self.folder = config, folder
         self.encoding = Encoding.load(folder)
-        self.sequences = Kept(folder / data.TRAINING, config, self.encoding)
+        kept = Kept(folder / data.TRAINING, config, self.encoding)
+        self.sequences: Several[Example] = kept
         self.validation = Kept(folder / data.VALIDATION, config, self.encoding)
-        self.batches = LengthBatches(self.sequences.lengths, config.batch_size, config.seed)
+        self.batches = LengthBatches(kept.lengths, config.batch_size, config.seed)
         self.unit = "steps" if config.per == "step" else "sequences"
         self.loss_name = f"nats per {config.per}"
         if config.multi or not len(self.validation):
@@ -55,9 +57,29 @@ class Task:
             self.selection = Metric("accuracy", "accuracy", lower_is_better=False)
         self.summary = (
             f"{len(self.sequences):,} sequences of {self.encoding.kind} to learn from, {len(self.validation):,} to measure on, "
-            f"{len(self.encoding.labels):,} labels; {self.sequences.lengths.sum() / self.batches.per_epoch:,.0f} steps a "
+            f"{len(self.encoding.labels):,} labels; {kept.lengths.sum() / self.batches.per_epoch:,.0f} steps a "
             f"batch, {self.batches.padding():.1%} padding"
         )
+
+    @classmethod
+    def on_other_data(cls, config: Config, folder: Path, paths: list[str]) -> Task:
+        """The same task with batches of other sequences: for looking into its gradient.
+
+        Raises:
+            DataError: they cannot be read, have no labels, or labels that the run never saw.
+        """
+        task, known = cls(config, folder), Encoding.load(folder).labels
+        numbering, examples = Numbering(config, known), []
+        for sequence in Run(folder).read(*paths, labelled=True):
+            if len(sequence):
+                task.encoding.require_fit(sequence)
+                examples.append(numbering.example(sequence))
+        if not examples or (unseen := numbering.names[len(known) :]):
+            got = f"the labels {', '.join(unseen)}" if examples else "none that has a step"
+            raise DataError(f"{', '.join(paths)}: expected sequences with labels that the run was trained on, got {got}.")
+        task.sequences = examples
+        task.batches = LengthBatches(np.array([len(one.inputs) for one in examples]), config.batch_size, config.seed)
+        return task
 
     def build(self) -> nn.Module:
         return Labeller(self.config, self.encoding)

@@ -1,0 +1,201 @@
+"""How far a truncated gradient is from the full one: which k2 is enough, on this model and data.
+
+Truncated BPTT with k1 = k2 = k cuts a sequence into chunks of k steps; the state goes on from chunk to chunk, its gradient does
+not. Here the same loss of the same sequences is differentiated with the recurrent layers cut so, for growing k, and without a
+cut. What is compared is the gradient of the recurrent layers' weights: what is above them is the same either way.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+
+from unrolled import bptt
+from unrolled.errors import RunError
+from unrolled.inspection.gradients import require_finite, require_recurrent
+from unrolled.layers import Recurrent
+
+ENOUGH = 0.99
+"""The cosine with the full gradient from which on a truncated one counts as its like, ..."""
+NEAR = 0.05
+"""... if its norm is no further from the full one's than this share."""
+
+
+class Row(NamedTuple):
+    """What one k2 comes to."""
+
+    k2: int
+    cosine: float
+    """Between the truncated gradient and the full one."""
+    norm: float
+    """The truncated gradient's, as a share of the full one's."""
+
+
+class Truncation(NamedTuple):
+    """What `measure` found."""
+
+    sentence: str
+    steps: int
+    """Of the longest sequence; the last row's k2."""
+    suggested: int
+    """The least k2 that is enough."""
+    rows: list[Row]
+
+    def numbers(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return {**self._asdict(), "rows": [row._asdict() for row in self.rows]}
+
+
+def measure(model: nn.Module, loss: Callable[[], Tensor], trained_with: int | None = None) -> Truncation:
+    """Differentiate a loss for k2 = 1, 2, 4, ... up to the longest sequence.
+
+    Args:
+        model: its `unrolled` layers are cut, those that step through time by themselves (cells) are not.
+        loss: computes it anew at each call, the same each time.
+        trained_with: the model's own k2, measured too.
+
+    Raises:
+        RunError: no layer that can be cut: none runs over sequences, or one reads them backwards too; or weights not finite.
+
+    >>> import torch, unrolled
+    >>> rnn, x = unrolled.RNN(3, 4), torch.randn(8, 2, 3)
+    >>> rows = measure(rnn, lambda: rnn(x)[0].square().sum()).rows
+    >>> [row.k2 for row in rows], round(rows[-1].cosine, 4), round(rows[-1].norm, 4)
+    ([1, 2, 4, 8], 1.0, 1.0)
+    """
+    require_recurrent(model, None)
+    require_finite(model)
+    layers = [one for one in model.modules() if isinstance(one, Recurrent)]
+    if any(one.bidirectional for one in layers):
+        raise RunError(
+            "expected layers of one direction to truncate, got a bidirectional one, which has to see the whole sequence."
+        )
+    weights = [weight for one in layers for weight in one.parameters()]
+    lengths: list[int] = []
+    full = _gradient(layers, weights, loss, None, lengths) if layers else torch.zeros(0)
+    steps = max(lengths, default=1)
+    if steps < 2:
+        raise RunError("expected layers that run over sequences, got a model that takes its steps one by one.")
+    k2s = sorted(
+        {*(2**k for k in range(steps.bit_length()) if 2**k <= steps), steps, *([trained_with] if trained_with else [])}
+    )
+    rows = []
+    for k2 in k2s:
+        if k2 > steps:
+            continue
+        cut = _gradient(layers, weights, loss, k2, lengths)
+        cosine = torch.nn.functional.cosine_similarity(cut, full, dim=0)
+        rows.append(Row(k2, float(cosine), float(cut.norm() / full.norm())))
+    suggested = steps
+    for row in reversed(rows):  # it stays enough from here on
+        if row.cosine < ENOUGH or abs(row.norm - 1) > NEAR:
+            break
+        suggested = row.k2
+    return Truncation(_in_words(rows, suggested, steps, trained_with), steps, suggested, rows)
+
+
+@contextmanager
+def cut(layers: list[Recurrent], k: int | None, lengths: list[int] | None = None) -> Iterator[None]:
+    """Within it, the layers pass no gradient through their state from one chunk of k steps to the one before.
+
+    k of None cuts nothing; `lengths` gets the number of steps of every call.
+    """
+    for layer in layers:
+        layer.forward = partial(_in_chunks, layer, k, lengths)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        for layer in layers:
+            del layer.forward  # the class's own is seen again
+
+
+def _in_chunks(
+    layer: Recurrent,
+    k: int | None,
+    seen: list[int] | None,
+    input: Tensor,
+    hx: Any = None,
+    *,
+    lengths: Tensor | None = None,
+    resets: Tensor | None = None,
+    **others: Any,
+) -> tuple[Tensor, Any]:
+    """A call of the layer, chunk by chunk."""
+    time = 1 if layer.batch_first else 0
+    steps = input.shape[time]
+    if seen is not None:
+        seen.append(steps)
+    outputs, state, forward = [], hx, type(layer).forward
+    for begin in range(0, steps, k or steps):
+        count = min(k or steps, steps - begin)
+        if begin:
+            state = _detached_where(state, None if lengths is None else torch.as_tensor(lengths).cpu() > begin)
+        masks = {
+            "lengths": None if lengths is None else (torch.as_tensor(lengths) - begin).clamp(0, count),
+            "resets": None if resets is None else resets.narrow(time, begin, count),
+        }
+        output, state = forward(layer, input.narrow(time, begin, count), state, **masks, **others)
+        outputs.append(output)
+    return torch.cat(outputs, time), state
+
+
+def _detached_where(state: Any, alive: Tensor | None) -> Any:
+    """The state, detached of the sequences that go on: the last state of one that has ended keeps its gradient."""
+    if alive is None:
+        return bptt.detach(state)
+    if isinstance(state, tuple):
+        return tuple(_detached_where(part, alive) for part in state)
+    return torch.where(alive.to(state.device)[:, None], state.detach(), state)
+
+
+def _gradient(
+    layers: list[Recurrent], weights: list[nn.Parameter], loss: Callable[[], Tensor], k: int | None, lengths: list[int]
+) -> Tensor:
+    with cut(layers, k, lengths):
+        value = loss()
+    found = torch.autograd.grad(value, weights, allow_unused=True)
+    parts = [torch.zeros_like(w) if g is None else g for w, g in zip(weights, found, strict=True)]
+    return torch.cat([part.flatten() for part in parts]).double()
+
+
+def _in_words(rows: list[Row], suggested: int, steps: int, trained_with: int | None) -> str:
+    row = next(row for row in rows if row.k2 == suggested)
+    if suggested == steps:
+        before = rows[-2] if len(rows) > 1 else row
+        text = (
+            f"No k2 below all {steps:,} steps is enough here: with k2 = {before.k2:,} the gradient has a cosine of "
+            f"{before.cosine:.3f} with the full one, and {before.norm:.0%} of its norm."
+        )
+    else:
+        text = (
+            f"k2 = {suggested:,} is enough here: its gradient has a cosine of {row.cosine:.3f} with that over all {steps:,} "
+            f"steps, and {row.norm:.0%} of its norm."
+        )
+    own = next((one for one in rows if one.k2 == trained_with), None)
+    return text if own is None else f"{text} It was trained with {own.k2:,} (cosine {own.cosine:.3f})."
+
+
+def draw(found: Truncation, title: str = "") -> Figure:
+    """Cosine and norm of the truncated gradient against k2, under the sentence."""
+    figure = Figure(figsize=(8, 4.6), layout="constrained")
+    figure.suptitle("\n".join(filter(None, [title, *textwrap.wrap(found.sentence, 90)])), fontsize=10)
+    axes = figure.subplots()
+    k2s = [row.k2 for row in found.rows]
+    axes.plot(k2s, [row.cosine for row in found.rows], "o-", label="cosine with the full gradient")
+    axes.plot(k2s, [row.norm for row in found.rows], "s--", label="norm, as a share of the full one's")
+    axes.axhline(1, color="grey", lw=0.6)
+    axes.axvline(found.suggested, color="tab:green", lw=1, ls=":", label=f"enough: k2 = {found.suggested}")
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(k2s, [str(k2) for k2 in k2s], fontsize=8)
+    axes.set(xlabel="k2: steps that the gradient flows back (k1 = k2)")
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    return figure

@@ -1,0 +1,88 @@
+"""The truncated gradient beside the full one."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from tests.tolerance import assert_same
+
+import unrolled
+from unrolled import bptt
+from unrolled.errors import RunError
+from unrolled.inspection import truncation
+
+T, B, I, H = 9, 3, 2, 4
+
+
+def gradients(layer, loss) -> list[torch.Tensor]:
+    return list(torch.autograd.grad(loss, list(layer.parameters())))
+
+
+@pytest.mark.parametrize("kind", ["RNN", "LSTM", "GRU"])
+@pytest.mark.parametrize("k", [1, 3, T])
+def test_layers_that_are_cut_have_the_gradient_of_truncated_bptt(kind: str, k: int) -> None:
+    layer, x = getattr(unrolled, kind)(I, H, num_layers=2), torch.randn(T, B, I)
+    losses = [outputs.square().sum() for _, outputs, _ in bptt.truncated(layer, x, k1=k)]
+    expected = gradients(layer, torch.stack(losses).sum())
+    with truncation.cut([layer], k):
+        found = gradients(layer, layer(x)[0].square().sum())
+    for one, other in zip(found, expected, strict=True):
+        assert_same(one, other)
+    assert "forward" not in vars(layer)
+
+
+@pytest.mark.parametrize("kind", ["RNN", "LSTM", "GRU"])
+def test_cutting_changes_no_output_of_unequal_lengths_and_keeps_the_gradient_of_ended_ones(kind: str) -> None:
+    layer, x, lengths = getattr(unrolled, kind)(I, H), torch.randn(T, B, I), torch.tensor([T, 2, 4])
+    output, state = layer(x, lengths=lengths)
+    with truncation.cut([layer], 4):
+        cut_output, cut_state = layer(x, lengths=lengths)
+    assert_same(cut_output, output)
+    h, cut_h = (one[0] if isinstance(one, tuple) else one for one in (state, cut_state))
+    assert_same(cut_h, h)
+    for of_short, of_cut in zip(gradients(layer, h[0, 1:].sum()), gradients(layer, cut_h[0, 1:].sum()), strict=True):
+        assert_same(of_cut, of_short)  # both end within the first chunk
+
+
+def test_with_k2_of_all_steps_the_gradient_is_the_full_one_and_with_one_step_it_is_not() -> None:
+    rnn, x = unrolled.RNN(I, H), torch.randn(T, B, I)
+    found = truncation.measure(rnn, lambda: rnn(x)[0].square().sum())
+    assert [row.k2 for row in found.rows] == [1, 2, 4, 8, T]
+    assert (found.rows[-1].cosine, found.rows[-1].norm) == (pytest.approx(1), pytest.approx(1))
+    assert found.rows[0].cosine < 0.99
+
+
+def test_a_layer_that_remembers_nothing_needs_one_step_and_one_that_forgets_nothing_all() -> None:
+    rnn, x = unrolled.RNN(I, H, nonlinearity="relu"), torch.rand(16, B, I)
+    with torch.no_grad():
+        rnn.weight_ih_l0.fill_(0.5)
+        rnn.weight_hh_l0.zero_()
+    # W_hh has a gradient even if it is 0; what is carried through it has none
+    assert truncation.measure(rnn, lambda: rnn(x)[0].sum()).suggested == 1
+    rnn.weight_hh_l0.data.copy_(torch.eye(H))
+    forgets_nothing = truncation.measure(rnn, lambda: rnn(x)[0][-1].sum())
+    assert forgets_nothing.suggested == 16
+    assert forgets_nothing.sentence.startswith("No k2 below all 16 steps is enough here")
+
+
+def test_what_cannot_be_truncated_is_said() -> None:
+    both, x = unrolled.GRU(I, H, bidirectional=True), torch.randn(T, B, I)
+    with pytest.raises(RunError, match="got a bidirectional one"):
+        truncation.measure(both, lambda: both(x)[0].sum())
+    cell = unrolled.GRUCell(I, H)
+    with pytest.raises(RunError, match="got a model that takes its steps one by one"):
+        truncation.measure(cell, lambda: cell(x[0]).sum())
+
+
+def test_the_command_suggests_a_k2(command, trained: Path, real_text: Path, tmp_path: Path) -> None:
+    code, out, errors = command("inspect", "truncation", trained, real_text, "--steps", "40", "--show", tmp_path, "--json")
+    assert (code, errors) == (0, "")
+    found = json.loads(out)
+    assert [row["k2"] for row in found["rows"]] == [1, 2, 4, 8, 16, 32, 40]
+    assert found["suggested"] in [row["k2"] for row in found["rows"]]
+    assert "It was trained with 16" in found["sentence"]
+    assert Path(found["picture"]).read_bytes().startswith(b"\x89PNG")
+    code, out, errors = command("inspect", "truncation", trained, real_text, "--steps", "100000")
+    assert (code, out) == (2, "")
+    assert "expected no more steps than the data have, got 100,000" in errors
