@@ -1,9 +1,9 @@
 """How many glimpses cost what, and what looking is worth: `python -m benchmarks.glimpse DATA --unseen OTHER --recipe FILE`.
 
 Trains a network for each number of glimpses, once where it looks where it wants to and once where places are random, all with
-the settings of the recipe. For each it prints the error on OTHER, along as many paths as the recipe says, and what an image
-costs: multiply-adds, how many numbers it was shown beside how many pixels the image has, and milliseconds of one image alone
-and of each of 64.
+the settings of the recipe; with `--run RUN RUN` asks trained ones for each number instead. For each it prints the error on
+OTHER, along as many paths as the recipe says, and what an image costs: multiply-adds, how many numbers it was shown beside how
+many pixels the image has, and milliseconds of one image alone and of each of 64.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from unrolled.config import read_recipe
 from unrolled.inspection.speed import machine
 from unrolled.tasks.glimpse.config import Config
 from unrolled.tasks.glimpse.model import Glimpses
+from unrolled.tasks.glimpse.task import Run
 
 
 def multiply_adds(model: Glimpses, glimpses: int) -> int:
@@ -41,34 +42,44 @@ def milliseconds(model: Glimpses, side: tuple[int, int, int], glimpses: int, cou
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Error and cost by the number of glimpses, with the random control beside it.")
-    parser.add_argument("data", type=Path, help="images to learn from")
+    parser.add_argument("data", type=Path, nargs="?", help="images to learn from")
     parser.add_argument("--unseen", type=Path, required=True, help="images to measure on")
-    parser.add_argument("--recipe", type=Path, required=True, help="settings")
+    parser.add_argument("--recipe", type=Path, help="settings")
+    parser.add_argument("--run", type=Path, nargs="+", help="trained networks to ask for each number, instead of training some")
     parser.add_argument("--glimpses", type=int, nargs="+", default=[1, 2, 4, 6, 8], help="numbers of glimpses (1 2 4 6 8)")
     parser.add_argument("--max-steps", type=int, help="steps of each training (the recipe's)")
     parser.add_argument("--attention", nargs="+", default=["hard", "random"], choices=["hard", "soft", "random"])
     parser.add_argument("--runs", type=Path, help="folder in which the runs are kept (none)")
     parser.add_argument("--threads", type=int, default=1, help="threads (1)")
     asked = parser.parse_args()
+    if not asked.run and not (asked.data and asked.recipe):
+        parser.error("expected DATA and --recipe to train with, or --run with trained networks")
     torch.set_num_threads(asked.threads)
-    settings = {**read_recipe(asked.recipe), **({"max_steps": asked.max_steps} if asked.max_steps else {})}
     print(", ".join(f"{name} {value}" for name, value in machine().items()), f", {asked.threads} threads")
-    errors = "".join(f"{f'{name} error':>14}" for name in asked.attention)
-    print(f"{'glimpses':>8}{errors}{'multiply-adds':>15}{'seen/image':>12}{'ms, alone':>11}{'of 64':>8}")
     with tempfile.TemporaryDirectory() as temporary:
         for glimpses in asked.glimpses:
-            found, line = [], ""
-            for attention in asked.attention:
-                folder = (asked.runs or Path(temporary)) / f"{attention}-{glimpses}"
-                own = {**settings, "glimpses": glimpses, "attention": attention}
-                if attention == "random":
-                    own["samples"] = max(1, settings.get("samples", 1))  # it has no policy to take the means of
-                unrolled.train("glimpse", asked.data, run=folder, **own)
-                run = unrolled.load(folder)
-                found.append(1 - run.evaluate(asked.unseen)["accuracy"])
-                if not line:
-                    line = cost(run.model, run.config, (run.facts.channels, run.facts.height, run.facts.width))
-            print(f"{glimpses:8}" + "".join(f"{error:14.2%}" for error in found) + line, flush=True)
+            if asked.run:
+                runs = [unrolled.load(run, glimpses=glimpses) for run in asked.run]
+            else:
+                runs = [trained(asked, attention, glimpses, asked.runs or Path(temporary)) for attention in asked.attention]
+            if glimpses == asked.glimpses[0]:
+                errors = "".join(f"{f'{run.config.attention} error':>14}" for run in runs)
+                print(f"{'glimpses':>8}{errors}{'multiply-adds':>15}{'seen/image':>12}{'ms, alone':>11}{'of 64':>8}")
+            errors = "".join(f"{1 - run.evaluate(asked.unseen)['accuracy']:14.2%}" for run in runs)
+            facts = runs[0].facts
+            shape = (facts.channels, facts.height, facts.width)
+            print(f"{glimpses:8}{errors}{cost(runs[0].model, runs[0].config, shape)}", flush=True)
+
+
+def trained(asked: argparse.Namespace, attention: str, glimpses: int, folder: Path) -> Run:
+    """A network for this number of glimpses."""
+    recipe = read_recipe(asked.recipe)
+    settings = {**recipe, **({"max_steps": asked.max_steps} if asked.max_steps else {})}
+    if attention == "random":
+        settings["samples"] = max(1, recipe.get("samples", 1))  # it has no policy to take the means of
+    run = folder / f"{attention}-{glimpses}"
+    unrolled.train("glimpse", asked.data, run=run, **{**settings, "glimpses": glimpses, "attention": attention})
+    return unrolled.load(run)
 
 
 def cost(model: Glimpses, config: Config, shape: tuple[int, int, int]) -> str:

@@ -27,7 +27,10 @@ from unrolled.tasks.glimpse.show import frames, sheet
 
 def network(**settings) -> Reader:
     torch.manual_seed(0)
-    return Reader(Config(**{**TINY, "glimpses": 2, "objects": 2, **settings}), 1, 4).double()
+    model = Reader(Config(**{**TINY, "glimpses": 2, "objects": 2, **settings}), 1, 4).double()
+    if model.policy is not None:  # its weights begin as zeros
+        torch.nn.init.normal_(model.policy.weight)
+    return model
 
 
 def weights_of(cell: torch.nn.RNNCellBase) -> Weights:

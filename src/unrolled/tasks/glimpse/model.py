@@ -58,11 +58,8 @@ class Glimpses(nn.Module):
         self.joined = Linear(2 * features, hidden)
         self.core = cell(config.cell, hidden)
         self.classify = Linear(hidden, classes)
-        self.policy = None if config.attention == "random" else Linear(hidden, 2)
+        self.policy = None if config.attention == "random" else policy(hidden)
         self.baseline = Linear(hidden, 1) if config.attention == "hard" else None
-        if self.policy is not None:  # from the centre; places by chance at the edge would be hard to get away from
-            nn.init.zeros_(self.policy.weight)
-            nn.init.zeros_(self.policy.bias)
 
     def forward(
         self, images: Tensor, *, glimpses: int | None = None, generator: torch.Generator | None = None, drawn: bool = True
@@ -113,6 +110,14 @@ def next_place(
         return mean.detach(), mean
     noise = torch.randn(mean.shape, generator=generator, device=mean.device, dtype=mean.dtype)
     return torch.add(mean.detach(), noise, alpha=model.deviation), mean
+
+
+def policy(hidden: int) -> nn.Linear:
+    """W_l and b_l. It begins in the middle: from places by chance at the edge it would be hard to get away."""
+    layer = Linear(hidden, 2)
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
 
 
 def cell(kind: str, hidden: int) -> nn.Module:

@@ -24,7 +24,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 
 from unrolled.kernels.linear import Linear
 from unrolled.tasks.glimpse.config import Config
-from unrolled.tasks.glimpse.model import Looked, cell, next_place, output, wide
+from unrolled.tasks.glimpse.model import Looked, cell, next_place, output, policy, wide
 from unrolled.tasks.glimpse.retina import Retina
 
 COARSE = 12
@@ -53,7 +53,7 @@ class Reader(nn.Module):
         nn.init.ones_(self.where.bias)  # a factor, which begins near 1
         self.reading, self.looking = cell(config.cell, hidden), cell(config.cell, hidden)
         self.classify = Linear(hidden, symbols)
-        self.policy = None if config.attention == "random" else Linear(hidden, 2)
+        self.policy = None if config.attention == "random" else policy(hidden)
         self.baseline = Linear(hidden, 1) if config.attention == "hard" else None
 
     def forward(
