@@ -10,8 +10,11 @@ import torch
 from PIL import Image
 
 from unrolled import RNN, errors, tasks
+from unrolled.data import sources, tokenizers
+from unrolled.data.token_streams import encode_documents
 from unrolled.inspection import text_properties, units
 from unrolled.task import Activations
+from unrolled.tasks.language_model import activations
 
 H, LATCH = 9, 4
 
@@ -130,6 +133,22 @@ def test_the_text_is_coloured_from_the_least_to_the_largest(tmp_path: Path) -> N
     assert {(0xB3, 0x58, 0x06), (0x54, 0x27, 0x88)} <= {colour for _, colour in picture.getcolors(1 << 24) or []}
 
 
+@pytest.mark.parametrize("unit", ["char", "byte", "word", "bpe"])
+def test_pieces_are_the_text_token_by_token(unit: str, tmp_path: Path) -> None:
+    text = "Größe für 3 Kühe,\nund „mehr“ davon.\n" * 9
+    for name in ("one", "two"):
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    documents = sources.find([str(tmp_path / "one"), str(tmp_path / "two")], binary=unit == "byte")
+    tokenizer = tokenizers.learn(unit, documents, 300)
+    ids = np.concatenate([*encode_documents(documents, tokenizer)])
+    assert int((ids == tokenizer.end).sum()) == 2
+    pieces = activations.pieces(ids, tokenizer)
+    assert len(pieces) == len(ids)
+    assert "".join(pieces) == tokenizer.decode(int(i) for i in ids)
+    values = units.of_pieces(pieces)["position in line"]
+    assert values[[n for n, piece in enumerate(pieces) if piece.endswith("\n")]].tolist() == [0] * 36
+
+
 class TestTheCommand:
     def test_scores_pictures_and_numbers(self, command: Callable, trained: Path, real_text: Path, tmp_path: Path) -> None:
         code, out, err = command("inspect", "units", trained, real_text, "--unit", "3", "--show", tmp_path / "seen", "--json")
@@ -150,6 +169,10 @@ class TestTheCommand:
         code, out, err = command("inspect", "units", trained, text, "--labels", labels, "--json")
         assert code == 0, err
         assert "is b" in json.loads(out)
+        labels.write_text(json.dumps({"never": [0] * 600}))
+        code, out, err = command("inspect", "units", trained, text, "--labels", labels, "--json")
+        assert (code, err) == (0, "left out, being the same throughout a half: never\n")
+        assert "never" not in json.loads(out)
         labels.write_text(json.dumps({"is b": [0, 1]}))
         code, _, err = command("inspect", "units", trained, text, "--labels", labels)
         assert (code, err) == (2, "error: labels 'is b': expected a finite number for each of 600 tokens, got 2.\n")

@@ -58,6 +58,8 @@ def units(
     if activations.unknown:
         click.echo(f"{activations.unknown:,} of {len(activations.pieces):,} tokens are such as the run never saw", err=True)
     found = inspection.find(activations, more, seed=seed)
+    if left_out := set(more or {}) - {one.name for one in found}:
+        click.echo(f"left out, being the same throughout a half: {', '.join(sorted(left_out))}", err=True)
     if as_json:
         print_values(inspection.numbers(found), as_json=True)
     else:
