@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tolerance import assert_same
 from unrolled.errors import ConfigError, DataError, RunError
-from unrolled.strokes import Painting, Strokes, coverage, render
+from unrolled.strokes import Painting, Strokes, paint_at, render
 
 
 def some(count: int, seed: int = 0, bristles: float = 0.0, dtype: torch.dtype = torch.float32) -> Strokes:
@@ -50,8 +50,9 @@ def every_pixel(strokes: Strokes, height: int, width: int, canvas: Tensor) -> Te
     pixel = 1 / max(height, width)
     x, y = (torch.arange(width) + 0.5) * pixel, (torch.arange(height) + 0.5) * pixel
     for n in range(len(strokes.opacity)):
-        alpha = coverage(strokes[n : n + 1], x[None].to(canvas.dtype), y[None].to(canvas.dtype), pixel)
-        canvas = canvas + alpha * (strokes.colours[n, :, None, None] - canvas)
+        alpha, light = paint_at(strokes[n : n + 1], x[None].to(canvas.dtype), y[None].to(canvas.dtype), pixel)
+        colour = strokes.colours[n, :, None, None] + (0 if light is None else light)
+        canvas = canvas + alpha * (colour.clamp(0, 1) - canvas)
     return canvas
 
 
@@ -109,6 +110,22 @@ def test_bristles_leave_as_much_paint_at_every_resolution_to_a_few_hundredths() 
     amounts = [float((1 - render(strokes, size, size)[1]).mean()) for size in (32, 128, 512)]
     assert max(amounts) - min(amounts) < 0.05 * max(amounts)
     assert amounts[0] < 0.9 * float((1 - render(straight(), 32, 32)[1]).mean())
+
+
+def test_thick_paint_is_light_where_the_light_comes_from() -> None:
+    grey = straight(colours=torch.full((1, 3), 0.5), bristles=torch.ones(1))
+    x = (torch.arange(200) + 0.5)[None] / 200
+    light = paint_at(grey, x, x, 1 / 200).light
+    assert light is not None
+    assert light[0, 82:84, 60:140].mean() > 0.03  # the upper edge
+    assert light[0, 117:119, 60:140].mean() < -0.03
+
+
+def test_rendering_does_not_change_the_canvas_that_it_is_given() -> None:
+    canvas = torch.rand(3, 8, 8)
+    before = canvas.clone()
+    render(some(5), 8, 8, canvas)
+    assert torch.equal(canvas, before)
 
 
 def test_gradients_of_a_straight_stroke_are_those_of_finite_differences() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
 import torch
+from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
@@ -52,12 +53,7 @@ class Painting(NamedTuple):
         Raises:
             ConfigError: fewer than one pixel, or more than `LARGEST`.
         """
-        ratio = self.height_to_width
-        height, width = (longer, longer / ratio) if ratio > 1 else (longer * ratio, longer)
-        height, width = max(1, round(height)), max(1, round(width))
-        if longer < 1 or height * width > LARGEST:
-            raise ConfigError(f"expected a picture of 1 to {LARGEST:,} pixels, got {width:,} x {height:,}. Give another size.")
-        return height, width
+        return size_of(self.height_to_width, longer)
 
     def render(self, longer: int) -> Tensor:
         """Its pixels, (3, height, width) in 0 to 1.
@@ -67,6 +63,14 @@ class Painting(NamedTuple):
         """
         height, width = self.size(longer)
         return render(self.strokes, height, width, self._bare(height, width))
+
+    def image(self, longer: int) -> Image.Image:
+        """The same as an image of Pillow.
+
+        Raises:
+            ConfigError: as `size`.
+        """
+        return as_image(self.render(longer))
 
     def growing(self, longer: int, frames: int) -> Iterator[Tensor]:
         """The painting as it grows, from the bare ground on: (3, height, width) each.
@@ -163,6 +167,24 @@ class Painting(NamedTuple):
         box = f'viewBox="0 0 {width} {height}" width="{width}" height="{height}"'
         ground = f'<rect width="100%" height="100%" fill="{_hex(self.ground)}"/>'
         return "\n".join([f'<svg xmlns="http://www.w3.org/2000/svg" {box}>', ground, *paths, "</svg>\n"])
+
+
+def as_image(pixels: Tensor) -> Image.Image:
+    """Pixels (3, height, width) in 0 to 1 as an image of Pillow."""
+    return Image.fromarray((pixels.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy())
+
+
+def size_of(height_to_width: float, longer: int) -> tuple[int, int]:
+    """Height and width in pixels of a painting of which the longer side has so many.
+
+    Raises:
+        ConfigError: fewer than one pixel, or more than `LARGEST`.
+    """
+    height, width = (longer, longer / height_to_width) if height_to_width > 1 else (longer * height_to_width, longer)
+    height, width = max(1, round(height)), max(1, round(width))
+    if longer < 1 or height * width > LARGEST:
+        raise ConfigError(f"expected a picture of 1 to {LARGEST:,} pixels, got {width:,} x {height:,}. Give another size.")
+    return height, width
 
 
 def _outlines(strokes: Strokes) -> Iterator[str]:

@@ -28,6 +28,8 @@ PIXELS_AT_ONCE = 1 << 17
 """Without gradients, so many pixels are computed at a time: as many as a processor's cache holds."""
 _WAVES = (1.3, 2.9, 5.3, 9.1)
 """Bristles: waves from the middle of a stroke to its edge."""
+_STREAKS, _EDGE = 0.1, 0.1
+"""How much light bristles and edges take or give."""
 
 
 class Strokes(NamedTuple):
@@ -74,23 +76,32 @@ def render(strokes: Strokes, height: int, width: int, canvas: Tensor | None = No
     side = _cell_side(strokes, longer)
     rows, columns = math.ceil(height / side), math.ceil(width / side)
     stroke, cell = _touched(strokes, rows, columns, side, longer)
-    cells = pad(canvas, (0, columns * side - width, 0, rows * side - height))
-    cells = cells.unflatten(1, (rows, side)).unflatten(3, (columns, side)).permute(1, 3, 0, 2, 4).flatten(0, 1)
-    cells = _lay(cells.contiguous(), strokes, stroke, cell, columns, longer)
+    learning = torch.is_grad_enabled() and any(one.requires_grad for one in (*strokes, canvas))
+    with torch.set_grad_enabled(learning):
+        cells = pad(canvas, (0, columns * side - width, 0, rows * side - height))
+        cells = cells.unflatten(1, (rows, side)).unflatten(3, (columns, side)).permute(1, 3, 0, 2, 4).flatten(0, 1)
+        cells = _lay(cells.clone(memory_format=torch.contiguous_format), strokes, stroke, cell, columns, longer)
     picture = cells.unflatten(0, (rows, columns)).permute(2, 0, 3, 1, 4).flatten(3).flatten(1, 2)
     return picture[:, :height, :width]
 
 
-def coverage(strokes: Strokes, x: Tensor, y: Tensor, pixel: float) -> Tensor:
-    """How much of the paint of each stroke covers each point: opacity, edge and bristles together.
+class Paint(NamedTuple):
+    """What strokes leave at points."""
+
+    coverage: Tensor
+    """How much of the paint covers what was there: opacity, edge and bristles together, (N, H, W) in 0 to 1."""
+    light: Tensor | None
+    """What is added to the colour, since paint is thick: light on the upper left and dark on the lower right edge, and streaks;
+    (N, H, W), None without bristles."""
+
+
+def paint_at(strokes: Strokes, x: Tensor, y: Tensor, pixel: float) -> Paint:
+    """What each stroke leaves at points on a grid of its own.
 
     Args:
         strokes: (N,).
         x, y: coordinates of pixels' middles, (N, W) and (N, H).
         pixel: side of a pixel, in the strokes' units.
-
-    Returns:
-        (N, H, W) in 0 to 1.
     """
     along = _nearest(strokes.points.detach(), x, y)
     for _ in range(2):
@@ -103,14 +114,18 @@ def coverage(strokes: Strokes, x: Tensor, y: Tensor, pixel: float) -> Tensor:
     oy = y[:, :, None] - ((curve[:, 1] * along + start[:, 1]) * along + p0[:, 1])
     radius = r0 + (r1 - r0) * along
     depth = radius - (ox * ox + oy * oy + 1e-12).sqrt()
-    paint = (depth / pixel + 0.5).clamp(0, 1) * strokes.opacity[:, None, None]
+    covered = (depth / pixel + 0.5).clamp(0, 1) * strokes.opacity[:, None, None]
     if not bool(strokes.bristles.any()):
-        return paint
+        return Paint(covered, None)
     with torch.no_grad():  # the pattern lies where the stroke lies
         tx, ty = 2 * curve[:, 0] * along + start[:, 0], 2 * curve[:, 1] * along + start[:, 1]
         across = (ox * ty - oy * tx) / ((tx * tx + ty * ty + 1e-12).sqrt() * radius.clamp_min(1e-9))
-        bare = _bare(strokes, along, across, pixel)
-    return paint * (1 - strokes.bristles[:, None, None] * bare)
+        waves = _waves(strokes, along, across, pixel)
+        bare = (0.5 - 0.5 * waves) * (0.35 + 0.65 * along)  # more towards the end, where the brush runs dry
+        outward = ((radius - depth) / radius.clamp_min(1e-9)).clamp(max=1)
+        edge = outward**5 * (ox + oy) / (radius - depth).clamp_min(1e-9)
+        light = strokes.bristles[:, None, None] * (_STREAKS * waves - _EDGE * edge)
+    return Paint(covered * (1 - strokes.bristles[:, None, None] * bare), light)
 
 
 def _nearest(points: Tensor, x: Tensor, y: Tensor) -> Tensor:
@@ -159,17 +174,16 @@ def _chain(points: Tensor) -> Tensor:
     return (1 - t) ** 2 * p0 + 2 * t * (1 - t) * p1 + t**2 * p2
 
 
-def _bare(strokes: Strokes, along: Tensor, across: Tensor, pixel: float) -> Tensor:
-    """The share of the canvas that bristles leave bare, in 0 to 1: more towards the end, where the brush runs dry."""
+def _waves(strokes: Strokes, along: Tensor, across: Tensor, pixel: float) -> Tensor:
+    """The pattern of the bristles, in -1 to 1."""
     mean = strokes.radii.mean(1).detach().clamp_min(1e-9)
-    total, weight = 0.0, 0.0
+    total = torch.zeros_like(across)
     for k, frequency in enumerate(_WAVES):
         phase = (strokes.seeds * (0.754877666 + 0.569840291 * k)) % 1.0  # low-discrepancy: neighbours differ
         bend = 0.35 * torch.cos(2 * math.pi * (along + phase[:, None, None]))
         fade = torch.exp(-((2 * frequency * pixel / mean) ** 2))[:, None, None]
-        total = total + fade * torch.cos(2 * math.pi * (frequency * across + bend + 7 * phase[:, None, None]))
-        weight += 1.0
-    return (0.5 - 0.5 * total / weight) * (0.35 + 0.65 * along)
+        total += fade * torch.cos(2 * math.pi * (frequency * across + bend + 7 * phase[:, None, None]))
+    return total / len(_WAVES)
 
 
 def _cell_side(strokes: Strokes, longer: int) -> int:
@@ -212,9 +226,10 @@ def _lay(cells: Tensor, strokes: Strokes, stroke: Tensor, cell: Tensor, columns:
     order = rank.argsort(stable=True)  # the first piece of every cell, then every second piece, and so on
     layers = torch.bincount(rank).tolist()
     middles = (torch.arange(side, device=cells.device, dtype=cells.dtype) + 0.5) * pixel
-    at_once = len(order) if torch.is_grad_enabled() else max(1, PIXELS_AT_ONCE // side**2)
+    learning = torch.is_grad_enabled()
+    at_once = len(order) if learning else max(1, PIXELS_AT_ONCE // side**2)
     start = ready = first = 0
-    alphas = cells.new_empty(0)
+    paint = Paint(cells.new_empty(0), None)
     for count in layers:
         end = start + count
         while start < end:
@@ -222,12 +237,15 @@ def _lay(cells: Tensor, strokes: Strokes, stroke: Tensor, cell: Tensor, columns:
                 chunk = order[ready : ready + at_once]
                 x = (cell[chunk] % columns)[:, None] * (side * pixel) + middles
                 y = (cell[chunk] // columns)[:, None] * (side * pixel) + middles
-                alphas, first, ready = coverage(strokes[stroke[chunk]], x, y, pixel), ready, ready + len(chunk)
+                paint, first, ready = paint_at(strokes[stroke[chunk]], x, y, pixel), ready, ready + len(chunk)
             stop = min(end, ready)
             pieces = order[start:stop]
-            alpha = alphas[start - first : stop - first, None]
+            alpha = paint.coverage[start - first : stop - first, None]
             before = cells[cell[pieces]]
             colour = strokes.colours[stroke[pieces], :, None, None]
-            cells = cells.index_copy(0, cell[pieces], before + alpha * (colour - before))
+            if paint.light is not None:
+                colour = (colour + paint.light[start - first : stop - first, None]).clamp(0, 1)
+            after = before + alpha * (colour - before)
+            cells = cells.index_copy(0, cell[pieces], after) if learning else cells.index_copy_(0, cell[pieces], after)
             start = stop
     return cells
