@@ -164,8 +164,10 @@ def test_commands_of_other_tasks_refuse_its_run_in_one_line(shown: Shown, comman
         for verb, one in discovery.get(name).commands().items():
             if name == shown.name:
                 continue
-            needed = [each for each in one.params if isinstance(each, click.Argument) and each.required]
-            code, out, errors = command(verb, shown.run, *["x"] * (len(needed) - 1))
+            needed = [each.name for each in one.params if isinstance(each, click.Argument) and each.required]
+            others = ["x"] * (len(needed) - ("run" in needed))
+            words = [shown.run, *others] if "run" in needed else [*others, "--run", shown.run]
+            code, out, errors = command(verb, *words)
             assert (code, out, errors.count("\n")) == (2, "", 1)
             assert f"{shown.run}: expected a run of {name}, got one of {shown.name}. What that can do: " in errors
 

@@ -58,7 +58,7 @@ def read_image(source: str | os.PathLike[str] | bytes, *, name: str | None = Non
             size = image.size
             if size[0] * size[1] <= MAX_PIXELS:
                 image.load()
-                return _to_rgb(_upright(image))
+                return to_rgb(_upright(image))
     except Image.UnidentifiedImageError:
         raise DataError(
             f"{name}: expected an image, got {len(content):,} bytes of another kind or damaged at the start."
@@ -104,7 +104,8 @@ def find_images(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
     return found
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image) -> Image.Image:
+    """An image of any mode in RGB, as `read_image` gives it."""
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         return Image.fromarray(_to_bytes(np.asarray(image, dtype=np.float64), image.mode)).convert("RGB")
     if image.mode == "LAB":

@@ -1,0 +1,1 @@
+"""Painting: pictures by brush strokes, coarse to fine, laid by a recurrent network that looks at the picture and its canvas."""
