@@ -154,25 +154,26 @@ class TestTheCommand:
         code, out, err = command("inspect", "units", trained, real_text, "--unit", "3", "--show", tmp_path / "seen", "--json")
         assert code == 0, err
         found = json.loads(out)
-        assert {"indentation", "position in line", "bracket depth", "inside quotes"} <= set(found)
-        assert json.loads((tmp_path / "seen" / "units.json").read_text()) == found
+        assert {"indentation", "position in line", "bracket depth", "inside quotes"} <= set(found["properties"])
+        assert json.loads((tmp_path / "seen" / "units.json").read_text()).items() <= found.items()
         for name in ("3.html", "3.png", "units.png", "units.svg"):
             assert (tmp_path / "seen" / name).stat().st_size > 500
-        code, out, _ = command("inspect", "units", trained, real_text)
+        code, out, _ = command("inspect", "units", trained, real_text, "--show", tmp_path / "seen")
         assert code == 0
-        assert [line.split("  ")[0] for line in out.splitlines()[1:]]
+        assert out.startswith(found["sentence"])
+        assert "position in line" in out
 
     def test_labels_of_ones_own(self, command: Callable, trained: Path, tmp_path: Path) -> None:
         text, labels = tmp_path / "text.txt", tmp_path / "labels.json"
         text.write_text("ab\n" * 200)
         labels.write_text(json.dumps({"is b": [0, 1, 0] * 200}))
-        code, out, err = command("inspect", "units", trained, text, "--labels", labels, "--json")
+        code, out, err = command("inspect", "units", trained, text, "--labels", labels, "--json", "--show", tmp_path)
         assert code == 0, err
-        assert "is b" in json.loads(out)
+        assert "is b" in json.loads(out)["properties"]
         labels.write_text(json.dumps({"never": [0] * 600}))
-        code, out, err = command("inspect", "units", trained, text, "--labels", labels, "--json")
+        code, out, err = command("inspect", "units", trained, text, "--labels", labels, "--json", "--show", tmp_path)
         assert (code, err) == (0, "left out, being the same throughout a half: never\n")
-        assert "never" not in json.loads(out)
+        assert "never" not in json.loads(out)["properties"]
         labels.write_text(json.dumps({"is b": [0, 1]}))
         code, _, err = command("inspect", "units", trained, text, "--labels", labels)
         assert (code, err) == (2, "error: labels 'is b': expected a finite number for each of 600 tokens, got 2.\n")
@@ -186,8 +187,6 @@ class TestTheCommand:
         assert (code, err) == (2, "error: unit l0.64: expected a number from 0 to 15 of l0, got 64.\n")
         code, _, err = ask("--unit", "l1.2", "--show", tmp_path)
         assert (code, err) == (2, "error: unit l1.2: expected one of l0 before the dot, got l1.\n")
-        code, _, err = ask("--unit", "2")
-        assert (code, err) == (2, "error: --unit: expected --show beside it, for the folder of its pictures.\n")
         (tmp_path / "file").write_text("in the way")
         code, _, err = ask("--show", tmp_path / "file" / "below")
         assert code == 2
@@ -200,8 +199,9 @@ class TestTheCommand:
         assert code == 2
         assert "got 500 of 500 tokens that it never saw" in err
         text.write_text("return x\n" * 60 + "Ж")
-        code, _, err = command("inspect", "units", trained, text)
-        assert (code, err) == (0, "1 of 541 tokens are such as the run never saw\n")
+        code, _, err = command("inspect", "units", trained, text, "--show", tmp_path)
+        assert code == 0
+        assert err.startswith("1 of 541 tokens are such as the run never saw\n")
         text.write_text("return")
         code, _, err = command("inspect", "units", trained, text)
         assert code == 2

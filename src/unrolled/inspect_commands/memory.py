@@ -8,7 +8,7 @@ from typing import Any
 import rich_click as click
 
 from unrolled import flags
-from unrolled.printing import print_values
+from unrolled.inspect_commands.answer import FOLDER, JSON, answer
 
 _LENGTH = click.IntRange(min=2, max=100_000)
 
@@ -37,13 +37,8 @@ _LENGTH = click.IntRange(min=2, max=100_000)
     help="For all of them; each gets an equal share of what is left.",
 )
 @click.option("--seed", default=0, show_default=True, type=flags.SEED, help="Random seed of weights and data.")
-@click.option(
-    "--show",
-    metavar="FOLDER",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Draw the losses beside published ones (PNG and SVG).",
-)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@FOLDER
+@JSON
 def memory(
     cells: tuple[str, ...],
     adding: tuple[int, ...],
@@ -55,7 +50,7 @@ def memory(
 ) -> None:
     """Which cell remembers how far: the adding problem and copy memory, learned from scratch within a budget.
 
-    unrolled inspect memory --show pictures
+    unrolled inspect memory
 
     unrolled inspect memory --cell gru --adding 400 --minutes 2
     """
@@ -64,15 +59,8 @@ def memory(
 
     if not (adding or copy):
         adding, copy = (200, 600), (100,)
-    if show:
-        figures.make_folder(show)
+    figures.make_folder(show or Path("inspect"))
     with Progress().counting() as report:
         trials = memory_tests.measure(cells, adding=adding, copy=copy, seconds=60 * minutes, report=report, **settings)
-    if as_json:
-        print_values(memory_tests.numbers(trials), as_json=True)
-    else:
-        for line in memory_tests.table(trials):
-            click.echo(line)
-    if show:
-        for path in memory_tests.draw(trials, show):
-            click.echo(path, err=True)
+    figure, numbers = memory_tests.draw(trials), memory_tests.numbers(trials)
+    answer(figure, numbers, memory_tests.shown(trials), name="memory", show=show, as_json=as_json)

@@ -16,7 +16,7 @@ from unrolled.errors import RunError
     "--show",
     metavar="FOLDER",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Where the pictures go.  [default: RUN/pictures/steps]",
+    help="Where the pictures go.  [default: RUN/inspect/steps]",
 )
 def steps(run: Path, inputs: tuple[str, ...], show: Path | None) -> None:
     """Draw what a model did step by step, and where it looked: of any run, on INPUT or on a few examples of its own.
@@ -32,5 +32,5 @@ def steps(run: Path, inputs: tuple[str, ...], show: Path | None) -> None:
     gallery = getattr(model, "gallery", None)
     if gallery is None:
         raise RunError(f"{run}: its task draws no steps; see `gallery` in unrolled.task.Run.")
-    for path in gallery(show or run / "pictures" / "steps", *inputs):
+    for path in gallery(show or run / "inspect" / "steps", *inputs):
         click.echo(path)

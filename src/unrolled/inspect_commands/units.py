@@ -8,13 +8,13 @@ import rich_click as click
 
 from unrolled import flags
 from unrolled.errors import RunError, UnrolledError
-from unrolled.printing import print_values
+from unrolled.inspect_commands.answer import FOLDER, JSON, answer
 
 
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path))
 @click.argument("text", nargs=-1, required=True)
-@click.option("--unit", "asked", multiple=True, metavar="l0.17", help="With --show: colour by this unit too; may be repeated.")
+@click.option("--unit", "asked", multiple=True, metavar="l0.17", help="Colour the text by this unit too; may be repeated.")
 @click.option(
     "--labels",
     metavar="FILE.json",
@@ -22,13 +22,8 @@ from unrolled.printing import print_values
     help="More that may be tracked: an object of names, each with a list of numbers, one for each token of the text.",
 )
 @click.option("--seed", default=0, show_default=True, type=flags.SEED, help="Random seed of the control's shifts.")
-@click.option(
-    "--show",
-    metavar="FOLDER",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Draw the scores (PNG and SVG), and the text coloured by each unit that was found or asked for (HTML and PNG).",
-)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@FOLDER
+@JSON
 def units(
     run: Path, text: tuple[str, ...], asked: tuple[str, ...], labels: Path | None, seed: int, show: Path | None, as_json: bool
 ) -> None:
@@ -37,14 +32,14 @@ def units(
     Each has its correlation with that on the half of the text that did not find it, and beside it the control: what the best
     of all units scores with the labels shifted in time.
 
-    unrolled inspect units runs/my-run held-out.txt --show pictures
+    The text coloured by each of them goes beside the figure, as HTML and PNG.
+
+    unrolled inspect units runs/my-run held-out.txt
     """
     from unrolled import files
     from unrolled.inspection import units as inspection
     from unrolled.tasks import load
 
-    if asked and not show:
-        raise click.UsageError("--unit: expected --show beside it, for the folder of its pictures.")
     model = load(run)
     read = getattr(model, "activations", None)
     if read is None:
@@ -60,14 +55,16 @@ def units(
     found = inspection.find(activations, more, seed=seed)
     if left_out := set(more or {}) - {one.name for one in found}:
         click.echo(f"left out, being the same throughout a half: {', '.join(sorted(left_out))}", err=True)
-    if as_json:
-        print_values(inspection.numbers(found), as_json=True)
-    else:
-        for line in inspection.table(found):
-            click.echo(line)
-    if show:
-        inspection.draw_scores(found, show)
-        best = [one.tracked_by[0].unit for one in found if one.tracked_by]
-        for unit in dict.fromkeys([*asked, *best]):
-            for form in ("html", "png"):
-                click.echo(inspection.draw_text(show / f"{unit}.{form}", activations, unit), err=True)
+    folder = show or run / "inspect"
+    best = [one.tracked_by[0].unit for one in found if one.tracked_by]
+    answer(
+        inspection.draw(found),
+        inspection.numbers(found),
+        inspection.shown(found),
+        name="units",
+        show=folder,
+        as_json=as_json,
+    )
+    for unit in dict.fromkeys([*asked, *best]):
+        for form in ("html", "png"):
+            click.echo(inspection.draw_text(folder / f"{unit}.{form}", activations, unit), err=True)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -17,7 +16,6 @@ from torch.nn.functional import cross_entropy, mse_loss
 
 from unrolled.data import synthetic
 from unrolled.errors import ConfigError
-from unrolled.inspection import figures
 from unrolled.layers import LAYERS
 
 Test = Literal["adding", "copy"]
@@ -180,21 +178,9 @@ def _learn(
     return Trial(test, steps, cell, baseline, losses, time.perf_counter() - began)
 
 
-def table(trials: Sequence[Trial]) -> Iterator[str]:
-    """Lines for a person: how far each cell came, beside the guess that remembers nothing."""
-    yield f"{'test':<8}{'length':>7}  {'cell':<5}{'loss':>9}{'guess':>8}  {'iterations':>10}{'seconds':>9}"
-    for one in trials:
-        verdict = "solved" if one.solved_at else "not solved" if one.best < _BEYOND * one.baseline else "no better than a guess"
-        count = one.losses[-1][0] if one.losses else 0
-        yield (
-            f"{one.test:<8}{one.steps:7}  {one.cell:<5}{one.loss:9.5f}{one.baseline:8.4f}  {count:10,}{one.seconds:9.0f}"
-            f"  {verdict}"
-        )
-
-
 def numbers(trials: Sequence[Trial]) -> dict[str, Any]:
-    """What was measured, ready for JSON."""
-    return {
+    """What was measured, ready for JSON: a `sentence`, and the `trials`."""
+    of_each = {
         f"{one.test} {one.steps} {one.cell}": {
             "baseline": one.baseline,
             "solved_at": one.solved_at,
@@ -204,10 +190,32 @@ def numbers(trials: Sequence[Trial]) -> dict[str, Any]:
         }
         for one in trials
     }
+    return {"sentence": _sentence(trials), "trials": of_each}
 
 
-def draw(trials: Sequence[Trial], folder: Path) -> list[Path]:
-    """Write the loss of every cell over the iterations, a plot for each test and length, as `memory.png`, .svg and .json.
+def shown(trials: Sequence[Trial]) -> dict[str, str]:
+    """The same for a person, a line for each trial: how far the cell came, beside the guess that remembers nothing."""
+    lines = {}
+    for one in trials:
+        verdict = "solved" if one.solved_at else "not solved" if one.best < _BEYOND * one.baseline else "no better than a guess"
+        count = one.losses[-1][0] if one.losses else 0
+        line = f"loss {one.loss:.5f}, a guess {one.baseline:.4f}; {count:,} iterations, {one.seconds:.0f} s: {verdict}"
+        lines[f"{one.test} {one.steps} {one.cell}"] = line
+    return lines
+
+
+def _sentence(trials: Sequence[Trial]) -> str:
+    parts = []
+    for cell in dict.fromkeys(one.cell for one in trials):
+        solved = [
+            f"{one.test} over {one.steps} steps ({one.solved_at:,})" for one in trials if one.cell == cell and one.solved_at
+        ]
+        parts.append(f"{cell.upper()} solves {' and '.join(solved) or 'nothing'}")
+    return f"{'; '.join(parts)} (after how many iterations, of those allowed)."
+
+
+def draw(trials: Sequence[Trial]) -> Figure:
+    """The loss of every cell over the iterations, a plot for each test and length.
 
     Dotted is what a guess has, dashed what counts as solved; published results stand in the margin.
     """
@@ -228,4 +236,4 @@ def draw(trials: Sequence[Trial], folder: Path) -> list[Path]:
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False, loc="lower left")
     plots[0].set_ylabel("loss (mean of 100 iterations)")
-    return figures.write(figure, numbers(trials), folder, "memory")
+    return figure

@@ -7,9 +7,10 @@ the score has to be beyond what the same search scores for labels that are shift
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from unrolled.errors import DataError, NotFiniteError
-from unrolled.inspection import coloured_text, figures
+from unrolled.inspection import coloured_text
 from unrolled.inspection.label_styles import Style
 from unrolled.inspection.text_properties import properties
 from unrolled.task import Activations
@@ -146,8 +147,8 @@ def position(activations: Activations, unit: str) -> int:
     return activations.names().index(f"{layer}.{int(number)}")
 
 
-def draw_scores(several: Sequence[Property], folder: Path) -> list[Path]:
-    """Write the best unit's score for each property beside the control's, as `units.png`, .svg and .json."""
+def draw(several: Sequence[Property]) -> Figure:
+    """The best unit's score for each property, beside the control."""
     figure = Figure(figsize=(7, 1.2 + 0.42 * len(several)), layout="constrained")
     axes = figure.subplots()
     rows = range(len(several))
@@ -162,29 +163,36 @@ def draw_scores(several: Sequence[Property], folder: Path) -> list[Path]:
     axes.set(xlim=(0, 1.15), xlabel="correlation on the half of the text that did not find the unit")
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside upper right", frameon=False)
-    return figures.write(figure, numbers(several), folder, "units")
+    return figure
 
 
-def numbers(several: Sequence[Property]) -> dict[str, object]:
-    """What was found, ready for JSON: by property the units that track it, the best one, and the control."""
+def numbers(several: Sequence[Property]) -> dict[str, Any]:
+    """What was found, ready for JSON: a `sentence`, and by `properties` the units that track them, the best, the control."""
+    properties = {
+        one.name: {"tracked_by": [vars(each) for each in one.tracked_by], "best": vars(one.best), "control": one.control}
+        for one in several
+    }
+    return {"sentence": _sentence(several), "properties": properties}
+
+
+def shown(several: Sequence[Property]) -> dict[str, str]:
+    """The same for a person, a line for each property."""
     return {
-        one.name: {
-            "tracked_by": [vars(each) for each in one.tracked_by],
-            "best": vars(one.best),
-            "control": one.control,
-        }
+        one.name: ", ".join(f"{each.unit} {each.score:.2f}" for each in one.tracked_by or [one.best])
+        + f"; control {one.control:.2f}{'' if one.tracked_by else ': not believed'}"
         for one in several
     }
 
 
-def table(several: Sequence[Property]) -> Iterator[str]:
-    """Lines for a person: what is tracked by which unit, its score, and the control."""
-    width = max((len(one.name) for one in several), default=0)
-    yield f"{'property':<{width}}  {'unit':<8} {'score':>6} {'control':>8}"
-    for one in several:
-        for unit in one.tracked_by or (one.best,):
-            verdict = "" if one.tracked_by else "  no: not above the control"
-            yield f"{one.name:<{width}}  {unit.unit:<8} {unit.score:6.2f} {one.control:8.2f}{verdict}"
+def _sentence(several: Sequence[Property]) -> str:
+    found = [one for one in several if one.tracked_by]
+    if not found:
+        return f"No unit tracks any of {len(several)} properties of the text better than it does by chance."
+    first, best = found[0], found[0].tracked_by[0]
+    return (
+        f"Units track {len(found)} of {len(several)} properties of the text: {first.name} best, {best.unit} with a "
+        f"correlation of {best.score:.2f}, where labels shifted in time reach {first.control:.2f}."
+    )
 
 
 def _checked(name: str, values: Sequence[float], length: int) -> np.ndarray:
