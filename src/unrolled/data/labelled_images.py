@@ -78,7 +78,7 @@ def read(
     if not paths:
         raise DataError("expected images, got none. Name folders, images, IDX files or npz files.")
     labels, images_in = [], []
-    for path in map(os.fspath, paths):
+    for path in [os.fspath(one) for one in paths]:
         (labels if _IDX_OF_LABELS.search(path) else images_in).append(path)
     if labels and len(labels) != (count := sum(bool(_IDX.search(path)) for path in images_in)):
         raise DataError(
