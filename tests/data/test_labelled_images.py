@@ -94,7 +94,9 @@ def test_colour_becomes_grey_grey_colour_and_what_is_transparent_white(tmp_path:
 def test_different_sizes_are_refused_unless_they_are_resized(tmp_path: Path) -> None:
     Image.new("L", (4, 5)).save(tmp_path / "a.png")
     Image.new("L", (4, 6), 255).save(tmp_path / "b.png")
-    with pytest.raises(DataError, match=r"b\.png: expected images of one size, 5 x 4 as .*a\.png, got 6 x 4\. --size"):
+    with pytest.raises(
+        DataError, match=r"b\.png: expected images of one size, 5 x 4 as .*a\.png, got 6 x 4\. Training with --size"
+    ):
         read([tmp_path])
     found = read([tmp_path], size=3).images
     assert found.shape == (2, 1, 3, 3)
@@ -133,7 +135,9 @@ MISTAKES = {
     "bytes, 0 to 255, or of floats from 0 to 1, got int64, -300 to -": arrays(images=PIXELS.astype(np.int64) - 300),
     "bytes, 0 to 255, or of floats from 0 to 1, got uint16, 0 to 40,000": arrays(images=np.array([[[0, 40000]]], np.uint16)),
     "bytes, 0 to 255, or of floats from 0 to 1, got complex128": arrays(images=PIXELS.astype(complex)),
-    "expected images of at most 256 x 256 pixels, got 300 x 4. --size": arrays(images=np.zeros((2, 300, 4), np.uint8)),
+    "expected images of at most 256 x 256 pixels, got 300 x 4. Training with --size": arrays(
+        images=np.zeros((2, 300, 4), np.uint8)
+    ),
 }
 
 

@@ -276,7 +276,7 @@ def _require_small(path: str, size: tuple[int, ...], form: _Form) -> None:
     if max(size) > form.largest:
         raise DataError(
             f"{path}: expected images of at most {form.largest} x {form.largest} pixels, got {_by(size)}. "
-            "--size (in Python, size=) resizes them."
+            "Training with --size (in Python, size=) resizes them."
         )
 
 
@@ -284,7 +284,7 @@ def _require_same_size(path: str, size: tuple[int, ...], first: str, expected: t
     if size != expected:
         raise DataError(
             f"{path}: expected images of one size, {_by(expected)} as {first}, got {_by(size)}. "
-            "--size (in Python, size=) resizes them."
+            "Training with --size (in Python, size=) resizes them."
         )
 
 

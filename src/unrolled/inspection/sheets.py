@@ -46,13 +46,13 @@ def grid(pictures: Iterable[Image.Image], columns: int, ground: str, apart: int 
     return sheet
 
 
-def write(path: Path, picture: Image.Image) -> Path:
+def write(path: str | Path, picture: Image.Image) -> Path:
     """A PNG; missing folders above it are made.
 
     Raises:
         RunError: the file cannot be written.
     """
-    content = io.BytesIO()
+    path, content = Path(path), io.BytesIO()
     picture.save(content, "PNG")
     path.parent.mkdir(parents=True, exist_ok=True)
     files.write_atomically(path, content.getvalue())

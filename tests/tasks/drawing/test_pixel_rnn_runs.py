@@ -73,7 +73,7 @@ def test_its_steps_are_the_rows(run: Path) -> None:
         assert torch.equal(canvases[step, :, :, :step], images[:, :, :step])
         assert (canvases[step, :, :, step:] == 0.5).all()
     assert windows[2].tolist() == [[2, 0, 3, 5]] * 3
-    assert trained.draw_steps(run / "steps.gif", count=3) == 3
+    assert trained.draw_steps(str(run / "steps.gif"), count=3) == 3
 
 
 def test_it_reads_no_image_to_draw_it_again(run: Path, images: Path) -> None:

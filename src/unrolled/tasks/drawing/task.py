@@ -147,7 +147,7 @@ class Run:
         counted = {"samples": samples} if self.config.model == "draw" else {}
         return {**found, **counted, "images": len(images)}
 
-    def draw_samples(self, path: Path, **settings: Any) -> int:
+    def draw_samples(self, path: str | Path, **settings: Any) -> int:
         """A sheet of `draw(**settings)` as PNG; return how many images."""
         self._require_room(path, settings.get("count", 64))
         images = self.draw(**settings)
@@ -155,18 +155,18 @@ class Run:
         sheets.write(path, show.sheet(images, columns))
         return len(images)
 
-    def draw_steps(self, path: Path, **settings: Any) -> int:
+    def draw_steps(self, path: str | Path, **settings: Any) -> int:
         """`steps(**settings)` as a sheet (PNG) or playing (GIF, MP4), by the path's ending; return how many images."""
         self._require_room(path, settings.get("count", 4), self._frames)
         return _play(path, self.steps(**settings), None)
 
-    def draw_reconstructed(self, path: Path, *images: Named, seed: int = 0) -> int:
+    def draw_reconstructed(self, path: str | Path, *images: Named, seed: int = 0) -> int:
         """The same of images that are read and drawn; return how many."""
         model, (levels, labels) = self._draw("reconstruct"), self.read(*images)
         self._require_room(path, len(levels), 2 * self._frames)
         return _play(path, *self._reconstructed(model, levels, labels, seed))
 
-    def draw_completed(self, path: Path, *images: Named, count: int = 4, seed: int = 0) -> int:
+    def draw_completed(self, path: str | Path, *images: Named, count: int = 4, seed: int = 0) -> int:
         """A sheet as PNG, a row for each image: itself, its upper half, and `count` completions; return how many images."""
         self._require_pixels()
         levels = torch.from_numpy(self.read(*images)[0]).float()
@@ -237,7 +237,7 @@ class Run:
         """How many images a file has room for that shows each so many times."""
         return sheets.room(show.SMALLEST, self.facts.height, self.facts.width) // times
 
-    def _require_room(self, path: Path, count: int, times: int = 1) -> None:
+    def _require_room(self, path: str | Path, count: int, times: int = 1) -> None:
         """Before they are drawn, which may take long.
 
         Raises:
@@ -273,8 +273,8 @@ class Run:
         return torch.full((count,), classes.index(label))
 
 
-def _play(path: Path, drawn: Drawn, images: Tensor | None) -> int:
-    if path.suffix.lower() == ".png":
+def _play(path: str | Path, drawn: Drawn, images: Tensor | None) -> int:
+    if Path(path).suffix.lower() == ".png":
         sheets.write(path, show.sheet_of_steps(drawn, images))
     else:
         animation.write(path, show.frames(drawn, images))
