@@ -225,6 +225,18 @@ def test_a_sentence_says_what_happens_and_by_which_number() -> None:
     assert said(1, 20, 400).startswith("The gradient explodes: 2 steps back it is 400 times what it was")
 
 
+def test_a_gradient_that_overflows_is_said_to_explode_and_can_be_written_as_json() -> None:
+    rnn, x = unrolled.RNN(I, H, nonlinearity="relu"), torch.rand(90, B, I)
+    with torch.no_grad():
+        rnn.weight_ih_l0.fill_(1.0)
+        rnn.weight_hh_l0.copy_(2 * torch.eye(H))
+    found = gradients.look(rnn, lambda: rnn(x)[0][-1].sum())
+    assert found.sentence.startswith("The gradient explodes: ")
+    assert found.flows[0].factor == pytest.approx(2, rel=1e-3)
+    json.dumps(found.numbers(), allow_nan=False)
+    assert len(gradients.draw(found).axes) == 3
+
+
 def test_what_cannot_be_looked_at_is_said() -> None:
     model = nn.Sequential(nn.Linear(I, I), unrolled.GRU(I, H))
     with pytest.raises(RunError, match="layer '0' has no recurrence; recurrent are: '1'"):

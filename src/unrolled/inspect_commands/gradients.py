@@ -66,7 +66,7 @@ def gradients(
         shown[name] = {
             "left": f"{of_layer['left'][-1]:.2g} at {len(of_layer['left']) - 1} steps",
             "reach": of_layer["reach"] if of_layer["reach"] is not None else "all of them",
-            "factor_per_step": f"{of_layer['factor']:.3g}",
+            "factor_per_step": "none" if of_layer["factor"] is None else f"{of_layer['factor']:.3g}",
             **{f"spectral_radius_{gate}": f"{radius:.3f}" for gate, radius in of_layer.get("spectral_radius", {}).items()},
         }
     if "clipped" in facts:

@@ -33,8 +33,8 @@ GONE = 0.01
 """The share of the gradient below which a step might as well not be there."""
 EXPLODED = 100.0
 """As many times what it was at the loss: a gradient that has grown so explodes."""
-_LOWEST = 1e-30
-"""Norms below are rounded to nothing on the way: no rate is read off them."""
+_LOWEST, _HIGHEST = 1e-30, 1e18
+"""Beyond these, norms are rounded to nothing on the way, or their squares have no room in float32: no rate is read off them."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Flow:
         >>> round(Flow("l0", [4.0, 2.0, 1.0], [], [1.0, 0.5, 0.25], True, []).factor, 6)
         0.5
         """
-        points = [(d, math.log(value)) for d, value in enumerate(self.left) if value > _LOWEST]
+        points = [(d, math.log(value)) for d, value in enumerate(self.left) if _LOWEST < value < _HIGHEST]
         if len(points) < 2:
             return None
         mean_d, mean_y = (sum(column) / len(points) for column in zip(*points, strict=True))
@@ -292,12 +292,18 @@ def _flows(one: _Watched) -> Iterator[Flow]:
         seen = int((count > 0).sum())  # the distances that any sequence has
         yield Flow(
             ".".join(filter(None, (one.name, place))) or type(layer).__name__.lower(),
-            (h / count)[:seen].tolist(),
-            (c / count)[:seen].tolist() if lstm else [],
-            ((c if lstm else h) / start)[:seen].tolist(),
+            _finite((h / count)[:seen]),
+            _finite((c / count)[:seen]) if lstm else [],
+            _finite(((c if lstm else h) / start)[:seen]),
             all(part.of_last_step for part in parts),
-            (everything / count)[:seen].tolist(),
+            _finite((everything / count)[:seen]),
         )
+
+
+def _finite(values: Tensor) -> list[float]:
+    """What has overflowed is the largest number of float32, in which the kernels note norms."""
+    most = torch.finfo(torch.float32).max
+    return values.nan_to_num(nan=most, posinf=most).tolist()
 
 
 def places(layer: nn.Module) -> list[str]:

@@ -253,7 +253,7 @@ def _draw_gates(axes: Axes, found: Gradients) -> None:
     axes.set(xlim=(-1, 1), xlabel="share of units and steps")
     axes.set_title("gates at their ends; spectral radius of their W_hh", fontsize=10)
     if names:
-        axes.legend(frameon=False, fontsize=8, loc="lower right")
+        axes.legend(frameon=False, fontsize=8, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.18))
 
 
 def _wrapped(text: str, width: int) -> list[str]:

@@ -83,13 +83,9 @@ def measure(model: nn.Module, loss: Callable[[], Tensor], trained_with: int | No
     steps = max(lengths, default=1)
     if steps < 2:
         raise RunError("expected layers that run over sequences, got a model that takes its steps one by one.")
-    k2s = sorted(
-        {*(2**k for k in range(steps.bit_length()) if 2**k <= steps), steps, *([trained_with] if trained_with else [])}
-    )
-    rows = []
-    for k2 in k2s:
-        if k2 > steps:
-            continue
+    k2s = {2**k for k in range(steps.bit_length())} | {steps} | ({trained_with} if trained_with else set())
+    rows: list[Row] = []
+    for k2 in sorted(k2 for k2 in k2s if k2 <= steps):
         cut = _gradient(layers, weights, loss, k2, lengths)
         cosine = torch.nn.functional.cosine_similarity(cut, full, dim=0)
         rows.append(Row(k2, float(cosine), float(cut.norm() / full.norm())))

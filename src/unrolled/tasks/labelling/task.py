@@ -74,7 +74,8 @@ class Task:
             if len(sequence):
                 task.encoding.require_fit(sequence)
                 examples.append(numbering.example(sequence))
-        if not examples or (unseen := numbering.names[len(known) :]):
+        unseen = numbering.names[len(known) :]
+        if unseen or not examples:
             got = f"the labels {', '.join(unseen)}" if examples else "none that has a step"
             raise DataError(f"{', '.join(paths)}: expected sequences with labels that the run was trained on, got {got}.")
         task.sequences = examples
