@@ -86,7 +86,11 @@ class Rows(ABC):
 
 
 class Task(Protocol):
-    """What the training loop needs of a task, opened on its run folder."""
+    """What the training loop needs of a task, opened on its run folder.
+
+    One that can take batches from other data than its run's has `on_other_data(config, folder, paths)`, which opens it so, for
+    `unrolled inspect gradients RUN DATA` and `unrolled inspect truncation RUN DATA`.
+    """
 
     name: str
     """Its name on the command line."""
