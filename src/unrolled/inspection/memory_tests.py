@@ -211,7 +211,7 @@ def _sentence(trials: Sequence[Trial]) -> str:
             f"{one.test} over {one.steps} steps ({one.solved_at:,})" for one in trials if one.cell == cell and one.solved_at
         ]
         parts.append(f"{cell.upper()} solves {' and '.join(solved) or 'nothing'}")
-    return f"{'; '.join(parts)} (after how many iterations, of those allowed)."
+    return f"{'; '.join(parts)} (in brackets after how many iterations)."
 
 
 def draw(trials: Sequence[Trial]) -> Figure:
@@ -228,12 +228,13 @@ def draw(trials: Sequence[Trial]) -> Figure:
                 *zip(*one.losses, strict=True) if one.losses else ([], []), label=one.cell.upper(), color=_COLOURS[one.cell]
             )
         axes.axhline(several[0].baseline, color="#555555", ls=":", lw=1.2)
-        axes.text(1, several[0].baseline * 1.12, " a guess", transform=axes.get_yaxis_transform(), ha="right", fontsize=8)
+        below = {"transform": axes.get_yaxis_transform(), "ha": "right", "va": "top", "fontsize": 8}
+        axes.text(1, several[0].baseline * 0.9, "a guess", **below)
         axes.axhline(SOLVED, color="#555555", ls="--", lw=1.2)
-        axes.text(1, SOLVED * 0.72, "solved", transform=axes.get_yaxis_transform(), ha="right", fontsize=8)
+        axes.text(1, SOLVED * 0.9, "solved", **below)
         axes.set(yscale="log", ylim=(SOLVED / 3, 3 * several[0].baseline), title=f"{_TITLES[test]}, T = {steps}")
         axes.set(xlabel="iteration\n" + "\n".join(["", *_PUBLISHED[test]]))
         axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False, loc="lower left")
+        axes.legend(frameon=False, loc="center right")
     plots[0].set_ylabel("loss (mean of 100 iterations)")
     return figure

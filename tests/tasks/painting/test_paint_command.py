@@ -11,7 +11,7 @@ from unrolled import memory
 from unrolled.strokes import Painting
 from unrolled.strokes.painting import as_image
 from unrolled.tasks.painting import pictures
-from unrolled.tasks.painting.task import SHIPPED
+from unrolled.tasks.painting.task import SHIPPED, Run
 
 
 def test_it_writes_the_painting_its_strokes_and_how_it_grows(command, painter_run: Path, photo: Path, tmp_path: Path) -> None:
@@ -157,3 +157,17 @@ def test_the_painter_that_ships_paints_at_once(command, photo: Path) -> None:
     with Image.open(photo.with_name("photo-painted.png")) as painted, Image.open(photo) as wanted:
         there, asked = (np.asarray(one.convert("RGB").resize((60, 40)), float) for one in (painted, wanted))
     assert ((there - asked) ** 2).mean() < 0.1 * asked.var((0, 1)).mean()
+
+
+def test_inspect_steps_shows_the_painting_and_how_it_grows(command, painter_run: Path, photo: Path, monkeypatch) -> None:
+    paint = Run.paint
+    monkeypatch.setattr(Run, "paint", lambda self, picture: paint(self, picture, 20))
+    code, out, errors = command("inspect", "steps", painter_run, photo, "--show", photo.parent / "new" / "steps")
+    assert (code, errors) == (0, "")
+    painted, growing = map(Path, out.splitlines())
+    with Image.open(painted) as image, Image.open(growing) as film:
+        assert image.size == (512, 341)
+        assert film.n_frames > 2  # type: ignore[attr-defined]
+    code, _, errors = command("inspect", "steps", painter_run)
+    assert code == 2
+    assert errors.startswith("error: expected photos to paint, got none")

@@ -13,7 +13,7 @@ from torch import nn
 from unrolled import checkpoint
 from unrolled.data.images import find_images
 from unrolled.data.sources import Named, names
-from unrolled.errors import ExportError
+from unrolled.errors import DataError, ExportError
 from unrolled.strokes import Painting
 from unrolled.task import Carry, Metric, Preview, Processes, Step
 from unrolled.tasks.painting import data, generate
@@ -22,12 +22,14 @@ from unrolled.tasks.painting.data import Pictures
 from unrolled.tasks.painting.loss import training_loss
 from unrolled.tasks.painting.model import Painter
 from unrolled.tasks.painting.optimise import optimise
-from unrolled.tasks.painting.pictures import Picture, error, pixels
+from unrolled.tasks.painting.pictures import Picture, error, pixels, write, write_film
 
 SHIPPED = Path(__file__).parent / "weights"
 """The run folder of the painter that comes with the package."""
 STEPS = 300
 """Of gradient descent, in `Run.optimise`."""
+GALLERY_SIZE, FILM_SIZE, FRAMES = 512, 256, 30
+"""Of a gallery: pixels of the longer side of a painting and of its animation, and how many pictures that has."""
 BUDGETS = (50, 200, 1000)
 """Of strokes, at which a run is evaluated."""
 
@@ -143,6 +145,24 @@ class Run:
                 report("pictures", number, len(found))
         means = {f"mean_squared_error_{budget}": total / len(found) for budget, total in totals.items()}
         return {**means, "pictures": len(found)}
+
+    def gallery(self, folder: Path, *photos: Named) -> list[Path]:
+        """Paint each photo, and write the painting as PNG and how it grows as an animation; return the paths.
+
+        Raises:
+            DataError: no photo is named, or one cannot be read.
+        """
+        if not photos:
+            raise DataError("expected photos to paint, got none: a painter keeps no pictures of those it learned from.")
+        paths: list[Path] = []
+        for number, file in enumerate(find_images(names(photos)), 1):
+            painting = self.paint(file)
+            folder.mkdir(parents=True, exist_ok=True)
+            both = [folder / f"{number:05}.png", folder / f"{number:05}.gif"]
+            write(both[0], painting, GALLERY_SIZE)
+            write_film(both[1], painting, FILM_SIZE, FRAMES)
+            paths += both
+        return paths
 
     def preview(self) -> Preview:
         command = f"unrolled paint YOUR_PHOTO.jpg --run {shlex.quote(str(self.folder))}"
