@@ -14,22 +14,22 @@ import time
 from pathlib import Path
 
 import torch
+from torch import nn
 
 import unrolled
 from unrolled.config import read_recipe
 from unrolled.inspection.speed import machine
 from unrolled.tasks.glimpse.config import Config
-from unrolled.tasks.glimpse.model import Glimpses
 from unrolled.tasks.glimpse.task import Run
 
 
-def multiply_adds(model: Glimpses, glimpses: int) -> int:
+def multiply_adds(model: nn.Module, glimpses: int) -> int:
     """Of the products for one image; the weights that are used once a glimpse, each."""
     weights = sum(p.numel() for p in model.parameters() if p.dim() == 2)
     return glimpses * weights
 
 
-def milliseconds(model: Glimpses, side: tuple[int, int, int], glimpses: int, count: int, rounds: int = 7) -> float:
+def milliseconds(model: nn.Module, side: tuple[int, int, int], glimpses: int, count: int, rounds: int = 7) -> float:
     """The least of several passes over `count` images, for one image."""
     images, best = torch.rand(count, *side), float("inf")
     with torch.inference_mode():
@@ -82,7 +82,7 @@ def trained(asked: argparse.Namespace, attention: str, glimpses: int, folder: Pa
     return unrolled.load(run)
 
 
-def cost(model: Glimpses, config: Config, shape: tuple[int, int, int]) -> str:
+def cost(model: nn.Module, config: Config, shape: tuple[int, int, int]) -> str:
     """The columns after the errors."""
     side = (shape[0], config.canvas, config.canvas) if config.canvas else shape
     numbers = config.glimpses * config.scales * config.glimpse_size**2 / (side[1] * side[2])
