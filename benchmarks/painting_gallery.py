@@ -16,7 +16,7 @@ from unrolled.strokes.painting import as_image
 from unrolled.tasks.painting.task import SHIPPED, Run
 
 BUDGETS = (50, 200, 1000)
-SIDE, FILM, FRAMES = 480, 240, 36
+SIDE, FILM, FRAMES = 480, 192, 30
 
 
 def main() -> None:

@@ -33,6 +33,8 @@ FINEST = 5
 """Levels after the first: 32 cores, 768 pixels, along the longer side."""
 LOOKS = 4
 """In how many looks the strokes of a level are spent, where so many of each help."""
+LEAST = 8
+"""Strokes of a look, if the level has so many left: a look costs time however few they are."""
 MOVES = 8
 """Steps of gradient descent on the strokes of a look, which windows chose each for itself: they halve the error, in twice the
 time."""
@@ -87,7 +89,9 @@ def paint(
             points, radii, opacity, state = model(windows, now, grid.read(states))
             states = grid.write(state)
             several = chosen(
-                lay(points, radii, opacity, windows, now, grid.inside(*size).to(now)), grid, -(-share // max(1, LOOKS - look))
+                lay(points, radii, opacity, windows, now, grid.inside(*size).to(now)),
+                grid,
+                min(share, max(LEAST, -(-share // max(1, LOOKS - look)))),
             )
             count = len(several.opacity)
             look, idle = look + 1, 0 if count else idle + 1
