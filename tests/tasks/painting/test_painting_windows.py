@@ -23,6 +23,16 @@ def test_windows_show_every_pixel_where_it_is(height: int, width: int, moved: bo
 
 
 @pytest.mark.parametrize("moved", [False, True])
+def test_what_is_beyond_the_edge_counts_for_nothing(moved: bool) -> None:
+    grid = Grid.of(50, 77, moved)
+    inside = grid.inside(50, 77)
+    framed = grid.windows(torch.zeros(1, 1, 50, 77))
+    assert inside.shape == framed.shape
+    middle = inside.unflatten(0, (grid.rows, grid.columns))[..., 4:-4, 4:-4]
+    assert middle.sum() == 50 * 77  # the cores cover the picture once
+
+
+@pytest.mark.parametrize("moved", [False, True])
 def test_what_a_window_writes_it_reads_again(moved: bool) -> None:
     grid = Grid.of(48, 72, moved)
     states = torch.rand(2 * grid.rows * grid.columns, 5)
