@@ -22,6 +22,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 import torch
 from PIL import Image
@@ -34,7 +35,7 @@ from unrolled.inspection.speed import machine
 from unrolled.strokes import Painting, Strokes, paint_at, render
 from unrolled.tasks.painting.model import best_colour
 from unrolled.tasks.painting.pictures import MEASURED, pixels
-from unrolled.tasks.painting.task import SHIPPED
+from unrolled.tasks.painting.task import SHIPPED, Run
 from unrolled.tasks.painting.windows import resized
 
 CANDIDATES = 10
@@ -88,12 +89,17 @@ def plain(painting: Painting) -> Tensor:
     return painting._replace(strokes=strokes._replace(bristles=torch.zeros_like(strokes.bristles))).render(MEASURED)
 
 
-def timed(make: Callable[[], Tensor | Painting]) -> tuple[Tensor | Painting, float]:
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def timed(make: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> tuple[R, float]:
+    """What it makes, and seconds of processor time."""
     started = time.process_time()
-    return make(), time.process_time() - started
+    return make(*args, **kwargs), time.process_time() - started
 
 
-def errors(painter, photos: list[Path], budgets: list[int], steps: int) -> None:  # type: ignore[no-untyped-def]
+def errors(painter: Run, photos: list[Path], budgets: list[int], steps: int) -> None:
     painter.paint(pixels(photos[0]), 20)  # what is done once at the first call counts for none
     print("| strokes | painter: error | SSIM | s | greedy: error | SSIM | s | optimised: error | SSIM | s |", flush=True)
     print("|" + 10 * "---|")
@@ -103,9 +109,9 @@ def errors(painter, photos: list[Path], budgets: list[int], steps: int) -> None:
             picture = pixels(photo)
             height, width = (max(1, round(side * MEASURED / max(picture.shape[1:]))) for side in picture.shape[1:])
             target = resized(picture[None], height, width)[0]
-            painting, seconds = timed(lambda: painter.paint(picture, budget))  # noqa: B023
-            searched, searching = timed(lambda: greedy(target, budget))  # noqa: B023
-            refined, refining = timed(lambda: painter.optimise(painting, picture, steps=steps))  # noqa: B023
+            painting, seconds = timed(painter.paint, picture, budget)
+            searched, searching = timed(greedy, target, budget)
+            refined, refining = timed(painter.optimise, painting, picture, steps=steps)
             row = []
             for canvas, took in ((plain(painting), seconds), (searched, searching), (plain(refined), seconds + refining)):
                 row += [1000 * float((canvas - target).square().mean()), ssim(canvas, target), took]

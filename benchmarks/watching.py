@@ -60,12 +60,14 @@ class Theirs(nn.Module):
         self.norms.append(gradient.norm(dim=1))
 
 
-def training_step(model: nn.Module, tokens: Tensor, watch: str) -> Callable[[], None]:
+def training_step(
+    model: nn.Module, tokens: Tensor, *, watched: bool = False, norms: list[Tensor] | None = None
+) -> Callable[[], None]:
     adamw = torch.optim.AdamW(model.parameters(), lr=1e-3)
     recorder = Recorder(model)
 
     def step() -> None:
-        if watch == "ours":
+        if watched:
             with recorder:
                 logits = model(tokens[:-1])
         else:
@@ -74,11 +76,11 @@ def training_step(model: nn.Module, tokens: Tensor, watch: str) -> Callable[[], 
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         adamw.step()
         adamw.zero_grad()
-        if watch == "ours":
+        if watched:
             recorder.flows()
-        elif watch == "hooks":
-            torch.stack(model.norms).mean(1).tolist()  # type: ignore[arg-type]
-            model.norms.clear()  # type: ignore[operator]
+        if norms is not None:  # what the hooks noted
+            torch.stack(norms).mean(1).tolist()
+            norms.clear()
 
     return step
 
@@ -88,10 +90,10 @@ def measure(cell: str, T: int, B: int, H: int, seconds: float) -> dict[str, floa
     tokens = torch.randint(0, VOCABULARY, (T + 1, B))
     norms: list[Tensor] = []
     steps = {
-        "ours": training_step(Ours(cell, H), tokens, ""),
-        "ours, watched": training_step(Ours(cell, H), tokens, "ours"),
-        "torch.nn": training_step(Theirs(cell, H, None), tokens, ""),
-        "torch.nn, hooks": training_step(Theirs(cell, H, norms), tokens, "hooks"),
+        "ours": training_step(Ours(cell, H), tokens),
+        "ours, watched": training_step(Ours(cell, H), tokens, watched=True),
+        "torch.nn": training_step(Theirs(cell, H, None), tokens),
+        "torch.nn, hooks": training_step(Theirs(cell, H, norms), tokens, norms=norms),
     }
     for step in steps.values():
         step()

@@ -69,7 +69,7 @@ def take_apart(
             x = torch.cat(below, -1) if below else x  # (T, B, D*H)
             below = []
         w, w_hr = layer.layer_weights()[row]
-        w, w_hr = Weights(*(None if t is None else t.double() for t in w)), None if w_hr is None else w_hr.double()  # type: ignore[arg-type]
+        w, w_hr = Weights(*(None if t is None else t.double() for t in w)), None if w_hr is None else w_hr.double()  # type: ignore[arg-type]  # biases may be None
         read = x.long() if x.dtype in context.INTEGERS else x.double()
         table = None if embedding is None or row >= layer.num_directions else embedding.double()
         gates = definition.input_gates(layer.mode, read, w, None, table, None)

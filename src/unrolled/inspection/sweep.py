@@ -105,14 +105,15 @@ def run(hidden_size: int = 64, steps: int = 100, batch_size: int = 8, seed: int 
 def _measure(variant: Variant, radius: float, size: int, steps: int, batch: int, seed: int) -> Point:
     torch.manual_seed(seed)
     layer = variant.make(size)
-    gates = layer.weight_hh_l0.shape[0] // size  # type: ignore[union-attr]
+    w_ih, w_hh = layer.all_weights[0][:2]
+    gates = w_hh.shape[0] // size
     with torch.no_grad():
         blocks = []
         for _ in range(gates):
             block = variant.draw(size)
             blocks.append(block * (radius / float(torch.linalg.eigvals(block).abs().max())))
-        layer.weight_hh_l0.copy_(torch.cat(blocks))  # type: ignore[operator]
-        layer.weight_ih_l0.normal_(std=_NOISE / math.sqrt(size))  # type: ignore[operator]
+        w_hh.copy_(torch.cat(blocks))
+        w_ih.normal_(std=_NOISE / math.sqrt(size))
         for name, parameter in layer.named_parameters():
             if name.startswith("bias") and layer.forget_bias is None:
                 parameter.zero_()

@@ -104,7 +104,7 @@ def cut(layers: list[Recurrent], k: int | None, lengths: list[int] | None = None
     k of None cuts nothing; `lengths` gets the number of steps of every call.
     """
     for layer in layers:
-        layer.forward = partial(_in_chunks, layer, k, lengths)  # type: ignore[method-assign]
+        layer.forward = partial(_in_chunks, layer, k, lengths)  # type: ignore[method-assign]  # undone below
     try:
         yield
     finally:

@@ -36,8 +36,7 @@ LOOKS = 4
 LEAST = 8
 """Strokes of a look, if the level has so many left: a look costs time however few they are."""
 MOVES = 8
-"""Steps of gradient descent on the strokes of a look, which windows chose each for itself: they halve the error, in twice the
-time."""
+"""Steps of gradient descent on the strokes of a look, which windows chose each for itself."""
 _BY = 0.3
 """Pixels of the level by which the first of them moves a point."""
 _ENOUGH = 40
