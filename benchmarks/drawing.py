@@ -39,13 +39,14 @@ def main() -> None:
     parser.add_argument("--images", type=int, nargs="+", default=[2000, 4000, 6000], help="how many to train on, in each row")
     parser.add_argument("--held-back", type=int, default=2000, help="images at the end to measure on")
     parser.add_argument("--max-steps", type=int, help="in place of the recipe's")
+    parser.add_argument("--max-seconds", type=float, help="of training for each row, one after another")
     parser.add_argument("--runs", type=Path, default=Path("runs/drawing-table"))
     given = parser.parse_args()
     images, labels, _ = read([given.data])
     if max(given.images) + given.held_back > len(images):
         parser.error(f"{given.data} has {len(images):,} images, which are too few for that many to train on and to hold back")
     given.runs.mkdir(parents=True, exist_ok=True)
-    settings = {} if given.max_steps is None else {"max_steps": given.max_steps}
+    settings = {name: value for name in ("max_steps", "max_seconds") if (value := getattr(given, name)) is not None}
     held = given.runs / "held-back.npz"
     np.savez_compressed(held, images=images[-given.held_back :, 0], labels=labels[-given.held_back :])
     print("| images to train on | nats per image | bits per dimension | importance-weighted, nats |", flush=True)
