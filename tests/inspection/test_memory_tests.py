@@ -60,11 +60,11 @@ def test_lengths_that_a_test_cannot_have_are_refused() -> None:
     with pytest.raises(ValueError, match="expected at least 2, got 1"):
         batch(synthetic.adding, 1, 1)
     with pytest.raises(ConfigError, match="adding: expected a length of at least 2, got 1"):
-        memory_tests.measure(["gru"], adding=[1], copy=[])
+        next(memory_tests.measure(["gru"], adding=[1], copy=[]))
     with pytest.raises(ConfigError, match="cell: expected one of rnn, lstm, gru, got 'mlp'"):
-        memory_tests.measure(["mlp"])
+        next(memory_tests.measure(["mlp"]))
     with pytest.raises(ConfigError, match="got none"):
-        memory_tests.measure(["gru"], adding=[], copy=[])
+        next(memory_tests.measure(["gru"], adding=[], copy=[]))
 
 
 def test_a_short_test_is_solved_and_training_ends_there() -> None:
@@ -74,7 +74,7 @@ def test_a_short_test_is_solved_and_training_ends_there() -> None:
 
 
 def test_a_test_that_is_not_solved_ends_with_its_iterations_and_comes_out_the_same_again() -> None:
-    first, second = (memory_tests.measure(["rnn", "lstm"], adding=[50], copy=[], **EXACT) for _ in range(2))
+    first, second = (list(memory_tests.measure(["rnn", "lstm"], adding=[50], copy=[], **EXACT)) for _ in range(2))
     assert [one.losses for one in first] == [one.losses for one in second]
     assert [[iteration for iteration, _ in one.losses] for one in first] == [[100, 200]] * 2
     assert [one.solved_at for one in first] == [None, None]
@@ -82,7 +82,7 @@ def test_a_test_that_is_not_solved_ends_with_its_iterations_and_comes_out_the_sa
 
 
 def test_time_that_is_up_ends_every_trial_after_a_hundred_iterations() -> None:
-    trials = memory_tests.measure(["rnn", "gru"], adding=[4], copy=[3], hidden_size=4, seconds=1e-6)
+    trials = list(memory_tests.measure(["rnn", "gru"], adding=[4], copy=[3], hidden_size=4, seconds=1e-6))
     assert [(one.test, one.steps, one.cell) for one in trials] == [
         ("copy", 3, "rnn"), ("copy", 3, "gru"), ("adding", 4, "rnn"), ("adding", 4, "gru"),
     ]  # fmt: skip
@@ -113,3 +113,24 @@ def test_the_command_prints_and_draws_what_was_measured(
     code, _, err = command("inspect", "memory", "--cell", "cnn")
     assert code == 2
     assert "'cnn'" in err
+
+
+def test_ctrl_c_shows_what_was_measured_by_then(command: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    learn, calls = memory_tests._learn, []
+
+    def stopped_in_the_third(*arguments):
+        calls.append(arguments)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return learn(*arguments)
+
+    monkeypatch.setattr(memory_tests, "_learn", stopped_in_the_third)
+    small = ["--iterations", "100", "--hidden-size", "4", "--adding", "5", "--adding", "7", "--show", tmp_path, "--json"]
+    code, out, err = command("inspect", "memory", *small)
+    assert code == 130
+    assert err == "Interrupted: shown are the 2 of 6 trials that were over.\n"
+    assert list(json.loads(out)["trials"]) == ["adding 5 rnn", "adding 5 gru"]
+    assert list(json.loads((tmp_path / "memory.json").read_text())["trials"]) == ["adding 5 rnn", "adding 5 gru"]
+    calls[:] = [(), ()]
+    code, out, err = command("inspect", "memory", *small)
+    assert (code, out, err.strip()) == (130, "", "error: interrupted")

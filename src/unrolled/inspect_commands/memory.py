@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,8 @@ def memory(
 ) -> None:
     """Which cell remembers how far: the adding problem and copy memory, learned from scratch within a budget.
 
+    Ctrl-C ends it early: what was measured by then is shown and written.
+
     unrolled inspect memory
 
     unrolled inspect memory --cell gru --adding 400 --minutes 2
@@ -60,7 +63,19 @@ def memory(
     if not (adding or copy):
         adding, copy = (200, 600), (100,)
     figures.make_folder(show or Path("inspect"))
+    trials: list[memory_tests.Trial] = []
+    interrupted = False
     with Progress().counting() as report:
-        trials = memory_tests.measure(cells, adding=adding, copy=copy, seconds=60 * minutes, report=report, **settings)
+        try:
+            for trial in memory_tests.measure(cells, adding=adding, copy=copy, seconds=60 * minutes, report=report, **settings):
+                trials.append(trial)
+        except KeyboardInterrupt:
+            if not trials:
+                raise
+            interrupted = True
     figure, numbers = memory_tests.draw(trials), memory_tests.numbers(trials)
     answer(figure, numbers, memory_tests.shown(trials), name="memory", show=show, as_json=as_json)
+    if interrupted:
+        count = len(cells) * (len(adding) + len(copy))
+        click.echo(f"Interrupted: shown are the {len(trials)} of {count} trials that were over.", err=True)
+        sys.exit(130)

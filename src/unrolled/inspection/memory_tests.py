@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -79,8 +79,8 @@ def measure(
     seconds: float = 570.0,
     seed: int = 0,
     report: Callable[[str, int, int], None] | None = None,
-) -> list[Trial]:
-    """Train every cell on every test from fresh weights; return how each went, the shortest tests first.
+) -> Iterator[Trial]:
+    """Train every cell on every test from fresh weights; yield how each went as soon as it is over, the shortest tests first.
 
     Adam at 5e-3 on batches of 20, gradients clipped at 1. A cell stops when it has solved its test. Of the time, each trial
     gets an equal share of what is left, so that all of them together keep to it; `seconds=math.inf` makes the result a
@@ -106,11 +106,10 @@ def measure(
     asked: list[tuple[Test, int]] = [*(("adding", steps) for steps in adding), *(("copy", steps) for steps in copy)]
     _check(cells, asked)
     trials = sorted(itertools.product(asked, cells), key=lambda one: one[0][1])
-    began, done = time.perf_counter(), []
+    began = time.perf_counter()
     for number, ((test, steps), cell) in enumerate(trials):
         left = max(0.0, seconds - (time.perf_counter() - began)) / (len(trials) - number)
-        done.append(_learn(test, steps, cell, hidden_size, iterations, left, seed, report))
-    return done
+        yield _learn(test, steps, cell, hidden_size, iterations, left, seed, report)
 
 
 def _check(cells: Sequence[str], asked: Sequence[tuple[Test, int]]) -> None:
