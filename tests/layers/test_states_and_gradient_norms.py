@@ -6,7 +6,7 @@ from tests.layers.twins import KINDS, VARIANTS, B, H, I, T, twins
 from tests.tolerance import assert_same
 
 import unrolled
-from unrolled.kernels import definition
+from unrolled.kernels import definition, operators
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)
@@ -78,3 +78,30 @@ def test_where_no_loss_depends_on_a_layer_the_norms_are_zero(options: dict) -> N
     h_n[0].sum().backward()
     assert norms[0, 0].any()
     assert not norms[1].any()
+
+
+@pytest.mark.parametrize("kind", ["rnn", "relu", "lstm", "gru"])
+def test_what_is_asked_of_a_layer_alone_is_what_it_is_among_all(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The gradient of one input by itself, bit for bit, and norms of the same bits; nothing else is computed on the way."""
+    backward, computed = operators.sequence.backward, []
+
+    def spy(*arguments):
+        computed.append(sum(arguments[6]))
+        return backward(*arguments)
+
+    monkeypatch.setattr(operators.sequence, "backward", spy)
+    make, _, options = KINDS[kind]
+    layer, x = make(I, H, **options), torch.randn(T, B, I, requires_grad=True)
+    h = torch.randn(1, B, H, requires_grad=True)
+    hx = (h, torch.randn(1, B, H, requires_grad=True)) if layer.mode == "LSTM" else h
+    norms = torch.zeros(1, 2, T, B)
+    loss = layer(x, hx, gradient_norms=norms)[0].square().sum()
+    inputs = [x, h, *layer.parameters()]
+    every, noted = torch.autograd.grad(loss, inputs, retain_graph=True), norms.clone()
+    computed.clear()
+    for one, expected in zip(inputs, every, strict=True):
+        norms.zero_()
+        (alone,) = torch.autograd.grad(loss, one, retain_graph=True)
+        assert torch.equal(alone, expected)
+        assert torch.equal(norms, noted)
+    assert computed == [1] * len(inputs)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Collection, Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -93,6 +94,24 @@ def watched(tensors: Collection[Tensor | None]) -> str:
     if any(map(torch._C._functorch.is_legacy_batchedtensor, given)):  # pyright: ignore[reportAttributeAccessIssue]
         return "gradients of several losses at once"  # is_grads_batched, jacobian(vectorize=True)
     return ""
+
+
+def asked_for(ctx: Any, inputs: Iterable[Tensor | None]) -> list[bool]:
+    """Of which inputs this backward pass takes the gradient: `torch.autograd.grad` is given some, `needs_input_grad` names all.
+
+    Args:
+        ctx: of an autograd.Function, in its backward.
+        inputs: the first that `apply` was called with: tensors, or None.
+    """
+    edges = iter(ctx.next_functions)  # of tensors, and of nothing else
+    return [t is not None and _will_be_run(next(edges)[0]) for t in inputs]
+
+
+def _will_be_run(node: Any) -> bool:
+    try:
+        return node is not None and torch._C._will_engine_execute_node(node)  # pyright: ignore[reportAttributeAccessIssue]
+    except RuntimeError:  # a leaf that was asked for itself
+        return True
 
 
 def _is_foreign(tensor: Tensor) -> bool:

@@ -99,13 +99,13 @@ def _save_for_backward(ctx, inputs, output):
     ctx.save_for_backward(*given, h, cs, gates)
 
 
-def _differentiate(ctx, d_out, d_cs, d_h_n, d_c_n, _d_gates, tensors=None):
+def _differentiate(ctx, d_out, d_cs, d_h_n, d_c_n, _d_gates, tensors=None, asked=None):
     tensors, nothing = ctx.saved_tensors if tensors is None else tensors, (None,) * (_COUNT + 6)
     if d_out is None and d_cs is None and d_h_n is None and d_c_n is None:
         return nothing
     if ctx.mode != "LSTM":
         d_cs = d_c_n = None
-    wants = dict(zip(Inputs._fields, ctx.needs_input_grad, strict=False))
+    wants = dict(zip(Inputs._fields, asked or ctx.needs_input_grad, strict=False))
     needed = [bool(wants[name]) for name in DIFFERENTIABLE]
     incoming = d_out, d_cs, d_h_n, d_c_n
     if torch.is_grad_enabled() or context.watched((*incoming, *tensors)):
@@ -255,7 +255,9 @@ class _Direct(torch.autograd.Function):
             tensors = (*tensors[:_COUNT], again.output, again.cs, again.gates)
         if torch.is_grad_enabled():
             tensors = saved.differentiable(ctx, tensors)
-        return _differentiate(ctx, *incoming, tensors=tensors)
+        # Who has norms noted asks now and then for nothing else; to look costs all others a few microseconds, and is left out.
+        asked = None if ctx.grad_norms is None else context.asked_for(ctx, tensors[:_COUNT])
+        return _differentiate(ctx, *incoming, tensors=tensors, asked=asked)
 
 
 # ---------------------------------------------------------------------------------------------------- what layers call
