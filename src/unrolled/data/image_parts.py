@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from unrolled import files
 from unrolled.data.rows import RowWriter, open_rows
-from unrolled.errors import DataError, RunError
+from unrolled.errors import RunError
 
 FACTS, TRAINING, VALIDATION = "images.json", "train", "validation"
 
@@ -29,16 +29,6 @@ class Facts(BaseModel):
     @property
     def shape(self) -> tuple[int, int, int]:
         return self.channels, self.height, self.width
-
-    def require_size(self, named: str, images: np.ndarray) -> None:
-        """Refuse images (N, C, height, width) that are not as large as those of the run.
-
-        Raises:
-            DataError: naming both sizes.
-        """
-        if images.shape[1:] != self.shape:
-            expected, got = (" x ".join(map(str, shape[1:])) for shape in (self.shape, images.shape[1:]))
-            raise DataError(f"{named}: expected images of {expected} pixels, as those it was trained on, got {got}.")
 
 
 class Labelled(NamedTuple):

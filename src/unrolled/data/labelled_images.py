@@ -43,6 +43,7 @@ def read(
     colour: bool = False,
     size: int = 0,
     largest: int = 256,
+    trained_on: Sequence[tuple[int, int]] = (),
     classes: Sequence[str] | None = None,
     say: Callable[[str], None] | None = None,
 ) -> LabelledImages:
@@ -61,12 +62,13 @@ def read(
         colour: three channels; else grey.
         size: height and width that all are resized to; 0 takes them as they are, all of one size.
         largest: side in pixels that is still taken without `size`.
+        trained_on: heights and widths of which one is taken without `size`, those of a run; by default any up to `largest`.
         classes: names by which to number them; by default those that are found, sorted, whole numbers as numbers.
         say: called with a line about images of folders that are left out, for they cannot be read.
 
     Raises:
-        DataError: nothing there or no image; a file that cannot be read; images of different sizes, or larger than `largest`;
-            some with a class and some without; a class that is not among `classes`.
+        DataError: nothing there or no image; a file that cannot be read; images of different sizes, or larger than `largest`,
+            or none of `trained_on`; some with a class and some without; a class that is not among `classes`.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -85,7 +87,7 @@ def read(
             f"{labels[0]}: expected an IDX file of images for each one of labels, got {count} and {len(labels)}. Labels beside "
             "their images are found without being named."
         )
-    form, of_images = _Form(colour, size, largest), iter(labels)
+    form, of_images = _Form(colour, size, largest, trained_on), iter(labels)
     parts = [
         _part(path, form, say or (lambda line: None), next(of_images, None) if _IDX.search(path) else None)
         for path in images_in
@@ -112,6 +114,7 @@ class _Form(NamedTuple):
     colour: bool
     size: int
     largest: int
+    trained_on: Sequence[tuple[int, int]]
 
 
 class _Part(NamedTuple):
@@ -212,7 +215,7 @@ def _with_channels(path: str, images: np.ndarray, form: _Form) -> np.ndarray:
         raise DataError(f"{path}: expected images of bytes, 0 to 255, or of floats from 0 to 1, got {got}. Scale them.")
     images = images.astype(np.uint8)
     if images.shape[3] == 1 and not form.colour and not form.size:  # nothing to do to each
-        _require_small(path, images.shape[1:3], form)
+        _require_taken(path, images.shape[1:3], form)
         return np.ascontiguousarray(images.transpose(0, 3, 1, 2))
     pictures = (Image.fromarray(one[..., 0] if one.shape[2] == 1 else one) for one in images)
     return np.stack([_array(_opaque(one), form, path) for one in pictures])
@@ -267,13 +270,19 @@ def _array(picture: Image.Image, form: _Form, path: str) -> np.ndarray:
     if form.size:
         picture = picture.resize((form.size, form.size), Image.Resampling.LANCZOS)
     else:
-        _require_small(path, (picture.height, picture.width), form)
+        _require_taken(path, (picture.height, picture.width), form)
     array = np.asarray(picture)
     return array.transpose(2, 0, 1) if form.colour else array[None]
 
 
-def _require_small(path: str, size: tuple[int, ...], form: _Form) -> None:
-    if max(size) > form.largest:
+def _require_taken(path: str, size: tuple[int, ...], form: _Form) -> None:
+    if form.trained_on:
+        if size not in form.trained_on:
+            raise DataError(
+                f"{path}: expected images of {' or '.join(map(_by, form.trained_on))} pixels, as those it was trained on, got "
+                f"{_by(size)}. Resize them, or train with --size (in Python, size=), which resizes images of any size."
+            )
+    elif max(size) > form.largest:
         raise DataError(
             f"{path}: expected images of at most {form.largest} x {form.largest} pixels, got {_by(size)}. "
             "Training with --size (in Python, size=) resizes them."

@@ -123,6 +123,9 @@ def test_images_of_another_size_than_the_runs_are_refused(tmp_path: Path, draw_r
     np.savez(tmp_path / "large.npz", images=np.zeros((2, 8, 8), np.uint8), labels=["0", "1"])
     with pytest.raises(DataError, match="expected images of 7 x 5 pixels, as those it was trained on, got 8 x 8"):
         tasks.load(draw_run).evaluate(tmp_path / "large.npz")
+    Image.new("L", (600, 400)).save(tmp_path / "photo.png")
+    with pytest.raises(DataError, match=r"expected images of 7 x 5 pixels, .*, got 400 x 600\. Resize them"):
+        tasks.load(draw_run).reconstruct(tmp_path / "photo.png")
 
 
 def test_an_image_too_large_to_learn_from_says_how_to_make_it_smaller(tmp_path: Path) -> None:

@@ -68,8 +68,14 @@ def test_an_image_as_large_as_the_canvas_is_taken_as_it_is(look_run: Path, tmp_p
     run = tasks.load(look_run)
     assert_same(torch.from_numpy(run.look(tmp_path / "canvas.png")[0].image[0]), torch.from_numpy(canvas / np.float32(255)))
     Image.fromarray(canvas[:, :9]).save(tmp_path / "other.png")
-    with pytest.raises(DataError, match=r"expected images of 9 x 7 pixels, as those it was trained on, got 12 x 9\."):
+    said = r"expected images of 9 x 7 or 12 x 12 pixels, as those it was trained on, got 12 x 9\. Resize them, or train with"
+    with pytest.raises(DataError, match=said):
         run.look(tmp_path / "other.png")
+    Image.new("1", (10_000, 10_000)).save(tmp_path / "large.png")  # a hundred megapixels
+    with pytest.raises(DataError, match=r"expected images of 9 x 7 or 12 x 12 pixels, .*, got 10,000 x 10,000\. Resize them"):
+        run.look(tmp_path / "large.png")
+    with pytest.raises(DataError, match=r"expected images of 9 x 7 pixels, as those it was trained on, got 12 x 9\."):
+        run.evaluate(tmp_path / "other.png")
 
 
 def test_pictures_of_each_image_are_drawn(command, look_run: Path, tmp_path: Path) -> None:

@@ -93,11 +93,12 @@ def read(
         DataError: they cannot be read, are of different sizes, or of another size than the run's.
     """
     told = facts.classes if facts and config.conditional else None
-    found = labelled_images.read(paths, colour=config.colour, size=config.size, largest=LARGEST, classes=told, say=say)
+    trained_on = [(facts.height, facts.width)] if facts else []
+    found = labelled_images.read(
+        paths, colour=config.colour, size=config.size, largest=LARGEST, trained_on=trained_on, classes=told, say=say
+    )
     if config.invert:
         found = found._replace(images=255 - found.images)
-    if facts:
-        facts.require_size(", ".join(paths), found.images)
     if told and not found.classes:
         raise DataError(f"{', '.join(paths)}: expected images with classes, which the model is told, got images without.")
     return found

@@ -143,13 +143,32 @@ def read(
             of the run's.
     """
     classes = facts.classes if facts and not config.objects else None
-    found = labelled_images.read(paths, colour=config.colour, size=config.size, largest=LARGEST, classes=classes, say=say)
+    found = _pixels(paths, config, [(facts.height, facts.width)] if facts else [], classes, say)
     if config.objects and found.classes:
         symbols = facts.classes if facts else symbols_of(found.classes, config)
         targets = targets_of(found.classes, symbols, config, ", ".join(paths))
         found = found._replace(labels=targets[found.labels], classes=symbols)
-    if config.invert:
-        found = found._replace(images=255 - found.images)
-    if facts:
-        facts.require_size(", ".join(paths), found.images)
     return found
+
+
+def read_to_look_at(path: str, config: Config, facts: Facts) -> np.ndarray:
+    """Images (N, C, height, width), uint8, with classes or without: of the size of `facts`, or of the canvas, if there is one.
+
+    Raises:
+        DataError: they cannot be read, or are of another size.
+    """
+    canvas = [(config.canvas, config.canvas)] if config.canvas else []
+    return _pixels([path], config, [(facts.height, facts.width), *canvas]).images
+
+
+def _pixels(
+    paths: Sequence[str],
+    config: Config,
+    trained_on: Sequence[tuple[int, int]],
+    classes: Sequence[str] | None = None,
+    say: Callable[[str], None] | None = None,
+) -> labelled_images.LabelledImages:
+    found = labelled_images.read(
+        paths, colour=config.colour, size=config.size, largest=LARGEST, trained_on=trained_on, classes=classes, say=say
+    )
+    return found._replace(images=255 - found.images) if config.invert else found

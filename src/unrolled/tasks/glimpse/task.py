@@ -174,10 +174,9 @@ class Run:
 
     def _to_look_at(self, path: str) -> Tensor:
         """(N, C, height, width), 0..1, on the canvas if there is one."""
-        images, canvas = data.read([path], self.config, _silent).images, self.config.canvas
+        images, canvas = data.read_to_look_at(path, self.config, self.facts), self.config.canvas
         if canvas and images.shape[2:] == (canvas, canvas):
             return data.to_floats(images)
-        self.facts.require_size(path, images)
         return torch.cat([data.to_measure_on(images, self.config, at)[0] for at in range(0, len(images), data.AT_ONCE)])
 
 
