@@ -44,8 +44,8 @@ def test_a_pass_is_its_equations(cell: str, attention: str) -> None:
     images = torch.rand(5, 1, 15, 13, dtype=torch.float64)
     looked = model(images)
     assert looked.scores.shape == (6, 5, 4)  # two glimpses of each of two symbols and of END
-    q = torch.tanh(model.context(adaptive_avg_pool2d(images, COARSE).flatten(1)))
-    h = h_c = q_c = torch.zeros_like(q)
+    q = q_c = torch.tanh(model.context(torch.relu(model.coarse(adaptive_avg_pool2d(images, COARSE).flatten(1)))))
+    h = h_c = torch.zeros_like(q)
     retina = Retina(images, TINY["glimpse_size"], TINY["scales"])
     for t, place in enumerate(looked.places):
         if model.policy is not None:
@@ -89,7 +89,7 @@ def test_where_hard_attention_looks_is_taught_by_the_reward_alone() -> None:
         model.zero_grad()
         torch.manual_seed(2)
         training_loss(model, batch, Config(**{**TINY, "glimpses": 2, "objects": 2, "policy_weight": weight})).loss.backward()
-        for name in ("context.weight", "looking.weight_ih", "policy.weight"):
+        for name in ("coarse.weight", "context.weight", "looking.weight_ih", "policy.weight"):
             assert bool(model.get_parameter(name).grad.any()) == (weight > 0), name
         assert model.get_parameter("reading.weight_ih").grad.any()
 

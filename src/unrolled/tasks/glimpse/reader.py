@@ -2,7 +2,7 @@
 
 For each image x and glimpses t = 1..T, of which every N in a row read one symbol:
 
-    q_0  = tanh(W_x coarse(x) + b_x),  h_0 = 0                the whole image at low resolution says where to begin
+    q_0  = tanh(W_x relu(W_c coarse(x) + b_c) + b_x)          the whole image at low resolution says where to begin; h_0 = 0
     mu_t = tanh(W_l q_{t-1} + b_l)                            where the policy looks
     l_t  ~ Normal(mu_t, deviation)                            hard;  l_t = mu_t soft;  Uniform(-1, 1) random
     rho  = retina(x, l_t)
@@ -11,7 +11,12 @@ For each image x and glimpses t = 1..T, of which every N in a row read one symbo
     P(symbol s | glimpses up to t = s N) = softmax(W_a h_t + b_a)
 
 The last of the symbols is END, after which there is nothing to read. What is said comes from h alone, which has seen no more
-than the glimpses; q, which has seen the whole image, only looks. No symbol is fed back.
+than the glimpses; q, which has seen the whole image, only looks. No symbol is fed back. Where q has a cell (LSTM), it begins as
+q_0, too.
+
+Other than in the paper: products with matrices read what is in a glimpse, and the coarse image, instead of three layers of
+convolutions; the place and the symbol have no hidden layer of their own; the reward is the probability of the right symbol,
+instead of 1 or 0 for what was most probable; and places may be learned by gradients, too (soft).
 """
 
 from __future__ import annotations
@@ -46,7 +51,8 @@ class Reader(nn.Module):
         self.attention, self.deviation = config.attention, config.deviation
         self.per_symbol, self.objects = config.glimpses, config.objects
         self.size, self.scales = config.glimpse_size, config.scales
-        self.context = Linear(channels * COARSE**2, hidden)
+        self.coarse = Linear(channels * COARSE**2, hidden)
+        self.context = Linear(hidden, hidden)
         self.pixels = Linear(channels * config.scales * config.glimpse_size**2, features)
         self.what = Linear(features, hidden)
         self.where = Linear(2, hidden)
@@ -61,9 +67,10 @@ class Reader(nn.Module):
     ) -> Looked:
         """Read images (N, C, height, width), 0..1: `glimpses` for each of the symbols and for END, by default the settings'."""
         retina = Retina(images, self.size, self.scales)
-        begin = torch.tanh(self.context(adaptive_avg_pool2d(images, COARSE).flatten(1)))
+        coarse = torch.relu(self.coarse(adaptive_avg_pool2d(images, COARSE).flatten(1)))
+        begin = torch.tanh(self.context(coarse))
         reading: Any = None
-        looking: Any = (begin, torch.zeros_like(begin)) if isinstance(self.looking, nn.LSTMCell) else begin
+        looking: Any = (begin, begin) if isinstance(self.looking, nn.LSTMCell) else begin
         read, looked, places, means = [], [begin], [], []
         for _ in range((glimpses or self.per_symbol) * (self.objects + 1)):
             place, mean = next_place(self.policy, looked[-1], self, generator, drawn)
