@@ -20,12 +20,12 @@ def gradients(layer, loss) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize("kind", ["RNN", "LSTM", "GRU"])
-@pytest.mark.parametrize("k", [1, 3, T])
-def test_layers_that_are_cut_have_the_gradient_of_truncated_bptt(kind: str, k: int) -> None:
+@pytest.mark.parametrize(("k1", "k2"), [(1, 1), (3, 3), (T, T), (1, 4), (2, 5), (4, 7)])
+def test_layers_that_are_cut_have_the_gradient_of_truncated_bptt(kind: str, k1: int, k2: int) -> None:
     layer, x = getattr(unrolled, kind)(I, H, num_layers=2), torch.randn(T, B, I)
-    losses = [outputs.square().sum() for _, outputs, _ in bptt.truncated(layer, x, k1=k)]
+    losses = [outputs.square().sum() for _, outputs, _ in bptt.truncated(layer, x, k1=k1, k2=k2)]
     expected = gradients(layer, torch.stack(losses).sum())
-    with truncation.cut([layer], k):
+    with truncation.cut([layer], k2, k1=k1):
         found = gradients(layer, layer(x)[0].square().sum())
     for one, other in zip(found, expected, strict=True):
         assert_same(one, other)
@@ -43,6 +43,8 @@ def test_cutting_changes_no_output_of_unequal_lengths_and_keeps_the_gradient_of_
     assert_same(cut_h, h)
     for of_short, of_cut in zip(gradients(layer, h[0, 1:].sum()), gradients(layer, cut_h[0, 1:].sum()), strict=True):
         assert_same(of_cut, of_short)  # both end within the first chunk
+    with truncation.cut([layer], 4, k1=2):
+        assert_same(layer(x, lengths=lengths)[0], output)
 
 
 def test_with_k2_of_all_steps_the_gradient_is_the_full_one_and_with_one_step_it_is_not() -> None:
@@ -81,7 +83,8 @@ def test_the_command_suggests_a_k2(command, trained: Path, real_text: Path, tmp_
     found = json.loads(out)
     assert [row["k2"] for row in found["rows"]] == [1, 2, 4, 8, 16, 32, 40]
     assert found["suggested"] in [row["k2"] for row in found["rows"]]
-    assert "It was trained with 16" in found["sentence"]
+    assert [row["k1"] for row in found["rows"]] == [1, 2, 4, 8, 16, 16, 16]
+    assert "It was trained with k1 = 16, k2 = 16" in found["sentence"]
     assert Path(found["picture"]).read_bytes().startswith(b"\x89PNG")
     code, out, errors = command("inspect", "truncation", trained, real_text, "--steps", "100000")
     assert (code, out) == (2, "")

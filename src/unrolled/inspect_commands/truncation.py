@@ -28,6 +28,6 @@ def truncation(run: Path, data: tuple[str, ...], steps: int | None, show: Path |
     from unrolled.tasks import reopened
 
     found = reopened.truncation(run, data, steps=steps)
-    shown = {f"k2 = {row.k2}": f"cosine {row.cosine:.4f}  norm {row.norm:.4f}" for row in found.rows}
+    shown = {f"k1 = {row.k1}, k2 = {row.k2}": f"cosine {row.cosine:.4f}  norm {row.norm:.4f}" for row in found.rows}
     figure = inspection.draw(found, str(run))
     answer(figure, found.numbers(), shown, name="truncation", show=show, run=run, as_json=as_json)

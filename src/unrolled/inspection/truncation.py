@@ -1,8 +1,9 @@
 """How far a truncated gradient is from the full one: which k2 is enough, on this model and data.
 
-Truncated BPTT with k1 = k2 = k cuts a sequence into chunks of k steps; the state goes on from chunk to chunk, its gradient does
-not. Here the same loss of the same sequences is differentiated with the recurrent layers cut so, for growing k, and without a
-cut. What is compared is the gradient of the recurrent layers' weights: what is above them is the same either way.
+Truncated BPTT(k1, k2) takes the loss of k1 new steps at a time, whose gradient goes k2 steps back from the last of them; the
+state goes on, its gradient ends there. Here the same loss of the same sequences is differentiated with the recurrent layers cut
+so, for growing k2, and without a cut. k1 is the run's own where k2 is longer, else k2: chunks of k2 steps. What is compared is
+the gradient of the recurrent layers' weights: what is above them is the same either way.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ class Row(NamedTuple):
     """What one k2 comes to."""
 
     k2: int
+    k1: int
+    """New steps between two cuts."""
     cosine: float
     """Between the truncated gradient and the full one."""
     norm: float
@@ -53,13 +56,14 @@ class Truncation(NamedTuple):
         return {**self._asdict(), "rows": [row._asdict() for row in self.rows]}
 
 
-def measure(model: nn.Module, loss: Callable[[], Tensor], trained_with: int | None = None) -> Truncation:
+def measure(model: nn.Module, loss: Callable[[], Tensor], trained_with: int | None = None, k1: int | None = None) -> Truncation:
     """Differentiate a loss for k2 = 1, 2, 4, ... up to the longest sequence.
 
     Args:
         model: its `unrolled` layers are cut, those that step through time by themselves (cells) are not.
         loss: computes it anew at each call, the same each time.
         trained_with: the model's own k2, measured too.
+        k1: the model's own, for every k2 that is longer; when left out k1 = k2.
 
     Raises:
         RunError: no layer that can be cut: none runs over sequences, or one reads them backwards too; or weights not finite.
@@ -86,9 +90,10 @@ def measure(model: nn.Module, loss: Callable[[], Tensor], trained_with: int | No
     k2s = {2**k for k in range(steps.bit_length())} | {steps} | ({trained_with} if trained_with else set())
     rows: list[Row] = []
     for k2 in sorted(k2 for k2 in k2s if k2 <= steps):
-        cut = _gradient(layers, weights, loss, k2, lengths)
+        new = min(k1 or k2, k2)
+        cut = _gradient(layers, weights, loss, k2, lengths, new)
         cosine = torch.nn.functional.cosine_similarity(cut, full, dim=0)
-        rows.append(Row(k2, float(cosine), float(cut.norm() / full.norm())))
+        rows.append(Row(k2, new, float(cosine), float(cut.norm() / full.norm())))
     suggested = steps
     for row in reversed(rows):  # it stays enough from here on
         if row.cosine < ENOUGH or abs(row.norm - 1) > NEAR:
@@ -98,13 +103,14 @@ def measure(model: nn.Module, loss: Callable[[], Tensor], trained_with: int | No
 
 
 @contextmanager
-def cut(layers: list[Recurrent], k: int | None, lengths: list[int] | None = None) -> Iterator[None]:
-    """Within it, the layers pass no gradient through their state from one chunk of k steps to the one before.
+def cut(layers: list[Recurrent], k2: int | None, lengths: list[int] | None = None, k1: int | None = None) -> Iterator[None]:
+    """Within it, the layers' gradient flows no further back through their state than in truncated BPTT(k1, k2).
 
-    k of None cuts nothing; `lengths` gets the number of steps of every call.
+    k2 of None cuts nothing, k1 of None is k2; `lengths` gets the number of steps of every call. Of k1 < k2 each layer module is
+    cut by itself: of a stack that is one module, such as a language model's, the gradient is that of training.
     """
     for layer in layers:
-        layer.forward = partial(_in_chunks, layer, k, lengths)  # type: ignore[method-assign]  # undone below
+        layer.forward = partial(_truncated, layer, k1 or k2, k2, lengths)  # type: ignore[method-assign]  # undone below
     try:
         yield
     finally:
@@ -112,9 +118,10 @@ def cut(layers: list[Recurrent], k: int | None, lengths: list[int] | None = None
             del layer.forward  # the class's own is seen again
 
 
-def _in_chunks(
+def _truncated(
     layer: Recurrent,
-    k: int | None,
+    k1: int | None,
+    k2: int | None,
     seen: list[int] | None,
     input: Tensor,
     hx: Any = None,
@@ -123,23 +130,34 @@ def _in_chunks(
     resets: Tensor | None = None,
     **others: Any,
 ) -> tuple[Tensor, Any]:
-    """A call of the layer, chunk by chunk."""
-    time = 1 if layer.batch_first else 0
+    """A call of the layer, window by window: each computes k1 new steps, from the state up to k2 steps before their end."""
+    time, forward = 1 if layer.batch_first else 0, type(layer).forward
     steps = input.shape[time]
     if seen is not None:
         seen.append(steps)
-    outputs, state, forward = [], hx, type(layer).forward
-    for begin in range(0, steps, k or steps):
-        count = min(k or steps, steps - begin)
+
+    def run(begin: int, end: int, state: Any) -> tuple[Tensor, Any]:
+        masks = {
+            "lengths": None if lengths is None else (torch.as_tensor(lengths) - begin).clamp(0, end - begin),
+            "resets": None if resets is None else resets.narrow(time, begin, end - begin),
+        }
+        return forward(layer, input.narrow(time, begin, end - begin), state, **masks, **others)
+
+    outputs, state, known, last = [], hx, 0, hx  # `state` is the one before step `known`, `last` that after the last window
+    for first in range(0, steps, k1 or steps):
+        end = min(first + (k1 or steps), steps)
+        begin = max(0, end - (k2 or steps)) if k1 != k2 else first
+        if begin == first:
+            state = last
+        elif begin > known:  # the window overlaps the one before
+            with torch.no_grad():
+                _, state = run(known, begin, state)
+        known = begin
         if begin:
             state = _detached_where(state, None if lengths is None else torch.as_tensor(lengths).cpu() > begin)
-        masks = {
-            "lengths": None if lengths is None else (torch.as_tensor(lengths) - begin).clamp(0, count),
-            "resets": None if resets is None else resets.narrow(time, begin, count),
-        }
-        output, state = forward(layer, input.narrow(time, begin, count), state, **masks, **others)
-        outputs.append(output)
-    return torch.cat(outputs, time), state
+        output, last = run(begin, end, state)
+        outputs.append(output.narrow(time, first - begin, end - first))
+    return torch.cat(outputs, time), last
 
 
 def _detached_where(state: Any, alive: Tensor | None) -> Any:
@@ -152,9 +170,14 @@ def _detached_where(state: Any, alive: Tensor | None) -> Any:
 
 
 def _gradient(
-    layers: list[Recurrent], weights: list[nn.Parameter], loss: Callable[[], Tensor], k: int | None, lengths: list[int]
+    layers: list[Recurrent],
+    weights: list[nn.Parameter],
+    loss: Callable[[], Tensor],
+    k2: int | None,
+    lengths: list[int],
+    k1: int | None = None,
 ) -> Tensor:
-    with cut(layers, k, lengths):
+    with cut(layers, k2, lengths, k1):
         value = loss()
     found = torch.autograd.grad(value, weights, allow_unused=True)
     parts = [torch.zeros_like(w) if g is None else g for w, g in zip(weights, found, strict=True)]
@@ -175,7 +198,9 @@ def _in_words(rows: list[Row], suggested: int, steps: int, trained_with: int | N
             f"steps, and {row.norm:.0%} of its norm."
         )
     own = next((one for one in rows if one.k2 == trained_with), None)
-    return text if own is None else f"{text} It was trained with {own.k2:,} (cosine {own.cosine:.3f})."
+    if own is None:
+        return text
+    return f"{text} It was trained with k1 = {own.k1:,}, k2 = {own.k2:,} (cosine {own.cosine:.3f})."
 
 
 def draw(found: Truncation, title: str = "") -> Figure:
@@ -190,7 +215,9 @@ def draw(found: Truncation, title: str = "") -> Figure:
     axes.axvline(found.suggested, color="tab:green", lw=1, ls=":", label=f"enough: k2 = {found.suggested}")
     axes.set_xscale("log", base=2)
     axes.set_xticks(k2s, [str(k2) for k2 in k2s], fontsize=8)
-    axes.set(xlabel="k2: steps that the gradient flows back (k1 = k2)")
+    k1 = max(row.k1 for row in found.rows)
+    of_k1 = "k1 = k2" if k1 == k2s[-1] else f"k1 = k2 up to {k1}, then {k1}"
+    axes.set(xlabel=f"k2: steps that the gradient flows back ({of_k1})")
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)

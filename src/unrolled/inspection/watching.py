@@ -1,8 +1,8 @@
 """Gradients watched while a run trains: how far back they reach, in the reports, and a line when that goes wrong.
 
 On the CPU the kernels note the norms on their way. To tell what the last step's loss alone comes to (see `gradient_flow`) takes
-one more backward pass of the recurrent layers, about a third of a step, so that of `EVERY` steps one is watched. Nothing is drawn
-from random generators, and no weight comes out different.
+one more backward pass of the recurrent layers, about a third of a step, so that of `EVERY` steps one is watched. Nothing is
+drawn from random generators, and no weight comes out different.
 """
 
 from __future__ import annotations

@@ -121,14 +121,14 @@ def truncation(run: str | Path, data: Sequence[str] = (), *, steps: int | None =
         DataError: as `Reopened`; or steps for a run whose sequences are as long as they are.
     """
     opened = Reopened(run, data, steps)
-    own = opened.config.k2 or opened.config.k1 if opened.windowed else None
+    own, k1 = (opened.config.k2 or opened.config.k1, opened.config.k1) if opened.windowed else (None, None)
     if steps and not opened.windowed:
         raise DataError(
             f"steps: expected none, as {opened.folder}'s sequences are as long as they are, got {steps:,}. Leave it out."
         )
     if opened.windowed and steps is None:
         opened = _longest(run, data, max(256, 4 * (own or 1)))
-    return measure(opened.model, opened.loss, own)
+    return measure(opened.model, opened.loss, own, k1)
 
 
 def _longest(run: str | Path, data: Sequence[str], steps: int) -> Reopened:
