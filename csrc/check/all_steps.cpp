@@ -79,9 +79,10 @@ static void stream(const char *isa, int precision, int mode, int64_t L, int64_t 
         std::vector<float> one_h(size_t(L * H)), one_c(one_h);
         expect(unrolled_stream_bind(s, 1, one_h.data(), one_c.data()) == 0, "bind one");
         const std::vector<int64_t> forbidden = {1};
-        for (int64_t threads = 1; threads <= 3; ++threads) {
+        const bool wide = H > 100;  // enough for threads to share the units; how a token is chosen is the same for every width
+        for (int64_t threads = wide ? 2 : 1; threads <= 3; ++threads) {
             expect(unrolled_stream_feed(s, ids.data(), 3, int32_t(threads)) == 0, "feed");
-            for (int how = 0; how < 4; ++how) {
+            for (int how = 0; how < (wide ? 1 : 4); ++how) {
                 unrolled_stream_choice choice = {how ? 0.8 : 0.0, how == 2 ? 0.7 : 0.0, how == 3 ? 3 : 0, how == 1 ? 2 : -1,
                                                  forbidden.data(), how == 3, threads};
                 std::vector<int64_t> text(70);  // longer than threads stay together before they look up
@@ -196,7 +197,7 @@ int main() {
                 for (auto &s : sizes)
                     for (Front front : {NUMBERS, TABLE, EMBEDDING})
                         for (bool biases : {false, true}) stream(isa, precision, mode, s[0], s[1], s[2], front, biases);
-                stream(isa, precision, mode, 2, 9, 525, TABLE, true);  // wide enough that threads share the units
+                stream(isa, precision, mode, 2, 9, 525, TABLE, true);
             }
         }
     for (const char *isa : {"portable", "avx2", "avx512"}) {
