@@ -12,6 +12,7 @@ from torch import Tensor
 from tolerance import assert_same
 from unrolled.errors import ConfigError, DataError, RunError
 from unrolled.strokes import Painting, Strokes, paint_at, render
+from unrolled.strokes.gradient import SquaredError
 
 
 def some(count: int, seed: int = 0, bristles: float = 0.0, dtype: torch.dtype = torch.float32) -> Strokes:
@@ -159,6 +160,38 @@ def test_gradients_of_curved_strokes_point_where_finite_differences_point() -> N
         shift = shift.view_as(points)
         measured[n] = (error(strokes.points + shift) - error(strokes.points - shift)) / (2 * step)
     assert torch.cosine_similarity(gradient.flatten(), measured, dim=0) > 0.999
+
+
+@pytest.mark.parametrize(("height", "width"), [(37, 53), (90, 64), (1, 7)])
+def test_the_gradient_by_hand_is_that_of_the_renderer(height: int, width: int) -> None:
+    generator = torch.Generator().manual_seed(1)
+    canvas, target = torch.rand(2, 3, height, width, dtype=torch.float64, generator=generator)
+    strokes = some(25, dtype=torch.float64)
+    given = [one.clone().requires_grad_() for one in (strokes.points, strokes.radii, strokes.colours, strokes.opacity)]
+    laid = render(Strokes(*given, strokes.bristles, strokes.seeds), height, width, canvas)
+    (laid - target).square().sum().backward()
+    by_hand = SquaredError(strokes, canvas, target).gradient(strokes)
+    for one, other in zip(by_hand, given, strict=True):
+        assert other.grad is not None
+        assert (one - other.grad).norm() < 1e-4 * other.grad.norm()  # Newton's method has not quite arrived, in other units
+
+
+def test_the_gradient_by_hand_follows_strokes_that_move() -> None:
+    strokes, target = some(9, dtype=torch.float64), torch.full((3, 40, 40), 0.5, dtype=torch.float64)
+    canvas = torch.ones_like(target)
+    error = SquaredError(strokes, canvas, target)
+    for _ in range(5):
+        error.gradient(strokes)
+        strokes = strokes._replace(points=strokes.points + 0.001, radii=strokes.radii * 0.99)
+    fresh = SquaredError(strokes, canvas, target).gradient(strokes)
+    for one, other in zip(error.gradient(strokes), fresh, strict=True):
+        assert torch.cosine_similarity(one.flatten(), other.flatten(), dim=0) > 0.98
+
+
+def test_strokes_beside_the_canvas_have_no_gradient() -> None:
+    far = straight(points=straight().points + 9)
+    canvas = torch.zeros(3, 8, 8)
+    assert not any(one.any() for one in SquaredError(far, canvas, canvas + 1).gradient(far))
 
 
 def test_gradients_of_bristled_strokes_reach_every_parameter() -> None:

@@ -73,14 +73,12 @@ def render(strokes: Strokes, height: int, width: int, canvas: Tensor | None = No
         canvas = points.new_ones(3, height, width)
     if not len(points):
         return canvas.clone()
-    side = _cell_side(strokes, longer)
+    side = cell_side(strokes, longer)
     rows, columns = math.ceil(height / side), math.ceil(width / side)
-    stroke, cell = _touched(strokes, rows, columns, side, longer)
+    stroke, cell = cut(strokes, height, width, side)
     learning = torch.is_grad_enabled() and any(one.requires_grad for one in (*strokes, canvas))
     with torch.set_grad_enabled(learning):
-        cells = pad(canvas, (0, columns * side - width, 0, rows * side - height))
-        cells = cells.unflatten(1, (rows, side)).unflatten(3, (columns, side)).permute(1, 3, 0, 2, 4).flatten(0, 1)
-        cells = _lay(cells.clone(memory_format=torch.contiguous_format), strokes, stroke, cell, columns, longer)
+        cells = _lay(in_cells(canvas, side), strokes, stroke, cell, columns, longer)
     picture = cells.unflatten(0, (rows, columns)).permute(2, 0, 3, 1, 4).flatten(3).flatten(1, 2)
     return picture[:, :height, :width]
 
@@ -103,22 +101,19 @@ def paint_at(strokes: Strokes, x: Tensor, y: Tensor, pixel: float) -> Paint:
         x, y: coordinates of pixels' middles, (N, W) and (N, H).
         pixel: side of a pixel, in the strokes' units.
     """
-    along = _nearest(strokes.points.detach(), x, y)
+    points, radii = strokes.points.detach(), strokes.radii.detach()
+    along = nearest(points, x, y)
     for _ in range(2):
-        along = _deeper(strokes, along, x, y)
+        along = deeper(points, radii, along, x, y)
     # depth is at its largest there, so it does not change with the place along the curve: no gradient passes through `along`
-    p0, p1, p2 = strokes.points[:, :, :, None, None].unbind(1)  # (N, 2, 1, 1)
+    ox, oy, tx, ty = on_curve(strokes.points, along, x, y)
     r0, r1 = strokes.radii[:, :, None, None].unbind(1)
-    curve, start = p2 - 2 * p1 + p0, 2 * (p1 - p0)
-    ox = x[:, None, :] - ((curve[:, 0] * along + start[:, 0]) * along + p0[:, 0])  # (N, H, W)
-    oy = y[:, :, None] - ((curve[:, 1] * along + start[:, 1]) * along + p0[:, 1])
-    radius = r0 + (r1 - r0) * along
-    depth = radius - (ox * ox + oy * oy + 1e-12).sqrt()
+    radius = torch.addcmul(r0, along, r1 - r0)
+    depth = radius - torch.addcmul(ox * ox, oy, oy).add_(1e-12).sqrt()
     covered = (depth / pixel + 0.5).clamp(0, 1) * strokes.opacity[:, None, None]
     if not bool(strokes.bristles.any()):
         return Paint(covered, None)
     with torch.no_grad():  # the pattern lies where the stroke lies
-        tx, ty = 2 * curve[:, 0] * along + start[:, 0], 2 * curve[:, 1] * along + start[:, 1]
         across = (ox * ty - oy * tx) / ((tx * tx + ty * ty + 1e-12).sqrt() * radius.clamp_min(1e-9))
         waves = _waves(strokes, along, across, pixel)
         bare = (0.5 - 0.5 * waves) * (0.35 + 0.65 * along)  # more towards the end, where the brush runs dry
@@ -128,7 +123,7 @@ def paint_at(strokes: Strokes, x: Tensor, y: Tensor, pixel: float) -> Paint:
     return Paint(covered * (1 - strokes.bristles[:, None, None] * bare), light)
 
 
-def _nearest(points: Tensor, x: Tensor, y: Tensor) -> Tensor:
+def nearest(points: Tensor, x: Tensor, y: Tensor) -> Tensor:
     """The curve's parameter at the point of its chain that is nearest to each pixel, (N, H, W) in 0 to 1."""
     chain = _chain(points)
     best = along = None
@@ -150,21 +145,34 @@ def _nearest(points: Tensor, x: Tensor, y: Tensor) -> Tensor:
     return along
 
 
-def _deeper(strokes: Strokes, along: Tensor, x: Tensor, y: Tensor) -> Tensor:
+def deeper(points: Tensor, radii: Tensor, along: Tensor, x: Tensor, y: Tensor) -> Tensor:
     """A step of Newton's method from the parameters `along` to those where r(t) - d(t) is largest.
 
     With o the way from the curve's point B to the pixel, d = |o|, and r' the radius's change: there o B' + r' d is 0.
     """
-    p0, p1, p2 = strokes.points.detach()[:, :, :, None, None].unbind(1)
-    curve, start = p2 - 2 * p1 + p0, 2 * (p1 - p0)
-    growth = strokes.radii.detach().diff(dim=1)[:, :, None]
-    tx, ty = 2 * curve[:, 0] * along + start[:, 0], 2 * curve[:, 1] * along + start[:, 1]
-    ox = x[:, None, :] - ((curve[:, 0] * along + start[:, 0]) * along + p0[:, 0])
-    oy = y[:, :, None] - ((curve[:, 1] * along + start[:, 1]) * along + p0[:, 1])
-    squared = tx * tx + ty * ty
-    slope = squared - 2 * (ox * curve[:, 0] + oy * curve[:, 1]) - growth * growth
-    step = (ox * tx + oy * ty + growth * (ox * ox + oy * oy).sqrt()) / slope.clamp_min(1e-12)
-    return torch.where(slope > 0.1 * squared, along + step, along).clamp_(0, 1)  # else it is far from there, or no largest one
+    ox, oy, tx, ty = on_curve(points, along, x, y)
+    step, steep = newton(points, radii, ox, oy, tx, ty, (ox * ox).addcmul_(oy, oy).sqrt_())
+    return torch.where(steep, step.add_(along), along).clamp_(0, 1)
+
+
+def on_curve(points: Tensor, along: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The ways from the curves' points B at the parameters `along` to the pixels, and B', by x and y: (N, H, W) each."""
+    p0, p1, p2 = points[:, :, :, None, None].unbind(1)  # (N, 2, 1, 1)
+    (ax, ay), (bx, by) = (p2 - 2 * p1 + p0).unbind(1), (2 * (p1 - p0)).unbind(1)
+    tx, ty = torch.addcmul(bx, along, ax), torch.addcmul(by, along, ay)
+    ox = torch.addcmul(x[:, None, :] - p0[:, 0], along, tx, value=-1)
+    oy = torch.addcmul(y[:, :, None] - p0[:, 1], along, ty, value=-1)
+    return ox, oy, tx.addcmul_(along, ax), ty.addcmul_(along, ay)
+
+
+def newton(points: Tensor, radii: Tensor, ox: Tensor, oy: Tensor, tx: Tensor, ty: Tensor, far: Tensor) -> tuple[Tensor, Tensor]:
+    """The step, and where there is one: elsewhere it is far from the largest depth, or there is none."""
+    ax, ay = (points[:, 2] - 2 * points[:, 1] + points[:, 0])[..., None, None].unbind(1)
+    growth = radii.diff(dim=1)[:, :, None]
+    squared = (tx * tx).addcmul_(ty, ty)
+    slope = torch.add(squared, growth * growth, alpha=-1).addcmul_(ox, ax, value=-2).addcmul_(oy, ay, value=-2)
+    steep = slope > squared.mul_(0.1)
+    return (ox * tx).addcmul_(oy, ty).addcmul_(far, growth).div_(slope.clamp_min_(1e-12)), steep
 
 
 def _chain(points: Tensor) -> Tensor:
@@ -186,7 +194,7 @@ def _waves(strokes: Strokes, along: Tensor, across: Tensor, pixel: float) -> Ten
     return total / len(_WAVES)
 
 
-def _cell_side(strokes: Strokes, longer: int) -> int:
+def cell_side(strokes: Strokes, longer: int) -> int:
     """A quarter of the median stroke's box, so that little is computed beside strokes: cells of 64 take three times as long."""
     points, radii = strokes.points.detach(), strokes.radii.detach()
     box = (points.amax(1) - points.amin(1)).mean(-1) + 2 * radii.mean(1)
@@ -194,11 +202,19 @@ def _cell_side(strokes: Strokes, longer: int) -> int:
     return next((side for side in CELLS if side >= typical), CELLS[-1])
 
 
-def _touched(strokes: Strokes, rows: int, columns: int, side: int, longer: int) -> tuple[Tensor, Tensor]:
-    """Pairs of a stroke and a cell that it touches, in the order of strokes: two (P,)."""
-    points, widest = strokes.points.detach() * longer, strokes.radii.detach().amax(1) * longer
-    low = ((points.amin(1) - widest[:, None] - 1) / side).floor().long()
-    high = ((points.amax(1) + widest[:, None] + 1) / side).floor().long()
+def in_cells(canvas: Tensor, side: int) -> Tensor:
+    """A copy of a canvas (C, height, width) in cells, row by row: (cells, C, side, side). What is outside is zero."""
+    height, width = canvas.shape[1:]
+    cells = pad(canvas, (0, -width % side, 0, -height % side)).unflatten(1, (-1, side)).unflatten(3, (-1, side))
+    return cells.permute(1, 3, 0, 2, 4).flatten(0, 1).clone(memory_format=torch.contiguous_format)
+
+
+def cut(strokes: Strokes, height: int, width: int, side: int, margin: float = 1.0) -> tuple[Tensor, Tensor]:
+    """Pairs of a stroke and a cell that it touches, or comes within `margin` pixels of, in the order of strokes: two (P,)."""
+    rows, columns, longer = math.ceil(height / side), math.ceil(width / side), max(height, width)
+    points, widest = strokes.points.detach() * longer, strokes.radii.detach().amax(1) * longer + margin
+    low = ((points.amin(1) - widest[:, None]) / side).floor().long()
+    high = ((points.amax(1) + widest[:, None]) / side).floor().long()
     limit = torch.tensor([columns - 1, rows - 1], device=points.device)
     low, high = low.clamp_min(0).minimum(limit + 1), high.clamp_min(-1).minimum(limit)
     counts = (high - low + 1).clamp_min(0)  # columns and rows of each box
@@ -212,25 +228,30 @@ def _touched(strokes: Strokes, rows: int, columns: int, side: int, longer: int) 
     a, d = chain[:, :-1], chain.diff(dim=1)
     u = (((middle[:, None] - a) * d).sum(-1) / (d * d).sum(-1).clamp_min(1e-12)).clamp(0, 1)
     distance = (middle[:, None] - a - u[..., None] * d).norm(dim=-1).amin(1)
-    near = distance <= widest[stroke] + side * math.sqrt(0.5) + 1
+    near = distance <= widest[stroke] + side * math.sqrt(0.5)
     return stroke[near], (row * columns + column)[near]
+
+
+def layers(cell: Tensor, cells: int) -> tuple[Tensor, list[int]]:
+    """An order of pieces, given the cell of each, and how many are in each layer: the first piece of every cell, then every
+    second piece, and so on."""
+    by_cell = cell.argsort(stable=True)
+    counts = torch.bincount(cell, minlength=cells)
+    rank = torch.empty_like(cell)
+    rank[by_cell] = torch.arange(len(cell), device=cell.device) - torch.repeat_interleave(counts.cumsum(0) - counts, counts)
+    return rank.argsort(stable=True), torch.bincount(rank).tolist()
 
 
 def _lay(cells: Tensor, strokes: Strokes, stroke: Tensor, cell: Tensor, columns: int, longer: int) -> Tensor:
     """Lay P pieces of strokes over the cells (C, 3, side, side), in order in each cell, all cells at a time."""
     side, pixel = cells.shape[-1], 1 / longer
-    by_cell = cell.argsort(stable=True)
-    counts = torch.bincount(cell, minlength=len(cells))
-    rank = torch.empty_like(cell)
-    rank[by_cell] = torch.arange(len(cell), device=cell.device) - torch.repeat_interleave(counts.cumsum(0) - counts, counts)
-    order = rank.argsort(stable=True)  # the first piece of every cell, then every second piece, and so on
-    layers = torch.bincount(rank).tolist()
+    order, counts = layers(cell, len(cells))
     middles = (torch.arange(side, device=cells.device, dtype=cells.dtype) + 0.5) * pixel
     learning = torch.is_grad_enabled()
     at_once = len(order) if learning else max(1, PIXELS_AT_ONCE // side**2)
     start = ready = first = 0
     paint = Paint(cells.new_empty(0), None)
-    for count in layers:
+    for count in counts:
         end = start + count
         while start < end:
             if start == ready:

@@ -76,10 +76,13 @@ def paint(
             report("strokes", laid, strokes)
             growing.add(piece)
 
-        painting = painter.paint(picture, strokes, style=style, told=told)
+        def refined(done: int, of: int) -> None:
+            report("steps of refining", done, of)
+
+        painting = painter.paint(picture, strokes, style=style, told=told, refined=refined)
         growing.finish(painting)
         if optimise:
-            painting = painter.optimise(painting, picture, told=lambda done, of: report("steps of refining", done, of))
+            painting = painter.optimise(painting, picture, told=refined)
             pictures.write(output, painting, size)
     for path in (svg, json_file):
         if path:

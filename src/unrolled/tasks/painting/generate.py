@@ -13,7 +13,7 @@ from unrolled.strokes import Painting, Strokes, render
 from unrolled.strokes.painting import MOST
 from unrolled.tasks.painting.loss import chosen
 from unrolled.tasks.painting.model import Painter, lay
-from unrolled.tasks.painting.optimise import moved
+from unrolled.tasks.painting.optimise import moved, optimise
 from unrolled.tasks.painting.windows import CORE, Grid, finer, resized
 
 Style = Literal["fine", "broad", "flat"]
@@ -35,8 +35,12 @@ LOOKS = 4
 """In how many looks the strokes of a level are spent, where so many of each help."""
 LEAST = 8
 """Strokes of a look, if the level has so many left: a look costs time however few they are."""
-MOVES = 8
-"""Steps of gradient descent on the strokes of a look, which windows chose each for itself."""
+OFFERED = 2
+"""Strokes that are offered for each that a look can lay: it looks at the windows where most is missing, not at all of them."""
+LEVEL_MOVES, LAST_MOVES = 4, 24
+"""Steps of gradient descent on the strokes of a level, which windows chose each for itself, and on all of them at the end."""
+TOGETHER = 10_000
+"""Strokes that are moved at a time, for the sake of memory; a painting of more is not moved as a whole."""
 _BY = 0.3
 """Pixels of the level by which the first of them moves a point."""
 _ENOUGH = 40
@@ -51,6 +55,7 @@ def paint(
     *,
     style: Style = "fine",
     told: Callable[[Painting], None] | None = None,
+    refined: Callable[[int, int], None] | None = None,
 ) -> Painting:
     """Paint a picture with so many strokes, or with fewer where no more of them help.
 
@@ -58,7 +63,8 @@ def paint(
         picture: (3, height, width) in 0 to 1.
         strokes: the budget, 1 to a million.
         style: fine, broad strokes, or flat ones without bristles.
-        told: called after each look with the strokes that it laid, and what they were laid on.
+        told: called after each look with the strokes that it laid, which are moved afterwards, and what they were laid on.
+        refined: called with how many of the last steps of descent, on all strokes, are done, and of how many.
 
     Raises:
         ConfigError: another budget or style.
@@ -73,43 +79,57 @@ def paint(
     levels = _levels(strokes / manner.strokes_a_window, height * width / longer**2)
     sizes = [tuple(max(1, round(side * CORE * 2**level / longer)) for side in (height, width)) for level in range(levels)]
     ground = picture.mean((1, 2))
-    canvases = [ground[:, None, None].expand(3, *size).contiguous() for size in sizes]
     states = picture.new_zeros(1, model.hidden_size, *(2 * side for side in Grid.of(*sizes[0], moved=False)[:2]))
-    laid, left = [], strokes
+    laid, left = _together([], ground), strokes
     for level, size in enumerate(sizes):
         wanted = resized(picture[None], *size)
+        begun = canvas = render(_bare(laid), *size, ground[:, None, None].expand(3, *size))
         if level:
             states = finer(states, *size)
-        rest = sum(4**each for each in range(level, levels))
+        rest, here = sum(4**each for each in range(level, levels)), []
         share, look, idle = max(1, round(left * 4**level / rest)) if left else 0, 0, 0
         while share and idle < 2 and look < _ENOUGH:
             grid = Grid.of(*size, moved=look % 2 == 1)
-            windows, now = grid.windows(wanted), grid.windows(canvases[level][None])
-            points, radii, opacity, state = model(windows, now, grid.read(states))
-            states = grid.write(state)
-            several = chosen(
-                lay(points, radii, opacity, windows, now, grid.inside(*size).to(now)),
-                grid,
-                min(share, max(LEAST, -(-share // max(1, LOOKS - look)))),
-            )
+            most = min(share, max(LEAST, -(-share // max(1, LOOKS - look))))
+            several, states = _look(model, grid, wanted, canvas, states, most)
             count = len(several.opacity)
             look, idle = look + 1, 0 if count else idle + 1
             if not count:
                 continue
-            several = moved(several, canvases[level], wanted[0], steps=MOVES, pixels=_BY)
-            laid.append(_finished(several, strokes - left, manner))
+            here.append(_finished(several, strokes - left, manner))
             share, left = share - count, left - count
-            for each in range(level, levels):
-                rows, columns = sizes[each]
-                canvases[each] = render(several, rows, columns, canvases[each])
+            canvas = render(several, *size, canvas)
             if told:
-                told(Painting(laid[-1], ground, height / width))
-    return Painting(_together(laid, ground), ground, height / width)
+                told(Painting(here[-1], ground, height / width))
+        for start in range(0, len((both := _together(here, ground)).opacity), TOGETHER):
+            part = moved(both[start : start + TOGETHER], begun, wanted[0], steps=LEVEL_MOVES, pixels=_BY)
+            begun = render(_bare(part), *size, begun)
+            laid = _together([laid, part], ground)
+    painting = Painting(laid, ground, height / width)
+    if len(laid.opacity) > TOGETHER:
+        return painting
+    return optimise(painting, picture, steps=LAST_MOVES, told=refined)
+
+
+def _look(model: Painter, grid: Grid, wanted: Tensor, canvas: Tensor, states: Tensor, most: int) -> tuple[Strokes, Tensor]:
+    """The strokes that a look at `wanted` (1, 3, height, width) lays, at most so many, and the map of states after it."""
+    windows, now, before = grid.windows(wanted), grid.windows(canvas[None]), grid.read(states)
+    inside = grid.inside(*canvas.shape[1:]).to(now)
+    missing = ((windows - now) * inside).square().sum((1, 2, 3))
+    which = missing.topk(min(len(missing), -(-OFFERED * most // model.strokes))).indices.sort().values
+    points, radii, opacity, after = model(windows[which], now[which], before[which])
+    laid = lay(points, radii, opacity, windows[which], now[which], inside[which])
+    return chosen(laid, grid, most, which), grid.write(before.index_copy(0, which, after))
 
 
 def _levels(windows: float, filled: float) -> int:
     """How many levels it takes to so many windows; `filled` is the share of a square that the picture fills."""
     return 1 + sum(filled * 4**level <= windows for level in range(1, FINEST + 1))
+
+
+def _bare(strokes: Strokes) -> Strokes:
+    """Without bristles, as they are judged."""
+    return strokes._replace(bristles=torch.zeros_like(strokes.bristles))
 
 
 def _finished(strokes: Strokes, before: int, manner: _Manner) -> Strokes:

@@ -58,15 +58,16 @@ def _painted(canvas: Tensor, laid: Laid, grid: Grid, keep: Tensor) -> Tensor:
     return torch.stack(after)
 
 
-def chosen(laid: Laid, grid: Grid, most: int) -> Strokes:
-    """Of the strokes of all windows of one picture the `most` that help most, if they help; in the picture's units.
+def chosen(laid: Laid, grid: Grid, most: int, which: Tensor | None = None) -> Strokes:
+    """Of the strokes of all windows of one picture, or of those at `which`, the `most` that help most, if they help; in the
+    picture's units.
 
     The first ones of every window come first, then the second ones, so that neighbours mix.
     """
     gains = (laid.errors[:, :-1] - laid.errors[:, 1:]).flatten()
     best = gains.topk(min(most, int((gains > 0).sum()))).indices
     best = best[(best % laid.opacity.shape[1]).argsort(stable=True)]
-    points, radii = grid.in_picture(laid.points, laid.radii)
+    points, radii = grid.in_picture(laid.points, laid.radii, which)
     none = gains.new_zeros(len(best))
     return Strokes(
         points.flatten(0, 1)[best], radii.flatten(0, 1)[best], laid.colours.flatten(0, 1)[best], laid.opacity.flatten()[best],

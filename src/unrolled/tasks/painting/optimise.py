@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from unrolled.strokes import Painting, Strokes, render
+from unrolled.strokes import Painting, Strokes
+from unrolled.strokes.gradient import SquaredError
+from unrolled.tasks.painting.pictures import SEEN
 from unrolled.tasks.painting.windows import resized
 
 _RADII, _COLOURS, _OPACITY = 0.03, 0.01, 0.03
 """Learning rates of Adam, of the logarithm of radii and of the logit of opacity; they fall to zero."""
+_BETAS = (0.9, 0.999)
+"""Adam's."""
+_CUT_EVERY = 8
+"""Steps after which strokes are cut into cells anew."""
+_ALONG, _FEWEST = 6, 128
+"""Pixels along the side of a stroke's share of the canvas, and the fewest of the whole longer side."""
 
 
-@torch.enable_grad()
+@torch.no_grad()
 def moved(
     strokes: Strokes,
     canvas: Tensor,
@@ -32,38 +41,69 @@ def moved(
         pixels: of the canvas, by which a point moves in the first step.
         told: called with how many steps are done, and of how many.
     """
-    height, width = target.shape[1:]
-    points, radii = strokes.points.clone().requires_grad_(), strokes.radii.log().requires_grad_()
-    colours, opacity = strokes.colours.clone().requires_grad_(), strokes.opacity.clamp(0.02, 0.98).logit().requires_grad_()
-    bare = torch.zeros_like(strokes.bristles)
-    rates = {points: pixels / max(height, width), radii: _RADII, colours: _COLOURS, opacity: _OPACITY}
-    adam = torch.optim.Adam([{"params": [values], "lr": rate} for values, rate in rates.items()])
-    schedule = torch.optim.lr_scheduler.LambdaLR(adam, lambda step: 1 - step / steps)
-    for step in range(1, steps + 1):
-        now = Strokes(points, radii.exp(), colours, opacity.sigmoid(), bare, strokes.seeds)
-        (render(now, height, width, canvas) - target).square().sum().backward()
-        adam.step()
-        adam.zero_grad()
-        schedule.step()
-        with torch.no_grad():
-            colours.clamp_(0, 1)
+    if not len(strokes.opacity):
+        return strokes
+    points, radii, colours, opacity = _parted(
+        values := torch.cat(
+            [
+                strokes.points.flatten(1),
+                strokes.radii.log(),
+                strokes.colours,
+                strokes.opacity.clamp(0.02, 0.98).logit()[:, None],
+            ],
+            1,
+        )
+    )
+    rates = [*6 * [pixels / max(target.shape[1:])], *2 * [_RADII], *3 * [_COLOURS], _OPACITY]
+    rate = values.new_tensor(rates)
+    mean, square = torch.zeros_like(values), torch.zeros_like(values)
+    for step in range(steps):
+        now = strokes._replace(points=points, radii=radii.exp(), colours=colours, opacity=opacity.sigmoid())
+        if step % _CUT_EVERY == 0:
+            error = SquaredError(now, canvas, target)
+        of = error.gradient(now)
+        slope = torch.cat(
+            [
+                of.points.flatten(1),
+                of.radii * now.radii,
+                of.colours,
+                (of.opacity * now.opacity * (1 - now.opacity))[:, None],
+            ],
+            1,
+        )
+        mean.lerp_(slope, 1 - _BETAS[0])
+        square.lerp_(slope * slope, 1 - _BETAS[1])
+        share = (1 - step / steps) / (1 - _BETAS[0] ** (step + 1)) * (1 - _BETAS[1] ** (step + 1)) ** 0.5
+        values.addcdiv_(mean * rate, square.sqrt().add_(1e-9), value=-share)
+        colours.clamp_(0, 1)
         if told:
-            told(step, steps)
-    now = Strokes(points, radii.exp(), colours, opacity.sigmoid(), strokes.bristles, strokes.seeds)
-    return Strokes(*(one.detach() for one in now))
+            told(step + 1, steps)
+    return strokes._replace(points=points, radii=radii.exp(), colours=colours.contiguous(), opacity=opacity.sigmoid())
+
+
+def _parted(values: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return values[:, :6].unflatten(1, (3, 2)), values[:, 6:8], values[:, 8:11], values[:, 11]
 
 
 def optimise(
-    painting: Painting, picture: Tensor, *, steps: int, longer: int = 128, told: Callable[[int, int], None] | None = None
+    painting: Painting,
+    picture: Tensor,
+    *,
+    steps: int,
+    longer: int | None = None,
+    told: Callable[[int, int], None] | None = None,
 ) -> Painting:
     """A whole painting, with the strokes moved so that it comes closer to the picture.
 
     Args:
         picture: (3, height, width) in 0 to 1.
         steps: of Adam.
-        longer: pixels of the longer side at which the canvas is compared with the picture.
+        longer: pixels of the longer side at which the canvas is compared with the picture: where there are too few, strokes are
+            fitted to what lies between them; by default 36 for each stroke of a square, and 128 to 768 on the longer side.
         told: called with how many steps are done, and of how many.
     """
+    if longer is None:
+        longer = min(SEEN, max(_FEWEST, round(_ALONG * math.sqrt(len(painting.strokes.opacity)))))
     height, width = painting.size(longer)
     target = resized(picture[None], height, width)[0]
     canvas = painting.ground[:, None, None].expand(3, height, width)

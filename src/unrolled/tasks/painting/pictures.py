@@ -80,7 +80,7 @@ def require_room(height_to_width: float, longer: int) -> None:
 
 
 class Growing:
-    """A painting that is rendered, and its file written, while it is painted.
+    """The file of a painting, written while it is painted.
 
     Args:
         path: a .png or .jpg.
@@ -90,6 +90,7 @@ class Growing:
     def __init__(self, path: Path, longer: int) -> None:
         self._path, self._longer, self._written = path, longer, -math.inf
         self._canvas: Tensor | None = None
+        self._waiting: list[Painting] = []
 
     def add(self, piece: Painting) -> None:
         """Lay strokes on those before them. The file is written anew after the first, and then every `_EVERY` seconds.
@@ -97,20 +98,26 @@ class Growing:
         Raises:
             RunError: it cannot be written.
         """
+        self._waiting.append(piece)
+        if time.monotonic() - self._written <= _EVERY:
+            return
         height, width = piece.size(self._longer)
-        canvas = piece.ground[:, None, None].expand(3, height, width) if self._canvas is None else self._canvas
-        self._canvas = render(piece.strokes, height, width, canvas)
-        if time.monotonic() - self._written > _EVERY:
-            _write(self._path, self._canvas, quick=True)
-            self._written = time.monotonic()
+        if self._canvas is None:
+            self._canvas = piece.ground[:, None, None].expand(3, height, width)
+        for one in self._waiting:
+            self._canvas = render(one.strokes, height, width, self._canvas)
+        self._waiting.clear()
+        _write(self._path, self._canvas, quick=True)
+        self._written = time.monotonic()
 
     def finish(self, painting: Painting) -> None:
-        """Write the whole painting, of which every stroke has been added.
+        """Write the whole painting, whose strokes are no longer quite where they were when they were added.
 
         Raises:
             RunError: it cannot be written.
         """
-        _write(self._path, painting.render(self._longer) if self._canvas is None else self._canvas)
+        self._canvas = None
+        _write(self._path, painting.render(self._longer))
 
 
 def write(path: Path, painting: Painting, longer: int) -> None:

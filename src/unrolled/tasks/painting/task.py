@@ -96,6 +96,7 @@ class Run:
         *,
         style: generate.Style = "fine",
         told: Callable[[Painting], None] | None = None,
+        refined: Callable[[int, int], None] | None = None,
     ) -> Painting:
         """Paint a picture.
 
@@ -106,12 +107,13 @@ class Run:
             strokes: the budget; fewer are used where no more of them help.
             style: fine, broad strokes, or flat ones without bristles.
             told: called now and then with the strokes that were laid since, and what they were laid on.
+            refined: called with how many of the last steps, which move all strokes a little, are done, and of how many.
 
         Raises:
             DataError: the file is no image.
             ConfigError: no strokes, more than a million, or an array of another form.
         """
-        return generate.paint(self.model, pixels(picture), strokes, style=style, told=told)
+        return generate.paint(self.model, pixels(picture), strokes, style=style, told=told, refined=refined)
 
     def optimise(
         self, painting: Painting, picture: Picture, *, steps: int | None = None, told: Callable[[int, int], None] | None = None

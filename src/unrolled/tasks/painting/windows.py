@@ -55,9 +55,13 @@ class Grid(NamedTuple):
         cells = cells.repeat_interleave(2, 2).repeat_interleave(2, 3)
         return cells[:, :, 1:-1, 1:-1] if self.moved else cells
 
-    def in_picture(self, points: Tensor, radii: Tensor) -> tuple[Tensor, Tensor]:
-        """From units of a window, for all windows of one picture (N, K, ...), to units of the picture's longer side."""
-        n = torch.arange(self.rows * self.columns, device=points.device)
+    def in_picture(self, points: Tensor, radii: Tensor, which: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """From units of a window, for all windows of a picture or those at `which` (N,), to units of the picture's longer side.
+
+        Args:
+            points, radii: (N, K, ...).
+        """
+        n = torch.arange(self.rows * self.columns, device=points.device) if which is None else which
         corner = torch.stack([n % self.columns, n // self.columns], 1) * CORE - self.before
         return (points * WINDOW + corner[:, None, None]) / self.longer, radii * (WINDOW / self.longer)
 
