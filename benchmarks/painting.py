@@ -8,13 +8,15 @@ processor time for one.
   is laid if it helps.
 - optimised: the painter's strokes after --steps steps of Adam on all their numbers, `unrolled paint --optimise`.
 
-With --speed instead: seconds from the command's start to the PNG, for each photo at 512 pixels and 1,000 strokes; and strokes a
-second of the renderer at 512 pixels, beside one that lays every stroke over every pixel.
+With --speed instead: seconds from the command's start to the PNG, for each photo at 512 pixels and 1,000 strokes, and for the
+first of them at 4,096 pixels, with the most memory that it held; and strokes a second of the renderer at 512 pixels, beside one
+that lays every stroke over every pixel.
 """
 
 from __future__ import annotations
 
 import argparse
+import resource
 import statistics
 import subprocess
 import sys
@@ -128,10 +130,17 @@ def speed(photos: list[Path]) -> None:
             picture = Image.open(photo).convert("RGB")
             picture.thumbnail((512, 512))
             picture.save(small)
-            command = [sys.executable, "-m", "unrolled", "paint", str(small), "--quiet", "--size", "512"]
-            started = time.perf_counter()
-            subprocess.run(command, check=True, capture_output=True)
-            print(f"{photo.stem}: {time.perf_counter() - started:.1f} s from the command's start to the PNG", flush=True)
+            for size in (512, 4096) if photo == photos[0] else (512,):
+                command = [sys.executable, "-m", "unrolled", "paint", str(small), "--quiet", "--size", str(size)]
+                before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+                subprocess.run(command, check=True, capture_output=True)
+                took, after = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
+                processor = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+                print(
+                    f"{photo.stem}, {size} pixels: {took:.1f} s from the command's start to the PNG, {processor:.1f} s of "
+                    f"processor time, {after.ru_maxrss / 2**20:.1f} GB at most so far",
+                    flush=True,
+                )
     painting = unrolled.load(SHIPPED).paint(photos[0], 4000)
     height, width = painting.size(512)
     canvas = painting.ground[:, None, None].expand(3, height, width)
