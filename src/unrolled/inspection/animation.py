@@ -54,11 +54,23 @@ def write(path: str | os.PathLike[str], pictures: Sequence[Image.Image], seconds
     return path
 
 
+def require(path: Path) -> None:
+    """Refuse a film that this installation cannot write, before the work that it shows.
+
+    Raises:
+        DataError: for .mp4 PyAV is not installed.
+    """
+    if path.suffix.lower() == ".mp4":
+        try:
+            import av  # noqa: F401
+        except ModuleNotFoundError:
+            raise DataError(f"{path}: {NOT_INSTALLED}") from None
+
+
 def _mp4(path: Path, pictures: Sequence[Image.Image], seconds: float) -> None:
-    try:
-        import av
-    except ModuleNotFoundError:
-        raise DataError(f"{path}: {NOT_INSTALLED}") from None
+    require(path)
+    import av
+
     width, height = (side + side % 2 for side in pictures[0].size)  # H.264 asks for even sides where colours have half as many
     tick = Fraction(1, 1000)
     with files.replaced_atomically(path) as unfinished, av.open(str(unfinished), "w", format="mp4") as container:

@@ -1,6 +1,7 @@
 """`unrolled paint`: what it writes, every kind of picture, and refusals before any work."""
 
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -115,6 +116,25 @@ def test_what_cannot_be_is_refused_before_any_work(
     code, out, errors = command("paint", photo, *words)
     assert (code, out, errors.count("\n")) == (2, "", 1)
     assert said in errors
+    assert not list(photo.parent.glob("*-painted.*"))
+
+
+@pytest.mark.parametrize("option", ["--output", "--film"])
+def test_the_photo_itself_is_never_overwritten(command, painter_run: Path, tmp_path: Path, option: str) -> None:
+    file = tmp_path / ("photo.png" if option == "--output" else "photo.gif")
+    Image.new("RGB", (8, 6), "red").save(file)
+    before = file.read_bytes()
+    code, out, errors = command("paint", file, "--run", painter_run, option, f"{tmp_path}/../{tmp_path.name}/{file.name}")
+    assert (code, out, errors.count("\n")) == (2, "", 1)
+    assert "the photo itself" in errors
+    assert file.read_bytes() == before
+
+
+def test_a_film_that_cannot_be_written_is_refused_before_any_work(command, painter_run: Path, photo: Path, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "av", None)
+    code, out, errors = command("paint", photo, "--run", painter_run, "--film", photo.with_name("x.mp4"))
+    assert (code, out, errors.count("\n")) == (2, "", 1)
+    assert "needs the package av" in errors
     assert not list(photo.parent.glob("*-painted.*"))
 
 

@@ -59,11 +59,16 @@ def paint(
             raise click.UsageError(f"{path}: expected a name that ends in {' or '.join(endings)}.")
         if path and not path.absolute().parent.is_dir():
             raise click.UsageError(f"{path}: there is no folder {path.parent}. Make it first.")
+        if path and path.exists() and photo != "-" and Path(photo).exists() and path.samefile(photo):
+            raise click.UsageError(f"{path}: this is the photo itself, which would be lost. Name another file.")
+    from unrolled.inspection import animation
     from unrolled.progress import Progress
     from unrolled.tasks import load
     from unrolled.tasks.painting import pictures
     from unrolled.tasks.painting.task import SHIPPED
 
+    if film:
+        animation.require(film)
     painter = load(run or SHIPPED, task="painting")
     picture = pictures.pixels(photo)
     pictures.require_room(picture.shape[1] / picture.shape[2], size)
