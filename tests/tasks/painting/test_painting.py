@@ -89,8 +89,10 @@ def test_every_stroke_of_an_untrained_painter_helps_too() -> None:
 
 
 def test_a_picture_of_one_colour_needs_no_strokes() -> None:
-    painting = paint(painter(), torch.full((3, 30, 30), 0.25), 20)
-    assert (painting.render(30) - 0.25).abs().max() < 0.01
+    colour = torch.tensor([9.0, 200.0, 5.0])[:, None, None] / 255  # whose mean is not quite itself
+    painting = paint(painter(), colour.expand(3, 30, 40), 20)
+    assert not len(painting.strokes.opacity)
+    assert_same(painting.render(40), colour.expand(3, 30, 40))
 
 
 def test_optimising_brings_a_painting_closer_and_leaves_the_one_it_began_with() -> None:
@@ -122,7 +124,17 @@ def test_large_pictures_are_seen_smaller_and_never_stretched() -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [np.zeros((4, 4, 2)), np.zeros((0, 4, 3)), np.full((4, 4, 3), 255.0), np.full((4, 4, 3), np.nan), torch.zeros(2, 4, 4)],
+    [
+        *(
+            np.zeros((4, 4, 2)),
+            np.zeros((0, 4, 3)),
+            np.full((4, 4, 3), 255.0),
+            np.full((4, 4, 3), np.nan),
+            torch.zeros(2, 4, 4),
+        ),
+        *(None, [[0.5]], np.array([["a"]]), np.array([[None]]), np.ones((4, 4), complex)),
+        *(torch.zeros(3, 4, 4).to_sparse(), torch.zeros(3, 4, 4, device="meta"), torch.ones(3, 4, 4, dtype=torch.cfloat)),
+    ],
 )
 def test_what_is_no_picture_is_refused(wrong: object) -> None:
     with pytest.raises(ConfigError, match="expected a picture"):

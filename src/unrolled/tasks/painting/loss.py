@@ -8,13 +8,15 @@ from torch import Tensor
 from unrolled.strokes import Strokes, render
 from unrolled.task import Step
 from unrolled.tasks.painting.model import Laid, Painter, lay
-from unrolled.tasks.painting.windows import CORE, Grid, finer, resized
+from unrolled.tasks.painting.windows import CORE, WINDOW, Grid, finer, resized
 
 _LAST = 0.7
 """Share of the loss that is the error after the last stroke of a look; the rest is the mean over its strokes, so that each has
 to help."""
 _FLOOR = 1e-3
 """Mean squared error of a window below which there is little left to do."""
+_SEEN = (0.5 / 255) ** 2 / WINDOW**2
+"""Mean squared error of a window that is wrong in one pixel, by half of what 8 bits tell: less is no gain."""
 
 
 def training_loss(model: Painter, batch: dict[str, Tensor], levels: int, looks: int) -> Step:
@@ -65,7 +67,7 @@ def chosen(laid: Laid, grid: Grid, most: int, which: Tensor | None = None) -> St
     The first ones of every window come first, then the second ones, so that neighbours mix.
     """
     gains = (laid.errors[:, :-1] - laid.errors[:, 1:]).flatten()
-    best = gains.topk(min(most, int((gains > 0).sum()))).indices
+    best = gains.topk(min(most, int((gains > _SEEN).sum()))).indices
     best = best[(best % laid.opacity.shape[1]).argsort(stable=True)]
     points, radii = grid.in_picture(laid.points, laid.radii, which)
     none = gains.new_zeros(len(best))

@@ -42,13 +42,20 @@ def pixels(picture: Picture) -> Tensor:
         picture = read_image(picture)
     if isinstance(picture, Image.Image):
         picture = np.asarray(to_rgb(picture))
-    if isinstance(picture, np.ndarray):
+    if isinstance(picture, np.ndarray) and picture.dtype.kind in "buif":
         whole = np.iinfo(picture.dtype).max if picture.dtype.kind == "u" else 1
         values = torch.from_numpy(np.ascontiguousarray(picture / whole, np.float32))
         values = values[..., None] if values.ndim == 2 else values
         values = values.permute(2, 0, 1) if values.ndim == 3 else values
-    else:
+    elif isinstance(picture, Tensor) and picture.layout == torch.strided and not (picture.is_complex() or picture.is_meta):
         values = picture.detach().float().cpu() / (255 if picture.dtype == torch.uint8 else 1)
+    else:
+        kind = (
+            f"{type(picture).__name__} of {picture.dtype}" if isinstance(picture, np.ndarray | Tensor) else repr(picture)[:80]
+        )
+        raise ConfigError(
+            f"expected a picture: a file, an image of Pillow, or an array or tensor that holds real numbers, got {kind}."
+        )
     if values.ndim != 3 or len(values) not in (1, 3, 4) or not values.numel():
         raise ConfigError(
             f"expected a picture, (height, width) or (height, width, 3 or 4) as an array, (1, 3 or 4, height, width) as a "
