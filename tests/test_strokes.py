@@ -71,6 +71,20 @@ def test_a_stroke_tapers_from_one_radius_to_the_other() -> None:
     assert red[:, 160].sum() == pytest.approx(8, abs=2)
 
 
+@pytest.mark.parametrize("radii", [(0.02, 0.2), (0.2, 0.02), (0.2, 0.2)])
+@pytest.mark.parametrize("away", [0.0, 0.05])
+def test_a_stroke_within_its_wider_end_is_a_disc(radii: tuple[float, float], away: float) -> None:
+    wide = torch.tensor([0.4137, 0.5211])
+    other = wide + away * (radii[0] != radii[1])
+    points = torch.stack([wide, other, other] if radii[0] >= radii[1] else [other, other, wide])
+    zero = torch.zeros(1)
+    dot = Strokes(points[None], torch.tensor([radii]), torch.zeros(1, 3), torch.ones(1), zero, zero.long())
+    middles = (torch.arange(48) + 0.5) / 48
+    far = ((middles - wide[0]) ** 2 + (middles[:, None] - wide[1]) ** 2).sqrt()
+    disc = ((0.2 - far) * 48 + 0.5).clamp(0, 1)
+    assert ((1 - render(dot, 48, 48)) - disc).abs().max() < 1e-3
+
+
 @pytest.mark.parametrize("bristles", [0.0, 0.8])
 @pytest.mark.parametrize(("height", "width"), [(37, 53), (128, 90), (1, 7)])
 def test_cells_change_nothing(height: int, width: int, bristles: float) -> None:

@@ -148,11 +148,18 @@ def nearest(points: Tensor, x: Tensor, y: Tensor) -> Tensor:
 def deeper(points: Tensor, radii: Tensor, along: Tensor, x: Tensor, y: Tensor) -> Tensor:
     """A step of Newton's method from the parameters `along` to those where r(t) - d(t) is largest.
 
-    With o the way from the curve's point B to the pixel, d = |o|, and r' the radius's change: there o B' + r' d is 0.
+    With o the way from the curve's point B to the pixel, d = |o|, and r' the radius's change: there o B' + r' d is 0. Where the
+    radius falls faster than the curve can go, as in a dot of two radii, the wider end holds the whole stroke: r - d is
+    largest there.
     """
     ox, oy, tx, ty = on_curve(points, along, x, y)
     step, steep = newton(points, radii, ox, oy, tx, ty, (ox * ox).addcmul_(oy, oy).sqrt_())
-    return torch.where(steep, step.add_(along), along).clamp_(0, 1)
+    along = torch.where(steep, step.add_(along), along).clamp_(0, 1)
+    growth = radii[:, 1] - radii[:, 0]
+    swallowed = (growth != 0) & (growth.abs() >= 2 * points.diff(dim=1).norm(dim=-1).amax(1))  # |B'| is at most that
+    if bool(swallowed.any()):
+        along[swallowed] = (growth > 0).to(along)[swallowed, None, None]
+    return along
 
 
 def on_curve(points: Tensor, along: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
