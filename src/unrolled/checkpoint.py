@@ -147,7 +147,10 @@ def require_shapes(path: Path, found: Mapping[str, tuple[int, ...]], expected: M
     """
     for name in sorted(expected.keys() ^ found.keys()):
         what = "lacks" if name in expected else "has an unexpected"
-        raise RunError(f"{path}: {what} tensor {name!r}. It was not written by a run with this config.json.")
+        raise RunError(
+            f"{path}: {what} tensor {name!r}. It was not written by a run with this config.json, or by another version of "
+            "unrolled: train again."
+        )
     for name, shape in expected.items():
         if shape != found[name]:
             raise RunError(
