@@ -48,9 +48,9 @@ def prepare(config: Config, folder: Path, say: Callable[[str], None]) -> None:
 class Batches:
     """The training images, shuffled, and changed as the settings say."""
 
-    def __init__(self, config: Config, part: Part) -> None:
+    def __init__(self, config: Config, part: Part | Labelled) -> None:
         self.config, self.part = config, part
-        self.shuffled = ShuffledBatches(len(part), config.batch_size, config.seed)
+        self.shuffled = ShuffledBatches(len(part.images), config.batch_size, config.seed)
 
     @property
     def per_epoch(self) -> int:

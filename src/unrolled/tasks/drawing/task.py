@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from unrolled import checkpoint, files
-from unrolled.data.image_parts import FACTS, TRAINING, VALIDATION, Facts, Part
+from unrolled.data.image_parts import FACTS, TRAINING, VALIDATION, Facts, Labelled, Part
 from unrolled.data.sources import Named, names
 from unrolled.errors import DataError, ExportError, RunError, nearest
 from unrolled.inspection import animation, sheets
@@ -48,6 +48,19 @@ class Task:
             f"{len(self.training):,} images of {height} x {width} pixels{' in colour' * (channels == 3)} and {config.levels} "
             f"levels to learn from, {len(self.validation):,} to measure on"
         )
+
+    @classmethod
+    def on_other_data(cls, config: Config, folder: Path, paths: list[str]) -> Task:
+        """The same task with batches of other images: for looking into its gradient.
+
+        Raises:
+            DataError: they cannot be read, are of another size, or have no class, which the model is told.
+        """
+        task = cls(config, folder)
+        images, labels, _ = data.read(paths, config, _silent, task.facts)
+        shown = images if config.resample else data.quantised(images, config.levels)
+        task.batches = Batches(config, Labelled(shown, labels))
+        return task
 
     def build(self) -> nn.Module:
         mean = np.asarray(self.training.images).mean(0) / (255 if self.config.resample else self.config.levels - 1)

@@ -80,20 +80,20 @@ def part(folder: Path, facts: Facts, config: Config) -> Part:
 class Batches:
     """The training images, shuffled, distorted, and on their canvas."""
 
-    def __init__(self, config: Config, part: Part) -> None:
+    def __init__(self, config: Config, part: Part | Labelled) -> None:
         self.config, self.part = config, part
-        self.shuffled = ShuffledBatches(len(part), config.batch_size, config.seed)
+        self.shuffled = ShuffledBatches(len(part.images), config.batch_size, config.seed)
 
     def batch(self, step: int) -> dict[str, Tensor]:
         """`images` (B, C, height, width), 0..1, on the canvas if there is one, and `labels` (B,) or (B, objects + 1)."""
         chosen, rng, size = self.shuffled[step], self.shuffled.rng(step), self.shuffled.size
         if self.config.canvas and self.config.objects:  # and others, to stand beside those
-            chosen = np.append(chosen, rng.integers(len(self.part), size=size * (self.config.objects - 1)))
+            chosen = np.append(chosen, rng.integers(len(self.part.images), size=size * (self.config.objects - 1)))
         images, labels = np.asarray(self.part.images[chosen]), np.asarray(self.part.labels[chosen])
         if self.config.distort:
             images = distorted(images, self.config.distort, rng)
         if self.config.canvas:
-            pieces_of = np.asarray(self.part.images[rng.integers(len(self.part), size=size)])
+            pieces_of = np.asarray(self.part.images[rng.integers(len(self.part.images), size=size)])
             spread = min(1.0, step / self.config.curriculum) if self.config.curriculum else 1.0
             if self.config.objects:
                 images, labels, _ = beside(images, labels, size, self.config, rng, spread)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from unrolled import checkpoint, files
-from unrolled.data.image_parts import FACTS, TRAINING, VALIDATION, Facts, Part
+from unrolled.data.image_parts import FACTS, TRAINING, VALIDATION, Facts, Labelled, Part
 from unrolled.data.images import find_images
 from unrolled.data.sources import Named, kind_of, names
 from unrolled.errors import DataError, ExportError
@@ -51,6 +51,20 @@ class Task:
             f"{len(self.training):,} images of {height} x {width} pixels{on}{' in colour' * (channels == 3)} in "
             f"{len(self.facts.classes)} classes to learn from, {len(self.validation):,} to measure on"
         )
+
+    @classmethod
+    def on_other_data(cls, config: Config, folder: Path, paths: list[str]) -> Task:
+        """The same task with batches of other images: for looking into its gradient.
+
+        Raises:
+            DataError: they cannot be read, are of another size, or have no classes or others than the run's.
+        """
+        task = cls(config, folder)
+        images, labels, classes = data.read(paths, config, _silent, task.facts)
+        if not classes:
+            raise DataError(f"{', '.join(paths)}: expected images with classes to look into, got images without.")
+        task.batches = Batches(config, Labelled(images, labels))
+        return task
 
     def build(self) -> nn.Module:
         return _network(self.config, self.facts)

@@ -77,7 +77,8 @@ def paint(
     height, width = picture.shape[1:]
     longer = max(height, width)
     levels = _levels(strokes / manner.strokes_a_window, height * width / longer**2)
-    sizes = [tuple(max(1, round(side * CORE * 2**level / longer)) for side in (height, width)) for level in range(levels)]
+    scales = [CORE * 2**level / longer for level in range(levels)]
+    sizes = [(max(1, round(height * by)), max(1, round(width * by))) for by in scales]
     ground = picture.mean((1, 2))
     states = picture.new_zeros(1, model.hidden_size, *(2 * side for side in Grid.of(*sizes[0], moved=False)[:2]))
     laid, left = _together([], ground), strokes

@@ -57,9 +57,10 @@ def moved(
     rates = [*6 * [pixels / max(target.shape[1:])], *2 * [_RADII], *3 * [_COLOURS], _OPACITY]
     rate = values.new_tensor(rates)
     mean, square = torch.zeros_like(values), torch.zeros_like(values)
+    error = SquaredError(strokes, canvas, target)
     for step in range(steps):
         now = strokes._replace(points=points, radii=radii.exp(), colours=colours, opacity=opacity.sigmoid())
-        if step % _CUT_EVERY == 0:
+        if step and step % _CUT_EVERY == 0:
             error = SquaredError(now, canvas, target)
         of = error.gradient(now)
         slope = torch.cat(
