@@ -62,7 +62,7 @@ def require(path: Path) -> None:
     """
     if path.suffix.lower() == ".mp4":
         try:
-            import av  # noqa: F401
+            import av  # noqa: F401  # whether it is there
         except ModuleNotFoundError:
             raise DataError(f"{path}: {NOT_INSTALLED}") from None
 

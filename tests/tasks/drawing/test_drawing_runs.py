@@ -1,6 +1,7 @@
 """A trained run from Python and from the command line: drawing, its steps, reading and drawing, and what it cannot do."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from unrolled import tasks
 from unrolled.errors import RunError
 from unrolled.tasks.drawing.config import Config
 from unrolled.tasks.drawing.draw import Draw
+from unrolled.tasks.drawing.task import Run
 
 
 def test_the_same_seed_draws_the_same_images_and_the_first_do_not_depend_on_the_count(draw_run: Path) -> None:
@@ -64,6 +66,14 @@ def test_pictures_are_sheets_and_animations(command, draw_run: Path, bar_file: P
     assert Image.open(tmp_path / "read.png").size == (3 * 64 - 4, 2 * 40 * 88 - 4)  # above each canvas what was read
     code, out, _ = command("draw", draw_run)
     assert out == f"{draw_run / 'pictures' / 'samples.png'}\n"
+
+
+def test_an_mp4_that_cannot_be_written_is_refused_before_any_work(command, draw_run: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "av", None)
+    monkeypatch.setattr(Run, "draw_steps", lambda *_, **__: pytest.fail("it drew"))
+    code, out, errors = command("draw", draw_run, "--steps", "--output", tmp_path / "steps.mp4")
+    assert (code, out, errors.count("\n")) == (2, "", 1)
+    assert "needs the package av" in errors
 
 
 def test_an_mp4_has_a_frame_for_each_step(command, draw_run: Path, tmp_path: Path) -> None:

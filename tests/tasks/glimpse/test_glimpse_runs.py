@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +77,16 @@ def test_an_image_as_large_as_the_canvas_is_taken_as_it_is(look_run: Path, tmp_p
         run.look(tmp_path / "large.png")
     with pytest.raises(DataError, match=r"expected images of 9 x 7 pixels, as those it was trained on, got 12 x 9\."):
         run.evaluate(tmp_path / "other.png")
+
+
+def test_an_mp4_that_cannot_be_written_is_refused_before_any_work(
+    command, look_run: Path, square_file: Path, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "av", None)
+    code, out, errors = command("look", look_run, square_file, "--show", tmp_path / "looks", "--film", "mp4")
+    assert (code, out, errors.count("\n")) == (2, "", 1)
+    assert "needs the package av" in errors
+    assert not (tmp_path / "looks").exists()
 
 
 def test_pictures_of_each_image_are_drawn(command, look_run: Path, tmp_path: Path) -> None:

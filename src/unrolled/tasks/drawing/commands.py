@@ -56,6 +56,7 @@ def draw(
 
     unrolled draw runs/my-run --steps --output steps.gif
     """
+    from unrolled.inspection import animation
     from unrolled.tasks import load
 
     asked = [name for name, given in (("steps", steps), ("reconstruct", reconstruct), ("complete", complete)) if given]
@@ -73,6 +74,7 @@ def draw(
         raise click.UsageError(f"--output {output}: only --steps and --reconstruct play; a sheet is a .png.")
     model = load(run, task="drawing")
     path = output or run / "pictures" / f"{what}.png"
+    animation.require(path)
     if what == "reconstruct":
         written = model.draw_reconstructed(path, *reconstruct, seed=seed)
     elif what == "complete":

@@ -47,9 +47,12 @@ def look(
 
     unrolled look runs/my-run digits/ --show pictures
     """
+    from unrolled.inspection import animation
     from unrolled.tasks import load
 
     settings = {name: value for name, value in (("glimpses", glimpses), ("samples", samples)) if value is not None}
+    if show:
+        animation.require(show / f"00001.{film}")
     model = load(run, task="glimpse", **settings)
     found = model.look(images, seed=seed)
     if show:
