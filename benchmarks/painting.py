@@ -6,7 +6,7 @@ processor time for one.
 - painter: `unrolled paint`'s, the one that is built in or --run.
 - greedy: for each stroke ten random candidates, smaller and smaller, each in the colour that is best for it; the best of them
   is laid if it helps.
-- optimised: the painter's strokes after --steps steps of Adam on all their numbers, `unrolled paint --optimise`.
+- optimised: the painter's strokes after --steps steps of Adam on all their numbers, at the pixels that they are measured on.
 
 With --speed instead: seconds from the command's start to the PNG, for each photo at 512 pixels and 1,000 strokes, and for the
 first of them at 4,096 pixels, with the most memory that it held; and strokes a second of the renderer at 512 pixels, beside one
@@ -135,6 +135,7 @@ def speed(photos: list[Path]) -> None:
                 before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
                 subprocess.run(command, check=True, capture_output=True)
                 took, after = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
+                # ru_maxrss is in kilobytes, as on Linux
                 processor = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
                 print(
                     f"{photo.stem}, {size} pixels: {took:.1f} s from the command's start to the PNG, {processor:.1f} s of "

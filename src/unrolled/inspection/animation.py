@@ -6,6 +6,7 @@ import io
 import os
 from collections.abc import Sequence
 from fractions import Fraction
+from importlib.util import find_spec
 from pathlib import Path
 
 from PIL import Image
@@ -60,11 +61,8 @@ def require(path: Path) -> None:
     Raises:
         DataError: for .mp4 PyAV is not installed.
     """
-    if path.suffix.lower() == ".mp4":
-        try:
-            import av  # noqa: F401  # whether it is there
-        except ModuleNotFoundError:
-            raise DataError(f"{path}: {NOT_INSTALLED}") from None
+    if path.suffix.lower() == ".mp4" and find_spec("av") is None:
+        raise DataError(f"{path}: {NOT_INSTALLED}")
 
 
 def _mp4(path: Path, pictures: Sequence[Image.Image], seconds: float) -> None:
