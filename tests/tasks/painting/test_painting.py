@@ -11,7 +11,8 @@ import unrolled
 from tolerance import assert_same
 from unrolled.errors import ConfigError, DataError
 from unrolled.strokes import Painting, render
-from unrolled.tasks.painting import generated
+from unrolled.tasks.painting import generate, generated
+from unrolled.tasks.painting import optimise as refining
 from unrolled.tasks.painting.config import Config
 from unrolled.tasks.painting.data import Pictures, prepare
 from unrolled.tasks.painting.generate import paint
@@ -86,6 +87,14 @@ def test_every_stroke_of_an_untrained_painter_helps_too() -> None:
     few, many = (error(paint(painter(), one, strokes), one) for strokes in (5, 80))
     bare = float((one - one.mean((1, 2), keepdim=True)).square().mean())
     assert many < few < bare
+
+
+def test_more_strokes_than_are_moved_together_come_closer_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (generate, refining):
+        monkeypatch.setattr(module, "TOGETHER", 40)
+    one = picture()
+    within, beyond = (error(paint(painter(), one, strokes), one) for strokes in (40, 60))
+    assert beyond < within
 
 
 def test_a_picture_of_one_colour_needs_no_strokes() -> None:

@@ -13,7 +13,7 @@ from unrolled.strokes import Painting, Strokes, render
 from unrolled.strokes.painting import MOST
 from unrolled.tasks.painting.loss import chosen
 from unrolled.tasks.painting.model import Painter, lay
-from unrolled.tasks.painting.optimise import moved, optimise
+from unrolled.tasks.painting.optimise import TOGETHER, moved, optimise
 from unrolled.tasks.painting.windows import CORE, Grid, finer, resized
 
 Style = Literal["fine", "broad", "flat"]
@@ -38,9 +38,7 @@ LEAST = 8
 OFFERED = 2
 """Strokes that are offered for each that a look can lay: it looks at the windows where most is missing, not at all of them."""
 LEVEL_MOVES, LAST_MOVES = 4, 24
-"""Steps of gradient descent on the strokes of a level, which windows chose each for itself, and on all of them at the end."""
-TOGETHER = 10_000
-"""Strokes that are moved at a time, for the sake of memory; a painting of more is not moved as a whole."""
+"""Steps of gradient descent on the strokes of a level, which windows chose each for itself, and at the end on the whole."""
 _BY = 0.3
 """Pixels of the level by which the first of them moves a point."""
 _ENOUGH = 40
@@ -64,7 +62,7 @@ def paint(
         strokes: the budget, 1 to a million.
         style: fine, broad strokes, or flat ones without bristles.
         told: called after each look with the strokes that it laid, which are moved afterwards, and what they were laid on.
-        refined: called with how many of the last steps of descent, on all strokes, are done, and of how many.
+        refined: called with how many of the last steps of descent, on the whole painting, are done, and of how many.
 
     Raises:
         ConfigError: another budget or style.
@@ -106,10 +104,7 @@ def paint(
             part = moved(both[start : start + TOGETHER], begun, wanted[0], steps=LEVEL_MOVES, pixels=_BY)
             begun = render(_bare(part), *size, begun)
             laid = _together([laid, part], ground)
-    painting = Painting(laid, ground, height / width)
-    if len(laid.opacity) > TOGETHER:
-        return painting
-    return optimise(painting, picture, steps=LAST_MOVES, told=refined)
+    return optimise(Painting(laid, ground, height / width), picture, steps=LAST_MOVES, told=refined)
 
 
 def _look(model: Painter, grid: Grid, wanted: Tensor, canvas: Tensor, states: Tensor, most: int) -> tuple[Strokes, Tensor]:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from unrolled.strokes import Painting, Strokes
+from unrolled.strokes import Painting, Strokes, render
 from unrolled.strokes.gradient import SquaredError
 from unrolled.tasks.painting.pictures import SEEN
 from unrolled.tasks.painting.windows import resized
@@ -21,6 +21,8 @@ _CUT_EVERY = 8
 """Steps after which strokes are cut into cells anew."""
 _ALONG, _FEWEST = 6, 128
 """Pixels along the side of a stroke's share of the canvas, and the fewest of the whole longer side."""
+TOGETHER = 10_000
+"""Strokes that are moved at a time, which takes 1.2 GB."""
 
 
 @torch.no_grad()
@@ -94,7 +96,7 @@ def optimise(
     longer: int | None = None,
     told: Callable[[int, int], None] | None = None,
 ) -> Painting:
-    """A whole painting, with the strokes moved so that it comes closer to the picture.
+    """A whole painting, with its strokes, or the last `TOGETHER` of them, moved so that it comes closer to the picture.
 
     Args:
         picture: (3, height, width) in 0 to 1.
@@ -107,5 +109,11 @@ def optimise(
         longer = min(SEEN, max(_FEWEST, round(_ALONG * math.sqrt(len(painting.strokes.opacity)))))
     height, width = painting.size(longer)
     target = resized(picture[None], height, width)[0]
-    canvas = painting.ground[:, None, None].expand(3, height, width)
-    return painting._replace(strokes=moved(painting.strokes, canvas, target, steps=steps, pixels=0.4, told=told))
+    first = max(0, len(painting.strokes.opacity) - TOGETHER)
+    before = painting.strokes[:first]
+    before = before._replace(bristles=torch.zeros_like(before.bristles))
+    canvas = render(before, height, width, painting.ground[:, None, None].expand(3, height, width))
+    last = moved(painting.strokes[first:], canvas, target, steps=steps, pixels=0.4, told=told)
+    return painting._replace(
+        strokes=Strokes(*(torch.cat([one[:first], other]) for one, other in zip(painting.strokes, last, strict=True)))
+    )
