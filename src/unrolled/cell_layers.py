@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from unrolled.cells import Weights, lstm_cell
+from unrolled.cells import Weights, gru_step, lstm_cell, lstm_step, rnn_tanh_step
 from unrolled.kernels import cell, context
 
 _MODES = {"tanh": "RNN_TANH", "relu": "RNN_RELU"}
@@ -139,3 +139,31 @@ class RNNCell(nn.RNNCell):
 
 # A whole model that holds them is then read by torch.load with weights_only=True, as one of torch.nn's is.
 torch.serialization.add_safe_globals([LSTMCell, GRUCell, RNNCell])
+
+
+class ProjectedStep(nn.Module):
+    """One step of a cell whose input has been projected for the whole sequence, with weights that belong to somebody else.
+
+    A module, though it has nothing of its own: what passes through one can be watched (`unrolled.inspection.gradient_flow`).
+
+    >>> import torch, unrolled
+    >>> lstm, state = unrolled.LSTM(3, 4), (torch.zeros(2, 4), torch.zeros(2, 4))
+    >>> w_ih, w_hh, b_ih, b_hh = lstm.all_weights[0]
+    >>> for x_gates in torch.randn(5, 2, 3) @ w_ih.T + b_ih:
+    ...     state = ProjectedStep("lstm")(x_gates, state, w_hh, b_hh)
+    >>> state[0].shape
+    torch.Size([2, 4])
+    """
+
+    def __init__(self, cell: str) -> None:
+        super().__init__()
+        self.cell = cell
+
+    def forward(self, x_gates: Tensor, state: tuple[Tensor, ...], w_hh: Tensor, b_hh: Tensor) -> tuple[Tensor, ...]:
+        """x_gates (B, G*H) and the state, (h,) or (h, c), each (B, H) -> the state after the step."""
+        if self.cell == "lstm":
+            h, c = state
+            return lstm_step(x_gates, h, c, w_hh, b_hh)
+        (h,) = state
+        step = {"rnn": rnn_tanh_step, "gru": gru_step}[self.cell]
+        return (step(x_gates, h, w_hh, b_hh),)

@@ -8,8 +8,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from unrolled import cells
 from unrolled.attention import AdditiveAttention, DotAttention, MultiplicativeAttention
+from unrolled.cell_layers import ProjectedStep
 from unrolled.dropout import LockedDropout
 from unrolled.ensemble import DecoderOutput
 from unrolled.kernels.linear import Linear, linear
@@ -95,7 +95,7 @@ class Decoder(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        self.cell, self.place, self.input_feeding, self.residual = cell, place, input_feeding, residual
+        self.place, self.input_feeding, self.residual = place, input_feeding, residual
         self.state_parts = 2 if cell == "lstm" else 1  # h, or h and c
         self.embedding = nn.Embedding(vocabulary_size, size)
         nn.init.normal_(self.embedding.weight, std=size**-0.5)
@@ -106,6 +106,7 @@ class Decoder(nn.Module):
         if attention is not None and place == "between":
             widths[1] += size
         self.layers = nn.ModuleList([LAYERS[cell](width, size, batch_first=True) for width in widths])
+        self.first_step = ProjectedStep(cell)
         self.attention = attention(size, size) if attention else None
         self.gate = Linear(size, size) if gated else None
         self.deep = Linear(size * (2 if attention is None else 3), size)
@@ -193,16 +194,15 @@ class Decoder(nn.Module):
         """The first layer where attention waits for the state: the tokens' part in one product, the rest step by step."""
         (w_ih, w_hh, b_ih, b_hh), size = self.layers[0].all_weights[0], x.shape[-1]  # type: ignore[misc, index]  # of a ModuleList
         x_gates, w_iz = linear(x, w_ih[:, :size], b_ih), w_ih[:, size:]  # (B, T, G*H)
-        step = {"rnn": cells.rnn_tanh_step, "gru": cells.gru_step}.get(self.cell)
-        state, hs, zs, attended = list(before), [], [], []
+        state, hs, zs, attended = tuple(before), [], [], []
         for t in range(x.shape[1]):
             z, weights = self._attend(memory, state[0].unsqueeze(1))
             gates = x_gates[:, t] + linear(z.squeeze(1), w_iz)
-            state = [step(gates, state[0], w_hh, b_hh)] if step else list(cells.lstm_step(gates, *state, w_hh, b_hh))
+            state = self.first_step(gates, state, w_hh, b_hh)
             hs.append(state[0])
             zs.append(z)
             attended.append(weights)
-        return torch.stack(hs, dim=1), torch.cat(zs, dim=1), torch.cat(attended, dim=1), state
+        return torch.stack(hs, dim=1), torch.cat(zs, dim=1), torch.cat(attended, dim=1), [*state]
 
     def _feed_back(self, memory: Memory, embedded: Tensor, state: list[Tensor]) -> tuple[Tensor, list[Tensor], Tensor | None]:
         """Step by step: what comes out of one stands beside the token of the next."""

@@ -11,6 +11,9 @@ from tests.tolerance import assert_same
 from torch import nn
 
 import unrolled
+from unrolled.attention import AdditiveAttention
+from unrolled.cell_layers import ProjectedStep
+from unrolled.decoder import Decoder, Memory
 from unrolled.errors import RunError
 from unrolled.inspection import gradients, jacobian
 from unrolled.inspection.gradient_flow import Flow, Recorder
@@ -103,6 +106,28 @@ def test_cells_stepped_by_hand_are_seen_with_the_whole_loss(make: type) -> None:
     (flow,) = recorder.flows()
     assert not flow.of_last_step
     assert_same(torch.tensor(flow.h), torch.stack([h.grad.norm(dim=1).mean() for h in reversed(seen)]))
+
+
+@pytest.mark.parametrize("cell", ["rnn", "lstm", "gru"])
+def test_a_decoder_s_first_layer_is_seen_where_attention_waits_for_it(cell: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoder = Decoder(11, size=H, num_layers=2, cell=cell, attention=AdditiveAttention, place="before")
+    vectors, seen, step = torch.randn(B, 4, H), [], ProjectedStep.forward
+    assert decoder.attention is not None
+    start = torch.randn(B, 2 * H * (1 + (cell == "lstm")))
+    memory = Memory(vectors, decoder.attention.keys(vectors), start)
+
+    def keep(*args) -> tuple[torch.Tensor, ...]:
+        state = step(*args)
+        state[0].retain_grad()
+        seen.append(state[0])
+        return state
+
+    monkeypatch.setattr(ProjectedStep, "forward", keep)
+    with Recorder(decoder) as recorder:
+        decoder(memory, torch.randint(11, (B, T))).logits.square().sum().backward()
+    first, second = recorder.flows()
+    assert (first.name, second.name) == ("layers.1.l0", "first_step")
+    assert_same(torch.tensor(second.h), torch.stack([h.grad.norm(dim=1).mean() for h in reversed(seen)]))
 
 
 @pytest.mark.parametrize("kind", ["RNN", "LSTM", "GRU"])

@@ -101,7 +101,10 @@ def test_a_stopped_and_resumed_run_ends_with_the_same_weights(shown: Shown, tmp_
 
 def test_its_gradients_can_be_watched_and_looked_into(shown: Shown, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watching, "EVERY", 3)
-    tasks.demo(shown.name, run=tmp_path / "run", **SHORT, watch="gradients")
+    shutil.copytree(shown.prepared, tmp_path / "run")
+    config = checkpoint.open_config(tmp_path / "run", shown.name, tasks.config_class(shown.name))
+    checkpoint.write_config(tmp_path / "run", shown.name, config.model_copy(update={"watch": "gradients"}))
+    assert tasks.resume(tmp_path / "run").reason == "finished"
     for file in (checkpoint.MODEL, checkpoint.TRAINING):
         alone, watched = (checkpoint.read_tensors(run / file)[0] for run in (shown.run, tmp_path / "run"))
         assert all(torch.equal(alone[name], watched[name]) for name in alone)
@@ -112,10 +115,20 @@ def test_its_gradients_can_be_watched_and_looked_into(shown: Shown, tmp_path: Pa
     assert {f"gradient_reach/{flow.name}" for flow in found.flows} <= set(last)
     unseen = next(shlex.split(one)[3:] for one in shown.preview.commands if one.startswith(f"unrolled evaluate {shown.run} "))
     if hasattr(tasks.task_module(shown.name).Task, "on_other_data"):
-        assert reopened.gradients(shown.run, unseen)[0].flows
+        other, _ = reopened.gradients(shown.run, unseen)
+        assert [flow.name for flow in other.flows] == [flow.name for flow in found.flows]
+        assert [flow.h for flow in other.flows] != [flow.h for flow in found.flows]
     else:
         with pytest.raises(DataError, match="is looked into on the data that it was trained on"):
             reopened.gradients(shown.run, unseen)
+
+
+def test_other_data_that_are_not_there_are_named(shown: Shown, command, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for path in (tmp_path / "empty", tmp_path / "missing"):
+        code, out, errors = command("inspect", "gradients", shown.run, path)
+        assert (code, out, errors.count("\n")) == (2, "", 1)
+        assert str(path) in errors
 
 
 def test_a_trained_run_is_what_the_commands_ask_for(shown: Shown) -> None:

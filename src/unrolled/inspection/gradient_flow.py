@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 from torch.utils.hooks import RemovableHandle
 
+from unrolled.cell_layers import ProjectedStep
 from unrolled.layers import Recurrent
 
 GONE = 0.01
@@ -240,8 +241,8 @@ class Recorder:
 
 
 def is_recurrent(module: nn.Module) -> bool:
-    """Whether it is one of `unrolled`'s layers, or a cell of ours or torch.nn's."""
-    return isinstance(module, (Recurrent, nn.RNNCellBase))
+    """Whether it is one of `unrolled`'s layers, or a cell of ours or torch.nn's, or a step of one."""
+    return isinstance(module, (Recurrent, nn.RNNCellBase, ProjectedStep))
 
 
 def _note(call: _Call, gradient: Tensor | None) -> None:

@@ -46,7 +46,7 @@ def prepared(folder: Path, pairs=SENTENCES, **settings) -> tuple[list[str], Enco
     config = Config(**{"data": (str(folder / "a.en"), str(folder / "a.de")), "unit": "word"} | settings)
     data.prepare(config, folder / "run", said.append)
     vocabularies = Vocabularies.load(folder / "run")
-    pairs = Encoded(folder / "run" / data.TRAINING, vocabularies)
+    pairs = Encoded.open(folder / "run" / data.TRAINING, vocabularies)
     return said, pairs, vocabularies, data.read_validation(folder / "run")
 
 
@@ -182,10 +182,10 @@ def test_damaged_pairs_of_a_run_are_named(tmp_path: Path) -> None:
     content = tokens.read_bytes()
     tokens.write_bytes(content.replace(bytes([END]), bytes([UNKNOWN]), 1))
     with pytest.raises(RunError, match="as many sources as targets, got 3 and 4"):
-        Encoded(folder, vocabularies)
+        Encoded.open(folder, vocabularies)
     tokens.write_bytes(content[:-1])
     with pytest.raises(RunError, match=r"tokens\.bin: expected"):
-        Encoded(folder, vocabularies)
+        Encoded.open(folder, vocabularies)
     (tmp_path / "run" / data.VALIDATION).write_text(json.dumps([["one side"]]))
     with pytest.raises(RunError, match=r"validation\.json: damaged"):
         data.read_validation(tmp_path / "run")

@@ -42,7 +42,7 @@ def read(translator: Translator, source: Tensor) -> tuple[list[Tensor], list[Ten
         for direction, weights in enumerate(layer.all_weights):
             state, said = [torch.zeros(layer.hidden_size).double()] * parts, []
             for x in below[:: -1 if direction else 1]:
-                state = stepped(translator.cell, x, state, weights)
+                state = stepped(translator.first_step.cell, x, state, weights)
                 said.append(state[0])
             sides.append(said[:: -1 if direction else 1])
             ends.append(state)
@@ -91,7 +91,7 @@ def write(translator: Translator, kind: str, source: Tensor, tokens: Tensor) -> 
             if number == 1 and kind == "between":
                 z = look(x)
                 x = torch.cat([x, z])
-            states[number] = stepped(translator.cell, x, states[number], layer.all_weights[0])
+            states[number] = stepped(translator.first_step.cell, x, states[number], layer.all_weights[0])
             x = states[number][0] + below if translator.residual and number else states[number][0]
             x = drop(x)
         if kind in ("dot", "general"):

@@ -40,10 +40,10 @@ class Task:
     unit = "captions"
     prepare = staticmethod(data.prepare)
 
-    def __init__(self, config: Config, folder: Path) -> None:
+    def __init__(self, config: Config, folder: Path, examples: dict[str, list[Example]] | None = None) -> None:
         self.config, self.folder = config, folder
         self.tokenizer = SentenceTokenizer.load(folder)
-        examples = data.load(folder)
+        examples = examples or data.load(folder)
         self.encoder, self.fine_tuned = data.load_encoder(config, folder / data.STARTING_WEIGHTS)
         training, self.validation = examples["train"], examples["validation"]
         self.cache = None if config.fine_tune_from else FeatureCache(self.encoder)
@@ -67,6 +67,20 @@ class Task:
             f"{len(training):,} photos with {sum(map(len, self.batches.ids)):,} captions to learn from, "
             f"{len(self.validation):,} photos to measure on, vocabulary of {self.tokenizer.size:,}"
         )
+
+    @classmethod
+    def on_other_data(cls, config: Config, folder: Path, paths: list[str]) -> Task:
+        """The same task with batches of other photos: for looking into its gradient.
+
+        Raises:
+            DataError: captions or photos that cannot be read.
+        """
+        problems: list[str] = []
+        found = [data.example(one) for one in source.find(paths, None, config.encoding).photos]
+        readable = data.without_unreadable(found, problems.append)
+        if not readable:
+            raise DataError(f"{', '.join(paths)}: none of its photos can be read. {problems[0]}")
+        return cls(config, folder, {"train": readable, "validation": []})
 
     def build(self) -> nn.Module:
         learns = self.config.fine_tune_from is not None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -31,15 +31,25 @@ def prepare(config: Config, folder: Path, say: Callable[[str], None]) -> None:
     Raises:
         DataError: pictures that cannot be read.
     """
-    squares = [square for path in (find_images(config.data) if config.data else []) for square in _squares(read_image(path))]
-    learned, held = split(len(squares), config.validation_fraction, config.seed)
+    found = [*squares(config.data)] if config.data else []
+    learned, held = split(len(found), config.validation_fraction, config.seed)
     for name, chosen in ((TRAINING, learned), (VALIDATION, held)):
         (folder / name).mkdir()
         with RowWriter(folder / name, "squares", "uint8", (SIDE, SIDE, 3)) as rows:
             for n in chosen:
-                rows.add(squares[n][None])
-    if squares:
-        say(f"{len(squares):,} squares of pictures")
+                rows.add(found[n][None])
+    if found:
+        say(f"{len(found):,} squares of pictures")
+
+
+def squares(paths: Sequence[str]) -> Iterator[np.ndarray]:
+    """Squares of all pictures in files and folders, (SIDE, SIDE, 3), uint8.
+
+    Raises:
+        DataError: no picture, or one that cannot be read.
+    """
+    for path in find_images(paths):
+        yield from _squares(read_image(path))
 
 
 def _squares(image: Image.Image) -> list[np.ndarray]:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -50,6 +51,17 @@ class Task:
             f"{len(self.pictures.training):,} squares of pictures and generated ones to learn from, "
             f"{len(self.pictures.validation):,} held out"
         )
+
+    @classmethod
+    def on_other_data(cls, config: Config, folder: Path, paths: list[str]) -> Task:
+        """The same task with batches of other pictures, and no generated ones: for looking into its gradient.
+
+        Raises:
+            DataError: they cannot be read.
+        """
+        task = cls(config.model_copy(update={"generated": 0.0}), folder)
+        task.pictures.training = np.stack([*data.squares(paths)])
+        return task
 
     def build(self) -> nn.Module:
         return Painter(self.config.hidden_size, self.config.strokes)

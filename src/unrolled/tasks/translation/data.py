@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import chain, compress, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -129,54 +130,90 @@ def learn_vocabularies(config: Config, pairs: Callable[[], Iterable[tuple[str, s
     return Vocabularies(*(learn(pair[side] for pair in pairs()) for side in (0, 1)))
 
 
+def _encode(
+    pairs: Iterable[tuple[str, str]], vocabularies: Vocabularies, longest: int
+) -> Iterator[tuple[np.ndarray, np.ndarray] | None]:
+    """The ids of both sides, END behind each; None for a pair of which one side is longer than `longest`."""
+    for source, target in pairs:
+        one, other = vocabularies.source.encode(source), vocabularies.target.encode(target)
+        fits = max(len(one), len(other)) <= longest
+        yield (np.array([*one, END]), np.array([*other, END])) if fits else None
+
+
 def _write(folder: Path, pairs: Iterable[tuple[str, str]], vocabularies: Vocabularies, longest: int) -> tuple[int, int]:
-    """Write pairs, END behind each sentence; return how many were left out as too long, and how many were not."""
+    """Write pairs; return how many were left out as too long, and how many were not."""
     left_out, kept = 0, 0
     for side in SIDES:
         (folder / side).mkdir(parents=True)
     writers = [TokenWriter(folder / side, one.size) for side, one in zip(SIDES, vocabularies, strict=True)]
     with writers[0], writers[1]:
-        for texts in pairs:
-            ids = [tokenizer.encode(text) for tokenizer, text in zip(vocabularies, texts, strict=True)]
-            if max(map(len, ids)) > longest:
+        for pair in _encode(pairs, vocabularies, longest):
+            if pair is None:
                 left_out += 1
                 continue
             kept += 1
-            for writer, several in zip(writers, ids, strict=True):
-                writer.add(np.array([*several, END]))
+            for writer, ids in zip(writers, pair, strict=True):
+                writer.add(ids)
     if kept:
         for writer in writers:
             writer.finish(kept)
     return left_out, kept
 
 
+@dataclass(frozen=True)
 class Encoded:
-    """Encoded pairs on disk: `encoded.source[n]` and `encoded.target[n]` are the ids of pair n, END among them.
+    """Encoded pairs: `encoded.source[n]` and `encoded.target[n]` are the ids of pair n, END among them."""
 
-    Raises:
-        RunError: the files are missing or damaged.
-    """
-
-    def __init__(self, folder: Path, vocabularies: Vocabularies) -> None:
-        self.source, self.target = (
-            _Sentences(folder / side, tokenizer.size) for side, tokenizer in zip(SIDES, vocabularies, strict=True)
-        )
-        if len(self.source) != len(self.target):
-            raise RunError(
-                f"{folder}: expected as many sources as targets, got {len(self.source):,} and {len(self.target):,}. "
-                "Restore the folder or train again."
-            )
+    source: Sentences
+    target: Sentences
 
     def __len__(self) -> int:
         return len(self.source)
 
+    @classmethod
+    def open(cls, folder: Path, vocabularies: Vocabularies) -> Encoded:
+        """Those that `prepare` saved, on disk.
 
-class _Sentences(Sequence[np.ndarray]):
-    """The sentences of one token file."""
+        Raises:
+            RunError: the files are missing or damaged.
+        """
+        sides = zip(SIDES, vocabularies, strict=True)
+        found = cls(*(Sentences(open_tokens(folder / side, tokenizer.size)) for side, tokenizer in sides))
+        if len(found.source) != len(found.target):
+            raise RunError(
+                f"{folder}: expected as many sources as targets, got {len(found.source):,} and {len(found.target):,}. "
+                "Restore the folder or train again."
+            )
+        return found
 
-    def __init__(self, folder: Path, vocabulary_size: int) -> None:
-        self._tokens = open_tokens(folder, vocabulary_size)
-        found = [np.flatnonzero(self._tokens[i : i + BLOCK] == END) + i for i in range(0, len(self._tokens), BLOCK)]
+    @classmethod
+    def read(cls, paths: Sequence[str], config: Config, vocabularies: Vocabularies) -> Encoded:
+        """Those of other files, in memory, without those that are empty or longer than `config.longest`.
+
+        Raises:
+            DataError: they cannot be read, or no pair is left.
+        """
+        pairs = filter(complete, Pairs(paths, config.encoding))
+        kept = [*filter(None, _encode(pairs, vocabularies, config.longest))]
+        if not kept:
+            raise DataError(
+                f"{', '.join(paths)}: expected pairs of sentences that are not empty and have at most {config.longest} tokens "
+                "(longest), got none."
+            )
+        return cls(*(Sentences(np.concatenate(side)) for side in zip(*kept, strict=True)))
+
+
+class Sentences(Sequence[np.ndarray]):
+    """Sentences one behind the other, each up to its END and with it.
+
+    >>> several = Sentences(np.array([5, 6, END, 7, END]))
+    >>> several.lengths, several[1]
+    (array([3, 2]), array([7, 2]))
+    """
+
+    def __init__(self, tokens: np.ndarray) -> None:
+        self._tokens = tokens
+        found = [np.flatnonzero(tokens[i : i + BLOCK] == END) + i for i in range(0, len(tokens), BLOCK)]
         self._ends = np.concatenate([np.zeros(1, np.int64), *(each + 1 for each in found)])
         self.lengths = np.diff(self._ends)
         """Of each, END among them, (N,)."""

@@ -44,7 +44,7 @@ class Task:
     def __init__(self, config: Config, folder: Path) -> None:
         self.config, self.folder = config, folder
         self.vocabularies = Vocabularies.load(folder)
-        self.pairs = Encoded(folder / data.TRAINING, self.vocabularies)
+        self.pairs = Encoded.open(folder / data.TRAINING, self.vocabularies)
         self.validation = data.read_validation(folder)
         self.batches = Batches(config, self.pairs)
         self.scored = translation_scores_installed()
@@ -55,6 +55,18 @@ class Task:
             f"{self.pairs.target.lengths.sum() / self.batches.per_epoch:,.0f} target tokens a step, "
             f"{self.batches.padding():.1%} padding"
         )
+
+    @classmethod
+    def on_other_data(cls, config: Config, folder: Path, paths: list[str]) -> Task:
+        """The same task with batches of other pairs: for looking into its gradient.
+
+        Raises:
+            DataError: they cannot be read, or none of them has the length of those that it learned from.
+        """
+        task = cls(config, folder)
+        task.pairs = Encoded.read(paths, config, task.vocabularies)
+        task.batches = Batches(config, task.pairs)
+        return task
 
     def build(self) -> nn.Module:
         return build(self.config, *(one.size for one in self.vocabularies))
@@ -175,7 +187,7 @@ class Run:
     def _some_sentences(self) -> list[str]:
         """The first that it was measured on, or trained on if there are no such."""
         chosen = [source for source, _ in data.read_validation(self.folder)[:5]]
-        ids = Encoded(self.folder / data.TRAINING, self.vocabularies).source[: 0 if chosen else 5]
+        ids = Encoded.open(self.folder / data.TRAINING, self.vocabularies).source[: 0 if chosen else 5]
         return chosen or [self.vocabularies.source.decode(each) for each in ids]
 
     def preview(self) -> Preview:
