@@ -14,14 +14,18 @@ import torch
 
 SECONDS = 60
 """After which processes that have not ended are said to hang."""
+_OURS = [
+    "unrolled.training",
+    *(f"unrolled.tasks.{name}.task" for name in ("language_model", "captioning", "translation", "labelling")),
+]
+_PRELOADED = [*_OURS, "torch.distributed.tensor", "torch._dynamo"]
+"""What every process would load for itself, PyTorch's parts for distributed models above all: two seconds."""
 
 
 def launch(function: Callable[..., Any], *arguments: Any, count: int = 2) -> list[Any]:
     """What the function returned or raised in each process; None where a process was killed."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        ["unrolled.tasks.language_model.task", "unrolled.tasks.captioning.task", "unrolled.training"]
-    )
+    context.set_forkserver_preload(_PRELOADED)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
