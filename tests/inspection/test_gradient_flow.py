@@ -1,5 +1,6 @@
 """Where gradients go: against norms that are known, against autograd, and what is refused."""
 
+import copy
 import gc
 import json
 import weakref
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from tests.tolerance import assert_same
-from torch import nn
+from torch import Tensor, nn
 
 import unrolled
 from unrolled.attention import AdditiveAttention
@@ -128,6 +129,137 @@ def test_a_decoder_s_first_layer_is_seen_where_attention_waits_for_it(cell: str,
     first, second = recorder.flows()
     assert (first.name, second.name) == ("layers.1.l0", "first_step")
     assert_same(torch.tensor(second.h), torch.stack([h.grad.norm(dim=1).mean() for h in reversed(seen)]))
+
+
+def flows_of(model: nn.Module, loss) -> list[Flow]:
+    with Recorder(model) as recorder:
+        loss().backward()
+    return recorder.flows()
+
+
+def assert_alike(one: list[Flow], other: list[Flow]) -> None:
+    assert [flow.name for flow in one] == [flow.name for flow in other]
+    for a, b in zip(one, other, strict=True):
+        assert a.of_last_step == b.of_last_step
+        for name in ("h", "c", "left", "everything"):
+            assert_same(torch.tensor(getattr(a, name)), torch.tensor(getattr(b, name)))
+
+
+@pytest.mark.parametrize("batch_first", [False, True], ids=["time first", "batch first"])
+@pytest.mark.parametrize("kind", ["RNN", "LSTM", "GRU"])
+class TestWhatTheLossReads:
+    """Two losses that say the same of the last step have the same flow."""
+
+    def layer(self, kind: str, batch_first: bool, **options) -> unrolled.layers.Recurrent:
+        return getattr(unrolled, kind)(I, H, num_layers=2, batch_first=batch_first, **options)
+
+    def test_an_output_may_be_written_to(self, kind: str, batch_first: bool) -> None:
+        layer, x = self.layer(kind, batch_first), torch.randn(T, B, I)
+        there, apart = flows_of(layer, lambda: layer(x)[0].relu_().sum()), flows_of(layer, lambda: layer(x)[0].relu().sum())
+        assert_alike(there, apart)
+
+    @pytest.mark.parametrize("bidirectional", [False, True], ids=["one direction", "both"])
+    @pytest.mark.parametrize("lengths", [[T, 4, 2], [T - 1, 4, 2]], ids=["one is whole", "none is whole"])
+    def test_padding_does_not_count(self, kind: str, batch_first: bool, bidirectional: bool, lengths: list[int]) -> None:
+        layer = self.layer(kind, batch_first, bidirectional=bidirectional)
+        x, ends = torch.randn(B, T, I), torch.tensor(lengths)
+        inside = torch.arange(T)[None] < ends[:, None]  # (B, T)
+        x, inside = (x, inside) if batch_first else (x.transpose(0, 1), inside.T)
+        pooled = flows_of(layer, lambda: layer(x, lengths=ends)[0].sum(int(batch_first)).square().sum())
+        masked = flows_of(layer, lambda: (layer(x, lengths=ends)[0] * inside[..., None]).sum(int(batch_first)).square().sum())
+        assert_alike(pooled, masked)
+
+    def test_a_loss_of_the_last_state_is_one_of_the_last_step(self, kind: str, batch_first: bool) -> None:
+        layer, x = self.layer(kind, batch_first), torch.randn(T, B, I)
+        time = int(batch_first)
+
+        def loss(of_output: int, of_state: int) -> Tensor:
+            output, state = layer(x)
+            h = state[0] if isinstance(state, tuple) else state
+            return of_output * output.select(time, -1).sum() + of_state * h[-1].sum() + output.select(time, 0).square().sum()
+
+        assert_alike(flows_of(layer, lambda: loss(1, 2))[:1], flows_of(layer, lambda: loss(3, 0))[:1])
+        assert len(flows_of(layer, lambda: loss(0, 1))[1].h) == x.shape[time]
+
+
+def test_a_loss_of_the_last_cell_state_alone_begins_there() -> None:
+    layer, x = unrolled.LSTM(I, H), torch.randn(T, B, I)
+    (flow,) = flows_of(layer, lambda: layer(x)[1][1].sum())
+    assert len(flow.c) == T
+    assert flow.c[0] == pytest.approx(H**0.5)
+
+
+def test_a_state_may_be_given_by_name_and_changed_between_steps() -> None:
+    cell, x = unrolled.GRUCell(I, H), torch.randn(T, B, I)
+
+    def stepped(step) -> Tensor:
+        h = torch.zeros(B, H)
+        for x_t in x:
+            h = step(x_t, h)
+        return h.square().sum()
+
+    plain = flows_of(cell, lambda: stepped(cell))
+    assert_alike(flows_of(cell, lambda: stepped(lambda x_t, h: cell(x_t, hx=h))), plain)
+    assert_alike(flows_of(cell, lambda: stepped(lambda x_t, h: cell(x_t, h.flip(0).flip(0) * 1.0))), plain)
+    (cut,) = flows_of(cell, lambda: stepped(lambda x_t, h: cell(x_t, h.detach())))
+    assert len(cut.h) == 1
+
+
+def test_sequences_may_leave_a_batch_between_steps() -> None:
+    cell, x, seen = unrolled.GRUCell(I, H), torch.randn(T, B, I), []
+
+    def loss() -> Tensor:
+        h = torch.zeros(B, H)
+        for t, x_t in enumerate(x):
+            left = B if t < T // 2 else B - 1
+            h = cell(x_t[:left], h[:left])
+            h.retain_grad()
+            seen.append(h)
+        return h.square().sum()
+
+    (flow,) = flows_of(cell, loss)
+    assert_same(torch.tensor(flow.h), torch.stack([h.grad.norm() for h in reversed(seen)]))
+
+
+def test_transforms_of_torch_func_are_left_alone() -> None:
+    layer, x = unrolled.GRU(I, H), torch.randn(2, T, B, I)
+    with Recorder(layer) as recorder:
+        found = torch.func.vmap(lambda one: layer(one)[0])(x)
+    assert_same(found[1], layer(x[1])[0])
+    assert recorder.flows() == []
+
+
+def test_a_copy_made_while_recorded_is_not_recorded_for_good() -> None:
+    layer, x = unrolled.GRU(I, H), torch.randn(T, B, I)
+    with Recorder(layer) as recorder:
+        other = copy.deepcopy(layer)
+    other(x)[0].sum().backward()
+    assert recorder.flows() == []
+
+
+class TestLooking:
+    def test_leaves_gradients_and_hooks_as_they_were(self) -> None:
+        layer, x = unrolled.GRU(I, H), torch.randn(T, B, I)
+        layer(x)[0].sum().backward()
+        before = [weight.grad for weight in layer.parameters()]
+        kept = [grad.clone() for grad in before if grad is not None]
+        gradients.look(layer, lambda: layer(input=x)[0].sum())
+        with pytest.raises(ZeroDivisionError):
+            gradients.look(layer, lambda: 1 / 0)  # type: ignore[arg-type]  # it does not come to an answer
+        assert all(weight.grad is grad for weight, grad in zip(layer.parameters(), before, strict=True))
+        assert all(torch.equal(a, b) for a, b in zip(kept, before, strict=True))
+        assert not layer._forward_pre_hooks
+
+    @pytest.mark.parametrize("loss", [float("nan"), float("inf")])
+    def test_refuses_a_loss_that_is_no_number(self, loss: float) -> None:
+        layer, x = unrolled.GRU(I, H), torch.randn(T, B, I)
+        with pytest.raises(RunError, match=f"expected a finite loss, got {loss}"):
+            gradients.look(layer, lambda: layer(x)[0].sum() * 0 + loss)
+
+    def test_says_which_calls_it_cannot_see(self) -> None:
+        layer, x = unrolled.GRU(I, H), torch.randn(T, I)
+        with pytest.raises(RunError, match="does not depend on one, or calls it without a batch"):
+            gradients.look(layer, lambda: layer(x)[0].sum())
 
 
 @pytest.mark.parametrize("kind", ["RNN", "LSTM", "GRU"])

@@ -1,9 +1,9 @@
 """What arrives at every state while a gradient is taken: ||dL/dh_t|| and ||dL/dc_t|| against the distance from the loss.
 
 A loss of every step feeds every state, so the norms of its gradient do not fall off even where nothing is passed back. What is
-recorded here besides them is therefore the gradient of the *last* step's loss alone: when the gradient of a layer's output
-arrives in a backward pass, its part at each sequence's last step is taken back through the layer once more, and the kernels
-give the norms of all steps as a by-product (`gradient_norms`).
+recorded here besides them is therefore the gradient of the *last* step's loss alone: when the gradients of a layer's output and
+last state arrive in a backward pass, their part at each sequence's last step is taken back through the layer once more, and the
+kernels give the norms of all steps as a by-product (`gradient_norms`).
 
     d            steps back from the last step whose output the loss depends on (a second direction: from the first)
     h(d), c(d)   ||dL/dh_t|| and ||dL/dc_t|| at t = last - d, means over the sequences that are longer than d
@@ -17,17 +17,20 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge, get_gradient_edge, register_multi_grad_hook
 from torch.nn.functional import pad
 from torch.utils.hooks import RemovableHandle
 
 from unrolled.cell_layers import ProjectedStep
+from unrolled.kernels import context
 from unrolled.layers import Recurrent
 
 GONE = 0.01
@@ -36,6 +39,8 @@ EXPLODED = 100.0
 """As many times what it was at the loss: a gradient that has grown so explodes."""
 _LOWEST, _HIGHEST = 1e-30, 1e18
 """Beyond these, norms are rounded to nothing on the way, or their squares have no room in float32: no rate is read off them."""
+_BETWEEN = 300
+"""Nodes of the graph that are looked through, at most, for the way from one call's state to the next one's."""
 
 
 @dataclass(frozen=True)
@@ -98,19 +103,23 @@ class _Call:
     start: Tensor | None
     """The state before it, of which a gradient can be asked; None for a cell's step."""
     chained: bool
-    """Whether that state is what the call before came to, with its graph."""
-    cut: bool
-    """Whether sequences may begin or end inside it: there the norms are exactly zero."""
+    """Whether that state comes from what the call before came to, by a way that a gradient can go."""
     norms: Tensor
     """(L*D, 2, T, B), filled by backward."""
-    output: Tensor | None = None
-    """(T, B, D*H); held until its gradient has come."""
+    lengths: Tensor | None = None
+    """(B,) where sequences may end before T."""
+    cut: bool = False
+    """Whether sequences may begin or end inside it: there the norms are exactly zero."""
+    results: list[GradientEdge] = field(default_factory=list)
+    """Of the output and the last state's parts; held until their gradients have come."""
+    hook: RemovableHandle | None = None
+    """On these: it holds their graph, and the graph holds it, which Python's collector does not see."""
     last_step: Tensor | None = None
     """Of the last step's loss, (L*D, 2, T, B)."""
     reached: bool = False
-    """Whether the loss depends on its output, besides its last state."""
-    end: Tensor | None = None
-    """h after it."""
+    """Whether the loss depends on it, and not by the call after it alone."""
+    end: Any = None
+    """The graph's node of h after it."""
 
 
 @dataclass(eq=False)
@@ -157,7 +166,7 @@ class Recorder:
                 self._handles.append(one.layer.register_forward_pre_hook(partial(self._before, one), with_kwargs=True))
                 self._handles.append(one.layer.register_forward_hook(partial(self._after, one)))
             else:
-                self._handles.append(one.layer.register_forward_hook(partial(self._stepped, one)))
+                self._handles.append(one.layer.register_forward_hook(partial(self._stepped, one), with_kwargs=True))
         return self
 
     def __exit__(self, *_: Any) -> None:
@@ -170,74 +179,82 @@ class Recorder:
         found = []
         for one in self._watched:
             for call in one.calls:
-                call.output = None  # whose graph has a hook that knows the call: a circle that Python does not see
+                call.results.clear()
+                if call.hook is not None:
+                    call.hook.remove()
             found += _flows(one)
             one.calls.clear()
         return found
 
     def _before(self, one: _Watched, layer: Recurrent, args: tuple, kwargs: dict[str, Any]) -> Any:
         """Give a call a tensor for the norms, and a state before the first step that a gradient can be asked of."""
-        x, one.running = args[0] if args else None, None
-        if not torch.is_grad_enabled() or not isinstance(x, Tensor) or kwargs.get("gradient_norms") is not None:
+        x, one.running = args[0] if args else kwargs.get("input"), None
+        if not (self._handles and torch.is_grad_enabled() and isinstance(x, Tensor)):  # a copy keeps the hooks for good
+            return None
+        if kwargs.get("gradient_norms") is not None or context.transformed():  # torch.func's transforms
             return None
         if x.dim() + (not x.is_floating_point()) == 2:  # one sequence without a batch axis
             return None
+        kwargs = {name: value for name, value in kwargs.items() if name != "input"}
         hx = args[1] if len(args) > 1 else kwargs.pop("hx", None)
         steps, batch = x.shape[:2][::-1] if layer.batch_first else x.shape[:2]
         norms = torch.zeros(layer.num_layers * layer.num_directions, 2, steps, batch, device=x.device)
         hx, start = _observable(layer, hx, batch, x.device)
-        cut = kwargs.get("resets") is not None or kwargs.get("lengths") is not None
-        one.running = _Call(start, _goes_on(one.calls, start), cut, norms)
+        lengths = kwargs.get("lengths")
+        ends = None if lengths is None else torch.as_tensor(lengths, device=x.device)
+        cut = lengths is not None or kwargs.get("resets") is not None
+        one.running = _Call(start, _goes_on(one.calls, start), norms, ends, cut)
         one.calls.append(one.running)
         return (x, hx), {**kwargs, "gradient_norms": norms}
 
-    def _after(self, one: _Watched, layer: Recurrent, args: tuple, result: tuple[Tensor, Any]) -> None:
+    def _after(self, one: _Watched, layer: Recurrent, args: tuple, result: tuple[Tensor, Any]) -> Any:
         call, one.running = one.running, None
         if call is None or not result[0].requires_grad:
-            return
-        call.end = (result[1][0] if isinstance(result[1], tuple) else result[1]).detach()
-        call.output = result[0]
-        result[0].register_hook(partial(self._arrived, one, call))
+            return None
+        output = result[0].clone() if result[0]._is_view() else result[0]  # writing to a view goes around its own node
+        state = result[1] if isinstance(result[1], tuple) else (result[1],)
+        call.end, several = state[0].grad_fn, [output, *state]
+        call.results = [get_gradient_edge(part) for part in several]  # and no tensors: they may be written to
+        call.hook = register_multi_grad_hook(several, partial(self._arrived, one, call))
+        return output, result[1]
 
-    def _arrived(self, one: _Watched, call: _Call, gradient: Tensor | None) -> None:
-        """The gradient of a call's output is here: take its last step's part back through the layer by itself."""
-        output, call.output = call.output, None
-        if output is None or gradient is None:  # another backward pass, or our own; or only its last state is used
+    def _arrived(self, one: _Watched, call: _Call, gradients: Sequence[Tensor | None]) -> None:
+        """The gradients of a call's output and last state are here: take the last step's part back through the layer."""
+        results, call.results = call.results, []
+        if not results:  # another backward pass, or our own
             return
         layer, calls = one.layer, _chain_of(one.calls, call)
-        by_time = gradient.transpose(0, 1) if layer.batch_first else gradient  # (T, B, D*H)
-        parts = by_time.unflatten(2, (layer.num_directions, -1))  # (T, B, D, H)
-        later = any(other.reached for other in calls[calls.index(call) + 1 :])
-        call.reached = True
-        if not self._last_step or later or call.norms.shape[2] == 1:
+        after = calls[calls.index(call) + 1 :]
+        of_output, *of_state = gradients
+        if after:  # the state's gradient is the next call's
+            of_state = [None] * len(of_state)
+        call.reached = any(part is not None for part in (of_output, *of_state))
+        if not call.reached or not self._last_step or any(other.reached for other in after) or call.norms.shape[2] == 1:
             return
         calls = calls[: calls.index(call) + 1]
         begin: Any = calls[0].start
         kept = [torch.zeros_like(each.norms) for each in calls]
-        columns = torch.arange(parts.shape[1], device=parts.device)
         for direction in range(layer.num_directions):
-            source = _source(parts[:, :, direction].abs().amax(2) > 0, direction == 1)
-            alone = torch.zeros_like(parts)
-            alone[source, columns, direction] = parts[source, columns, direction]
-            alone = alone.flatten(2)
-            alone = alone.transpose(0, 1) if layer.batch_first else alone
-            torch.autograd.grad(output, begin, alone, retain_graph=True, allow_unused=True)
+            seeds = _of_last_step(layer, direction, call, of_output, of_state)
+            there = [(edge, seed) for edge, seed in zip(results, seeds, strict=True) if seed is not None]
+            edges, given = [edge for edge, _ in there], [seed for _, seed in there]
+            torch.autograd.grad(edges, begin, given, retain_graph=True, allow_unused=True)
             for own, each in zip(kept, calls, strict=True):
                 own[direction :: layer.num_directions] = each.norms[direction :: layer.num_directions]
         for own, each in zip(kept, calls, strict=True):
             each.last_step = own
 
-    def _stepped(self, one: _Watched, cell: nn.Module, args: tuple, result: Any) -> None:
+    def _stepped(self, one: _Watched, cell: nn.Module, args: tuple, kwargs: dict[str, Any], result: Any) -> None:
         """A cell's step: note the norm of what arrives at its h."""
-        parts = result if isinstance(result, tuple) else (result,)
-        if not parts[0].requires_grad or parts[0].dim() != 2:
+        h = result[0] if isinstance(result, tuple) else result
+        if not self._handles or not h.requires_grad or h.dim() != 2 or context.transformed():
             return
-        state = args[1] if len(args) > 1 else None
+        state = args[1] if len(args) > 1 else kwargs.get("hx")
         start = state[0] if isinstance(state, tuple) else state
-        norms = torch.zeros(1, 2, 1, len(parts[0]), device=parts[0].device)
-        call = _Call(None, _goes_on(one.calls, start), False, norms, end=parts[0].detach())
+        norms = torch.zeros(1, 2, 1, len(h), device=h.device)
+        call = _Call(None, _goes_on(one.calls, start), norms, end=h.grad_fn)
         one.calls.append(call)
-        parts[0].register_hook(partial(_note, call))
+        h.register_hook(partial(_note, call))
 
 
 def is_recurrent(module: nn.Module) -> bool:
@@ -264,13 +281,56 @@ def _observable(layer: Recurrent, hx: Any, batch: int, device: torch.device) -> 
 
 
 def _goes_on(calls: list[_Call], start: Tensor | None) -> bool:
-    """Whether a call that begins from this state goes on where the last one ended, and so does its gradient."""
-    end = calls[-1].end if calls else None
-    return start is not None and start.grad_fn is not None and end is not None and torch.equal(start, end)
+    """Whether a gradient goes from the state that a call begins with to the one that the last call came to."""
+    begin, end = None if start is None else start.grad_fn, calls[-1].end if calls else None
+    if begin is None or end is None:
+        return False
+    seen, ahead = {begin}, deque([begin])
+    while ahead and len(seen) < _BETWEEN:
+        node = ahead.popleft()
+        if node is end:
+            return True
+        further = {each for each, _ in node.next_functions if each is not None} - seen
+        seen |= further
+        ahead += further
+    return end in ahead
 
 
 def _chain_of(calls: list[_Call], call: _Call) -> list[_Call]:
     return next(chain for chain in _chains(calls) if call in chain)
+
+
+def _of_last_step(
+    layer: Recurrent, direction: int, call: _Call, of_output: Tensor | None, of_state: Sequence[Tensor | None]
+) -> list[Tensor | None]:
+    """What arrives at the last step of each sequence in one direction, of the gradients of output and state; else zero."""
+    steps, batch = call.norms.shape[2:]
+    columns = torch.arange(batch, device=call.norms.device)
+    end = torch.full_like(columns, steps) if call.lengths is None else call.lengths
+    end = torch.zeros_like(columns) if direction else (end - 1).clamp(min=0)
+    rows = [None if part is None else _rows_of(direction, layer.num_directions, part) for part in of_state]
+    by_state = torch.zeros_like(columns, dtype=torch.bool)
+    for part in rows:
+        by_state |= by_state if part is None else part.abs().amax((0, 2)) > 0
+    if of_output is None:
+        return [None, *rows]
+    by_time = of_output.transpose(0, 1) if layer.batch_first else of_output
+    parts = by_time.unflatten(2, (layer.num_directions, -1))[:, :, direction]  # (T, B, H)
+    reached = parts.abs().amax(2) > 0
+    if call.lengths is not None:  # what arrives at padding goes nowhere
+        reached &= torch.arange(steps, device=columns.device)[:, None] < call.lengths
+    source = torch.where(by_state, end, _source(reached, direction == 1))
+    alone = by_time.new_zeros(steps, batch, layer.num_directions, parts.shape[2])
+    alone[source, columns, direction] = parts[source, columns]
+    alone = alone.flatten(2)
+    return [alone.transpose(0, 1) if layer.batch_first else alone, *rows]
+
+
+def _rows_of(direction: int, directions: int, part: Tensor) -> Tensor:
+    """A last state's gradient (L*D, B, H), zero but for the layers of one direction."""
+    alone = torch.zeros_like(part)
+    alone[direction::directions] = part[direction::directions]
+    return alone
 
 
 def _source(reached: Tensor, reverse: bool) -> Tensor:
@@ -339,20 +399,27 @@ def _chains(calls: list[_Call]) -> list[list[_Call]]:
 
 def _by_distance(calls: list[_Call], row: int, reverse: bool, lstm: bool) -> _Part | None:
     """One layer and direction of a chain of calls; None where no gradient arrived."""
-    everything = torch.cat([call.norms[row] for call in calls], 1).double()  # (2, T, B)
+    everything = _in_time([call.norms[row] for call in calls])  # (2, T, B)
     apart = [call.last_step[row] for call in calls if call.last_step is not None]
-    norms = torch.cat(apart, 1).double() if apart else everything
+    norms = _in_time(apart) if apart else everything
     stepped = all(call.norms.shape[2] == 1 for call in calls)
-    alone = bool(apart) or (not stepped and not any(call.reached for call in calls))  # it may enter by the last state only
-    source = _source(norms[0] > 0, reverse)  # (B,)
+    alone = bool(apart) or (not stepped and not any(call.reached for call in calls))
+    source = _source((norms > 0).any(0), reverse)  # (B,); it may be c alone that the loss reads
     distance = torch.arange(norms.shape[1], device=norms.device).unsqueeze(1)
     steps = source + distance if reverse else source - distance  # (T, B)
     inside = (steps >= 0) & (steps < norms.shape[1])
     steps = steps.clamp(0, norms.shape[1] - 1)
     h, c, whole = (part.gather(0, steps) for part in (norms[0], norms[1], everything[0]))
     carried = c if lstm else h
-    inside &= (carried[0] > 0) & ((h > 0) | (not any(call.cut for call in calls)))
+    inside &= (carried[0] > 0) & ((h + c > 0) | (not any(call.cut for call in calls)))
     if not inside.any():
         return None
     columns = h, c, whole, carried[:1].expand_as(h), torch.ones_like(h)
     return _Part(torch.stack([(column * inside).sum(1) for column in columns]).cpu(), alone)
+
+
+def _in_time(several: list[Tensor]) -> Tensor:
+    """Norms of call after call, each (2, T, B) -> (2, T's sum, B); where B is not always the same, those of all B together."""
+    if len({each.shape[2] for each in several}) > 1:
+        several = [each.norm(dim=2, keepdim=True) for each in several]
+    return torch.cat(several, 1).double()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 import torch
@@ -55,7 +56,8 @@ def look(model: nn.Module, loss: Callable[[], Tensor], layer: str | None = None)
         layer: the name of the only module to look at; all when left out.
 
     Raises:
-        RunError: there is no recurrent layer, or none of that name; or weights that are not finite.
+        RunError: there is no recurrent layer, or none of that name; weights or a loss that are not finite; or calls without a
+            batch axis alone.
 
     >>> import torch, unrolled
     >>> rnn, x = unrolled.RNN(3, 4), torch.randn(20, 2, 3)
@@ -68,27 +70,32 @@ def look(model: nn.Module, loss: Callable[[], Tensor], layer: str | None = None)
 
     def note(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-            if isinstance(args[0], Tensor) and args[0].dim() + (not args[0].is_floating_point()) == 3:
+            x = args[0] if args else kwargs.get("input")
+            if isinstance(x, Tensor) and x.dim() + (not x.is_floating_point()) == 3:
                 masks = {key: kwargs.get(key) for key in ("lengths", "resets", "embedding")}
-                calls[name] = args[0].detach(), args[1] if len(args) > 1 else kwargs.get("hx"), masks
+                calls[name] = x.detach(), args[1] if len(args) > 1 else kwargs.get("hx"), masks
 
         return hook
 
     chosen = {name: one for name, one in model.named_modules() if is_recurrent(one) and layer in (None, name)}
-    handles = [
-        one.register_forward_pre_hook(note(name), with_kwargs=True)
-        for name, one in chosen.items()
-        if isinstance(one, Recurrent)
-    ]
-    with Recorder(model, layer) as recorder:
+    kept = [(weight, weight.grad) for weight in model.parameters()]
+    with ExitStack() as after:
+        for name, one in chosen.items():
+            if isinstance(one, Recurrent):
+                after.callback(one.register_forward_pre_hook(note(name), with_kwargs=True).remove)
+        for weight, grad in kept:
+            weight.grad = None
+            after.callback(setattr, weight, "grad", grad)
+        recorder = after.enter_context(Recorder(model, layer))
         value = loss()
+        if not bool(torch.isfinite(value)):
+            raise RunError(f"expected a finite loss, got {float(value)}. Is the data finite, and the model well trained?")
         value.backward()
-    for handle in handles:
-        handle.remove()
-    model.zero_grad()
     flows = recorder.flows()
     if not flows:
-        raise RunError("no gradient arrived at a recurrent layer: the loss does not depend on one.")
+        raise RunError(
+            "no gradient arrived at a recurrent layer: the loss does not depend on one, or calls it without a batch axis."
+        )
     weights: dict[str, dict[str, Any]] = {}
     for name, (x, hx, masks) in calls.items():
         one: Any = chosen[name]
