@@ -24,6 +24,10 @@ class DataError(UnrolledError):
     """Text, images or another input that cannot be read or is too little to learn from."""
 
 
+class TooShortError(DataError):
+    """Text that is shorter than what is asked of it at once; a shorter window or fewer streams may do."""
+
+
 class ConfigError(UnrolledError):
     """Settings that are unknown, of the wrong kind or at odds with each other; all problems are in one text.
 

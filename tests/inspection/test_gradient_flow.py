@@ -3,11 +3,14 @@
 import copy
 import gc
 import json
+import os
 import weakref
 from pathlib import Path
+from threading import Thread
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 from tests.tolerance import assert_same
 from torch import Tensor, nn
 
@@ -16,7 +19,7 @@ from unrolled.attention import AdditiveAttention
 from unrolled.cell_layers import ProjectedStep
 from unrolled.decoder import Decoder, Memory
 from unrolled.errors import RunError
-from unrolled.inspection import gradients, jacobian
+from unrolled.inspection import figures, gradients, jacobian
 from unrolled.inspection.gradient_flow import Flow, Recorder
 from unrolled.inspection.inside import saturation, spectral_radii, take_apart
 from unrolled.layers import Recurrent
@@ -235,6 +238,31 @@ def test_a_copy_made_while_recorded_is_not_recorded_for_good() -> None:
         other = copy.deepcopy(layer)
     other(x)[0].sum().backward()
     assert recorder.flows() == []
+
+
+def test_a_text_may_come_through_a_pipe_though_it_is_read_for_other_batches_again(
+    command, trained: Path, real_text: Path, tmp_path: Path
+) -> None:
+    short = real_text.read_bytes()[:300]
+    (tmp_path / "short.txt").write_bytes(short)
+    os.mkfifo(tmp_path / "pipe")
+    for verb in ("gradients", "truncation"):
+        writer = Thread(target=(tmp_path / "pipe").write_bytes, args=(short,))
+        writer.start()
+        piped = command("inspect", verb, trained, tmp_path / "pipe", "--json")
+        writer.join()
+        read = command("inspect", verb, trained, tmp_path / "short.txt", "--json")
+        assert (piped[0], piped[2]) == (0, ""), piped
+        assert json.loads(piped[1]) | {"data": []} == json.loads(read[1]) | {"data": []}
+
+
+def test_a_figure_and_its_numbers_are_written_together_or_not_at_all(tmp_path: Path) -> None:
+    (tmp_path / "name.png").write_bytes(b"before")
+    (tmp_path / "name.json").mkdir()
+    with pytest.raises(RunError, match=r"name\.json"):
+        figures.write(Figure(), {}, tmp_path, "name")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["name.json", "name.png"]
+    assert (tmp_path / "name.png").read_bytes() == b"before"
 
 
 class TestLooking:

@@ -12,6 +12,7 @@ from PIL import Image
 from unrolled import RNN, errors, tasks
 from unrolled.data import sources, tokenizers
 from unrolled.data.token_streams import encode_documents
+from unrolled.errors import DataError
 from unrolled.inspection import text_properties, units
 from unrolled.task import Activations
 from unrolled.tasks.language_model import activations
@@ -81,6 +82,20 @@ def test_a_given_label_is_found_by_the_unit_that_is_its_negative() -> None:
     values[:, 3] = -labels
     [one] = units.find(Activations(["\n"] * 800, {"l0": values[:, :2], "l1": values[:, 2:]}), {"mine": labels.tolist()})
     assert [(each.unit, round(each.found, 5), round(each.score, 5)) for each in one.tracked_by] == [("l1.1", -1, 1)]
+    assert round(one.best.correlation, 5) == -1
+
+
+@pytest.mark.parametrize(("scale", "offset"), [(1e-7, 0.0), (1e30, 0.0), (1e308, 0.0), (1.0, 1.7e9)])
+def test_neither_scale_nor_offset_of_labels_counts(scale: float, offset: float) -> None:
+    labels = torch.rand(800, dtype=torch.float64)
+    values = torch.cat([labels[:, None].float(), torch.randn(800, 2)], 1)
+    [one] = units.find(Activations(["\n"] * 800, {"l0": values}), {"mine": (labels * scale + offset).tolist()})
+    assert (one.best.unit, round(one.best.correlation, 4)) == ("l0.0", 1)
+
+
+def test_labels_beyond_all_floats_are_refused() -> None:
+    with pytest.raises(DataError, match="labels 'mine': expected a number for each of 800 tokens"):
+        units.find(Activations(["\n"] * 800, {"l0": torch.randn(800, 2)}), {"mine": [10**400] * 800})
 
 
 def test_a_shift_of_the_control_leaves_a_twentieth_on_either_side() -> None:

@@ -68,7 +68,29 @@ def test_a_layer_that_remembers_nothing_needs_one_step_and_one_that_forgets_noth
     assert forgets_nothing.sentence.startswith("No k2 below all 16 steps is enough here")
 
 
+@pytest.mark.parametrize(("times", "got"), [(float("nan"), "NaN or infinite"), (0.0, "zero")])
+def test_a_gradient_that_is_none_is_never_enough(times: float, got: str) -> None:
+    gru, x = unrolled.GRU(I, H), torch.randn(T, B, I)
+    with pytest.raises(RunError, match=f"expected a gradient of the recurrent layers' weights, got .*{got}"):
+        truncation.measure(gru, lambda: gru(x)[0].sum() * times)
+
+
+def test_frozen_weights_are_left_out_and_a_model_s_own_forward_is_put_back() -> None:
+    gru, x = unrolled.GRU(I, H), torch.randn(T, B, I)
+    gru.weight_ih_l0.requires_grad_(False)
+    gru.forward = own = lambda *given, **named: unrolled.GRU.forward(gru, *given, **named)  # type: ignore[method-assign]
+    assert truncation.measure(gru, lambda: gru(x)[0].sum()).rows[-1].cosine == pytest.approx(1)
+    assert gru.forward is own
+    with pytest.raises(RunError, match="got frozen ones"):
+        truncation.measure(gru.requires_grad_(False), lambda: gru(x)[0].sum())
+
+
 def test_what_cannot_be_truncated_is_said() -> None:
+    gru, x = unrolled.GRU(I, H), torch.randn(T, B, I)
+    packed = torch.nn.utils.rnn.pack_padded_sequence(x, [T, 5, 2])
+    for given in (packed, x[:, 0]):
+        with pytest.raises(RunError, match="expected calls of the layers with batches of sequences"):
+            truncation.measure(gru, lambda given=given: gru(given)[1].sum())
     both, x = unrolled.GRU(I, H, bidirectional=True), torch.randn(T, B, I)
     with pytest.raises(RunError, match="got a bidirectional one"):
         truncation.measure(both, lambda: both(x)[0].sum())

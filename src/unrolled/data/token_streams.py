@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from unrolled import files
 from unrolled.data.sources import Source
 from unrolled.data.tokenizers import Tokenizer
-from unrolled.errors import DataError, RunError
+from unrolled.errors import DataError, RunError, TooShortError
 
 SIDECAR, TOKENS = "tokens.json", "tokens.bin"
 _BLOCK = 1 << 24
@@ -112,7 +112,7 @@ class TokenStreams:
     of its own (drawn from the seed), so that chunk boundaries move from epoch to epoch.
 
     Raises:
-        DataError: the tokens are too few for one chunk in every stream.
+        TooShortError: the tokens are too few for one chunk in every stream.
     """
 
     def __init__(self, tokens: np.ndarray, batch_size: int, k1: int, seed: int) -> None:
@@ -120,7 +120,7 @@ class TokenStreams:
         self.stream_length = (len(tokens) - 1) // batch_size  # one more token is the last chunk's last target
         self.chunks = (self.stream_length - (k1 - 1)) // k1
         if self.chunks < 1:
-            raise DataError(
+            raise TooShortError(
                 f"the text is shorter than one chunk: {batch_size} parallel streams (batch_size, --batch-size) of "
                 f"{2 * k1 - 1} tokens (--k1 is {k1}) need {batch_size * (2 * k1 - 1) + 1:,} tokens, got {len(tokens):,}. "
                 "Give more text, or lower batch_size or k1 (--k1)."

@@ -55,7 +55,8 @@ def gradients(
     facts: dict[str, Any] = {}
     if run:
         found, facts = reopened.gradients(run, data, steps=steps, layer=layer)
-        title = str(run)
+        facts |= {"data": list(data)}
+        title = ", on ".join([str(run), *filter(None, [", ".join(data)])])
     else:
         sizes = {"num_layers": num_layers or 1, "steps": steps or 100, "seed": seed or 0}
         found = inspection.untrained(str(cell), hidden_size or 128, **sizes)

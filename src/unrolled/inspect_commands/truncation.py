@@ -29,5 +29,6 @@ def truncation(run: Path, data: tuple[str, ...], steps: int | None, show: Path |
 
     found = reopened.truncation(run, data, steps=steps)
     shown = {f"k1 = {row.k1}, k2 = {row.k2}": f"cosine {row.cosine:.4f}  norm {row.norm:.4f}" for row in found.rows}
-    figure = inspection.draw(found, str(run))
-    answer(figure, found.numbers(), shown, name="truncation", show=show, run=run, as_json=as_json)
+    figure = inspection.draw(found, ", on ".join([str(run), *filter(None, [", ".join(data)])]))
+    numbers = {**found.numbers(), "data": list(data)}
+    answer(figure, numbers, shown, name="truncation", show=show, run=run, as_json=as_json)

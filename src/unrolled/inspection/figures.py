@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,7 @@ def write(figure: Figure, numbers: dict[str, Any], folder: Path, name: str) -> l
             figure.savefig(picture, format=form, dpi=120, metadata=metadata)
             contents[form] = picture.getvalue()
     paths = [folder / f"{name}.{form}" for form in contents]
-    for path, content in zip(paths, contents.values(), strict=True):
-        files.write_atomically(path, content)
+    with ExitStack() as together:  # all of them are new, or none
+        for path, content in zip(paths, contents.values(), strict=True):
+            together.enter_context(files.replaced_atomically(path)).write_bytes(content)
     return paths

@@ -154,7 +154,7 @@ def require_finite(model: nn.Module) -> None:
 
 
 def in_words(flows: list[Flow]) -> str:
-    """What happens to the gradient, by the layer where most happens.
+    """What happens to the gradient, in plain words: in the layer where it reaches furthest, and where it falls short of that.
 
     >>> in_words([Flow("l0", [1.0, 0.1, 0.001], [], [1.0, 0.1, 0.001], True, [])])
     'The gradient vanishes: from 2 steps back on, less than 1% of it is left (l0: 0.1% at 2 steps, 0.032 per step).'
@@ -165,20 +165,32 @@ def in_words(flows: list[Flow]) -> str:
         return (
             f"The gradient explodes: {_steps(at)} back it is {max(grown.left):,.3g} times what it was ({_rests_on(grown, at)})."
         )
-    short = [flow for flow in flows if flow.reach is not None]
-    if short:
-        flow = min(short, key=lambda flow: flow.reach or 0)
-        at = flow.reach or 0
-        return f"The gradient vanishes: from {_steps(at)} back on, less than {GONE:.0%} of it is left ({_rests_on(flow, at)})."
-    flow = min(flows, key=lambda flow: flow.left[-1])
-    at = len(flow.left) - 1
-    return f"The gradient comes through: {_steps(at)} back, {_percent(flow.left[at])} of it is left ({_rests_on(flow, at)})."
+    by_reach = sorted(flows, key=_reach)
+    shortest, furthest = by_reach[0], by_reach[-1]
+    more = ""
+    if _reach(shortest) < _reach(furthest) and shortest.reach is not None:
+        more = f" In {shortest.name} it is so from {_steps(shortest.reach)} back on."
+    if furthest.reach is not None:
+        at = furthest.reach
+        return (
+            f"The gradient vanishes: from {_steps(at)} back on, less than {GONE:.0%} of it is left "
+            f"({_rests_on(furthest, at)}).{more}"
+        )
+    at = len(furthest.left) - 1
+    more = more.replace("it is so", f"less than {GONE:.0%} is left")
+    left = _percent(furthest.left[at])
+    return f"The gradient comes through: {_steps(at)} back, {left} of it is left ({_rests_on(furthest, at)}).{more}"
+
+
+def _reach(flow: Flow) -> tuple[bool, int, float]:
+    """Whether it comes through, how far, and what is left there: to compare by."""
+    return flow.reach is None, len(flow.left) if flow.reach is None else flow.reach, flow.left[-1]
 
 
 def _rests_on(flow: Flow, at: int) -> str:
     path = ", through c" if flow.c else ""
     whole = "" if flow.of_last_step else ", of the loss of all steps"
-    rate = "" if flow.factor is None else f", {flow.factor:.2g} per step"
+    rate = f", {flow.left[at] ** (1 / at):.2g} per step" if at and flow.left[at] else ""
     return f"{flow.name}{path}{whole}: {_percent(flow.left[at])} at {_steps(at)}{rate}"
 
 
@@ -200,7 +212,7 @@ def draw(found: Gradients, title: str = "") -> Figure:
     figure = Figure(figsize=(11, 7), layout="constrained")
     figure.suptitle("\n".join([*filter(None, [title]), *_wrapped(found.sentence, 105)]), fontsize=11)
     grid = figure.add_gridspec(2, 2, height_ratios=[1.15, 1])
-    _draw_flows(figure.add_subplot(grid[0, :]), found.flows)
+    _draw_flows(figure.add_subplot(grid[0, :]), found)
     _draw_jacobians(figure.add_subplot(grid[1, 0]), found)
     _draw_gates(figure.add_subplot(grid[1, 1]), found)
     for axes in figure.axes:
@@ -208,9 +220,15 @@ def draw(found: Gradients, title: str = "") -> Figure:
     return figure
 
 
-def _draw_flows(axes: Axes, flows: list[Flow]) -> None:
-    for number, flow in enumerate(flows):
-        colour = f"C{number % 10}"
+def _colours(found: Gradients) -> dict[str, str]:
+    """Of each layer, the same in every plot."""
+    return {flow.name: f"C{number % 10}" for number, flow in enumerate(found.flows)}
+
+
+def _draw_flows(axes: Axes, found: Gradients) -> None:
+    flows, colours = found.flows, _colours(found)
+    for flow in flows:
+        colour = colours[flow.name]
         for path, style in (("h", "-"), ("c", "--")):
             values = flow.h if path == "h" else flow.c
             if values:
@@ -227,17 +245,18 @@ def _draw_flows(axes: Axes, flows: list[Flow]) -> None:
 
 
 def _draw_jacobians(axes: Axes, found: Gradients) -> None:
-    for number, (name, facts) in enumerate(found.weights.items()):
-        for path, points in facts["jacobian"].items():
+    colours = _colours(found)
+    for name in filter(found.weights.__contains__, colours):
+        for path, points in found.weights[name]["jacobian"].items():
             distances = [point["distance"] for point in points]
             for rank in range(len(points[0]["singular_values"]) if points else 0):
                 values = [max(point["singular_values"][rank], 1e-30) for point in points]
                 label = rf"{name}  $\partial {path}_T / \partial {path}_t$" if rank == 0 else None
-                style = {"color": f"C{number % 10}", "ls": "-" if path == "h" else "--", "alpha": 1 / (1 + rank)}
+                style = {"color": colours[name], "ls": "-" if path == "h" else "--", "alpha": 1 / (1 + rank)}
                 axes.plot(distances, values, ".", label=label, ms=4, lw=1.2, **style)
     axes.axhline(1, color="grey", lw=0.6)
-    axes.set(xlabel="T - t", ylabel="largest singular values", yscale="log", xscale="log")
-    axes.set_title("Jacobian through time", fontsize=10)
+    axes.set(xlabel="T - t: steps back", ylabel="singular values", yscale="log")
+    axes.set_title("Jacobian through time: its largest singular value, and paler the next ones", fontsize=10)
     axes.grid(alpha=0.3)
     if found.weights:
         axes.legend(frameon=False, fontsize=8)
@@ -245,7 +264,8 @@ def _draw_jacobians(axes: Axes, found: Gradients) -> None:
 
 def _draw_gates(axes: Axes, found: Gradients) -> None:
     names, low, high = [], [], []
-    for name, facts in found.weights.items():
+    for name in filter(found.weights.__contains__, _colours(found)):
+        facts = found.weights[name]
         for gate, shares in facts["saturation"].items():
             radius = facts["spectral_radius"].get(gate)
             names.append(f"{name} {gate}" + ("" if radius is None else f"  (radius {radius:.2f})"))
@@ -258,6 +278,7 @@ def _draw_gates(axes: Axes, found: Gradients) -> None:
     axes.set_yticks(rows, names, fontsize=8)
     axes.invert_yaxis()
     axes.set(xlim=(-1, 1), xlabel="share of units and steps")
+    axes.set_xticks([-1, -0.5, 0, 0.5, 1], ["100%", "50%", "0", "50%", "100%"])
     axes.set_title("gates at their ends; spectral radius of their W_hh", fontsize=10)
     if names:
         axes.legend(frameon=False, fontsize=8, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.18))

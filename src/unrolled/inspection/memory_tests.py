@@ -210,7 +210,8 @@ def _sentence(trials: Sequence[Trial]) -> str:
             f"{one.test} over {one.steps} steps ({one.solved_at:,})" for one in trials if one.cell == cell and one.solved_at
         ]
         parts.append(f"{cell.upper()} solves {' and '.join(solved) or 'nothing'}")
-    return f"{'; '.join(parts)} (in brackets after how many iterations)."
+    told = " (in brackets after how many iterations)" if any(one.solved_at for one in trials) else ""
+    return f"{'; '.join(parts)}{told}."
 
 
 def draw(trials: Sequence[Trial]) -> Figure:

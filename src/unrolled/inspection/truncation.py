@@ -66,7 +66,8 @@ def measure(model: nn.Module, loss: Callable[[], Tensor], trained_with: int | No
         k1: the model's own, for every k2 that is longer; when left out k1 = k2.
 
     Raises:
-        RunError: no layer that can be cut: none runs over sequences, or one reads them backwards too; or weights not finite.
+        RunError: no layer that can be cut: none runs over sequences in batches, or one reads them backwards too; weights or a
+            gradient that are not finite, or no gradient.
 
     >>> import torch, unrolled
     >>> rnn, x = unrolled.RNN(3, 4), torch.randn(8, 2, 3)
@@ -79,12 +80,18 @@ def measure(model: nn.Module, loss: Callable[[], Tensor], trained_with: int | No
     layers = [one for one in model.modules() if isinstance(one, Recurrent)]
     if any(one.bidirectional for one in layers):
         raise RunError(
-            "expected layers of one direction to truncate, got a bidirectional one, which has to see the whole sequence."
+            "expected layers of one direction to truncate, got a bidirectional one, which has to see the whole sequence. How "
+            "far its gradients reach is shown by gradients."
         )
-    weights = [weight for one in layers for weight in one.parameters()]
+    weights = [weight for one in layers for weight in one.parameters() if weight.requires_grad]
+    if layers and not weights:
+        raise RunError("expected recurrent layers that learn, got frozen ones: no weight of theirs has requires_grad.")
     lengths: list[int] = []
     full = _gradient(layers, weights, loss, None, lengths) if layers else torch.zeros(0)
     steps = max(lengths, default=1)
+    if not torch.isfinite(full).all() or (layers and not full.any()):
+        got = "zero: the loss does not depend on them" if torch.isfinite(full).all() else "one that is NaN or infinite"
+        raise RunError(f"expected a gradient of the recurrent layers' weights, got {got}.")
     if steps < 2:
         raise RunError("expected layers that run over sequences, got a model that takes its steps one by one.")
     k2s = {2**k for k in range(steps.bit_length())} | {steps} | ({trained_with} if trained_with else set())
@@ -109,13 +116,16 @@ def cut(layers: list[Recurrent], k2: int | None, lengths: list[int] | None = Non
     k2 of None cuts nothing, k1 of None is k2; `lengths` gets the number of steps of every call. Of k1 < k2 each layer module is
     cut by itself: of a stack that is one module, such as a language model's, the gradient is that of training.
     """
+    own = [layer.__dict__.get("forward") for layer in layers]  # where somebody has put one in the class's place
     for layer in layers:
         layer.forward = partial(_truncated, layer, k1 or k2, k2, lengths)  # type: ignore[method-assign]  # undone below
     try:
         yield
     finally:
-        for layer in layers:
-            del layer.forward  # the class's own is seen again
+        for layer, before in zip(layers, own, strict=True):
+            del layer.forward
+            if before is not None:
+                layer.forward = before
 
 
 def _truncated(
@@ -132,6 +142,8 @@ def _truncated(
 ) -> tuple[Tensor, Any]:
     """A call of the layer, window by window: each computes k1 new steps, from the state up to k2 steps before their end."""
     time, forward = 1 if layer.batch_first else 0, type(layer).forward
+    if not isinstance(input, Tensor) or input.dim() + (not input.is_floating_point()) != 3:
+        raise RunError("expected calls of the layers with batches of sequences (T, B, I), got a packed or a single one.")
     steps = input.shape[time]
     if seen is not None:
         seen.append(steps)

@@ -7,6 +7,7 @@ the score has to be beyond what the same search scores for labels that are shift
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +47,11 @@ class Tracking:
     """Correlation with the property on the half of the text that found it."""
     score: float
     """Correlation on the other half, its sign that of the first: 1 is a unit that says it exactly."""
+
+    @property
+    def correlation(self) -> float:
+        """On the other half as it is: below 0, the unit is low where the property is high."""
+        return math.copysign(1, self.found) * self.score
 
 
 @dataclass(frozen=True)
@@ -157,10 +163,11 @@ def draw(several: Sequence[Property]) -> Figure:
     axes.barh(rows, [max(one.score, 0) for one in shown], color=colours, height=0.6)
     axes.plot([one.control for one in several], rows, "|", color="#D55E00", ms=16, mew=2.5, label="labels shifted in time")
     for row, one in zip(rows, shown, strict=True):
-        axes.text(max(one.score, several[row].control, 0) + 0.02, row, f"{one.unit}  {one.score:.2f}", va="center", fontsize=9)
+        right = max(one.score, several[row].control, 0) + 0.02
+        axes.text(right, row, f"{one.unit}  {one.correlation:+.2f}", va="center", fontsize=9)
     axes.set_yticks(rows, [one.name.replace("$", r"\$") for one in several])
     axes.invert_yaxis()
-    axes.set(xlim=(0, 1.15), xlabel="correlation on the half of the text that did not find the unit")
+    axes.set(xlim=(0, 1.15), xlabel="size of the correlation on the half of the text that did not find the unit")
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside upper right", frameon=False)
     return figure
@@ -178,7 +185,7 @@ def numbers(several: Sequence[Property]) -> dict[str, Any]:
 def shown(several: Sequence[Property]) -> dict[str, str]:
     """The same for a person, a line for each property."""
     return {
-        one.name: ", ".join(f"{each.unit} {each.score:.2f}" for each in one.tracked_by or [one.best])
+        one.name: ", ".join(f"{each.unit} {each.correlation:+.2f}" for each in one.tracked_by or [one.best])
         + f"; control {one.control:.2f}{'' if one.tracked_by else ': not believed'}"
         for one in several
     }
@@ -191,19 +198,25 @@ def _sentence(several: Sequence[Property]) -> str:
     first, best = found[0], found[0].tracked_by[0]
     return (
         f"Units track {len(found)} of {len(several)} properties of the text: {first.name} best, {best.unit} with a "
-        f"correlation of {best.score:.2f}, where labels shifted in time reach {first.control:.2f}."
+        f"correlation of {best.correlation:+.2f}, where labels shifted in time reach {first.control:.2f}."
     )
 
 
 def _checked(name: str, values: Sequence[float], length: int) -> np.ndarray:
     try:
         array = np.asarray(values, dtype=np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise DataError(f"labels {name!r}: expected a number for each of {length:,} tokens, got something else.") from None
     if array.shape != (length,) or not np.isfinite(array).all():
         got = "some that are not finite" if array.shape == (length,) else f"{array.size:,}"
         raise DataError(f"labels {name!r}: expected a finite number for each of {length:,} tokens, got {got}.")
-    return array
+    return _scaled(_scaled(array) - _scaled(array).mean())
+
+
+def _scaled(values: np.ndarray) -> np.ndarray:
+    """With a largest absolute value of 1: a correlation does not depend on it, and float32 has room."""
+    largest = np.abs(values).max()
+    return values / largest if largest else values
 
 
 def _standardised(values: Tensor) -> Tensor:

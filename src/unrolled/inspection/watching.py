@@ -95,11 +95,11 @@ class Watch:
             self._in_a_row["explodes"].clear()
         longest = max(of_last, key=lambda flow: flow.reach if flow.reach is not None else len(flow.left))
         if longest.of_last_step and longest.reach is not None and _WASTE * longest.reach <= len(longest.left):
-            back = f"{self._window_name} = {self._window}" if self._window else f"sequences of {len(longest.left)} steps"
-            verb = "is wasted" if self._window else "are longer than what is learned from"
-            text = (
-                f"from {longest.reach} steps back on under {GONE:.0%} of the gradient is left ({longest.name}): {back} {verb}."
-            )
+            text = f"from {longest.reach} steps back on under {GONE:.0%} of the gradient is left ({longest.name}): "
+            if self._window:
+                text += f"{self._window_name} = {self._window} may be wasted; `unrolled inspect truncation` measures it."
+            else:
+                text += f"sequences of {len(longest.left)} steps are longer than what is learned from."
             self._keep("vanishes", longest.reach, text)
         else:
             self._in_a_row["vanishes"].clear()

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from unrolled import checkpoint
-from unrolled.errors import DataError
+from unrolled.data import sources
+from unrolled.errors import DataError, TooShortError
 from unrolled.inspection.gradients import Gradients, look
 from unrolled.inspection.truncation import Truncation, measure
 from unrolled.task import Carry, Rows
@@ -32,7 +35,7 @@ class Reopened:
 
     Raises:
         RunError: the folder is missing, damaged, of a newer format, or of a task that is not installed.
-        DataError: the data cannot be read, or have fewer steps.
+        DataError: the data cannot be read; a `TooShortError` where they have fewer steps.
     """
 
     def __init__(self, run: str | Path, data: Sequence[str] = (), steps: int | None = None, batch_size: int = _BATCH) -> None:
@@ -41,8 +44,8 @@ class Reopened:
         self.config: Any = checkpoint.open_config(self.folder, name, config_class(name))
         self.windowed = "k1" in type(self.config).model_fields
         """Whether it reads a long sequence window by window, from state to state."""
-        self.steps = steps or (self.config.k2 or self.config.k1 if self.windowed else None)
-        """Of a window; None where sequences are as long as they are."""
+        self.steps: int = steps or (self.config.k2 or self.config.k1 if self.windowed else 0)
+        """Of a window; 0 where sequences are as long as they are."""
         task = task_module(name).Task
         if data and not hasattr(task, "on_other_data"):
             raise DataError(f"{name} is looked into on the data that it was trained on, got {', '.join(data)}. Leave it out.")
@@ -53,11 +56,13 @@ class Reopened:
             try:
                 self.task = task.on_other_data(config, self.folder, list(data)) if data else task(config, self.folder)
                 break
-            except DataError as error:
-                if batch_size == 1 or not self.windowed:
-                    if steps and self.windowed:
-                        raise DataError(f"expected no more steps than the data have, got {steps:,}: {error}") from None
-                    raise
+            except TooShortError:
+                if batch_size == 1:
+                    where = ", ".join(data) or f"{self.folder}'s text"
+                    raise TooShortError(
+                        f"{where}: expected no more steps than the data have, got {self.steps:,}, which take "
+                        f"{2 * self.steps:,} tokens. Ask for fewer (--steps), or give more text."
+                    ) from None
                 batch_size //= 2  # a short text has no room for many streams
         self.model: nn.Module = checkpoint.load_model(self.folder, self.task.build)
         self.model.eval()
@@ -95,8 +100,9 @@ def gradients(
         RunError: as `Reopened`; no recurrence in that layer; weights that are not finite.
         DataError: as `Reopened`; or no sequence has as many steps.
     """
-    opened = Reopened(run, data, steps)
-    found = look(opened.model, opened.loss, layer)
+    with _kept(data) as names:
+        opened = Reopened(run, names, steps)
+        found = look(opened.model, opened.loss, layer)
     longest = max(len(flow.left) for flow in found.flows)
     if steps and steps > longest:
         raise DataError(
@@ -120,6 +126,11 @@ def truncation(run: str | Path, data: Sequence[str] = (), *, steps: int | None =
         RunError: as `Reopened`; no layer that could be truncated; weights that are not finite.
         DataError: as `Reopened`; or steps for a run whose sequences are as long as they are.
     """
+    with _kept(data) as names:
+        return _truncation(run, names, steps)
+
+
+def _truncation(run: str | Path, data: Sequence[str], steps: int | None) -> Truncation:
     opened = Reopened(run, data, steps)
     own, k1 = (opened.config.k2 or opened.config.k1, opened.config.k1) if opened.windowed else (None, None)
     if steps and not opened.windowed:
@@ -136,7 +147,21 @@ def _longest(run: str | Path, data: Sequence[str], steps: int) -> Reopened:
     while True:
         try:
             return Reopened(run, data, steps)
-        except DataError:
+        except TooShortError:
             if steps < 4:
                 raise
             steps //= 2
+
+
+@contextmanager
+def _kept(data: Sequence[str]) -> Iterator[list[str]]:
+    """The names, in place of a pipe's that of a file with its content: it is read more than once."""
+    with TemporaryDirectory(prefix="unrolled-") as folder:
+        names = []
+        for number, name in enumerate(data, 1):
+            if sources.kind_of(name) == "pipe":
+                file = Path(folder) / f"{number}-{'standard-input' if name == '-' else Path(name).name}"
+                file.write_bytes(sources.read_whole(name))
+                name = str(file)
+            names.append(name)
+        yield names

@@ -11,6 +11,7 @@ import unrolled
 from tolerance import assert_same
 from unrolled.errors import ConfigError, DataError
 from unrolled.strokes import Painting, render
+from unrolled.tasks import reopened
 from unrolled.tasks.painting import generate, generated
 from unrolled.tasks.painting import optimise as refining
 from unrolled.tasks.painting.config import Config
@@ -198,6 +199,13 @@ def test_a_run_trains_resumes_paints_and_is_measured(tmp_path: Path) -> None:
     measured = trained.evaluate(tmp_path / "a.png")
     assert measured["pictures"] == 1
     assert measured["mean_squared_error_1000"] < measured["mean_squared_error_50"]
+
+
+def test_its_gradient_is_seen_through_all_looks_of_all_levels(tmp_path: Path) -> None:
+    settings = {"hidden_size": 16, "strokes": 2, "levels": 2, "looks": 2, "batch_size": 2, "max_steps": 1}
+    unrolled.train("painting", [], run=tmp_path / "run", **settings)
+    found, _ = reopened.gradients(tmp_path / "run")
+    assert [len(flow.h) for flow in found.flows] == [4]
 
 
 def test_files_that_are_no_pictures_are_refused(tmp_path: Path) -> None:
