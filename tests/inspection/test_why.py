@@ -58,8 +58,9 @@ def test_an_open_forget_gate_keeps_the_gradient_as_a_residual_network_does() -> 
     numbers = uninterrupted_path.measure(steps=30, hidden_size=16)
     left = [shares[-1] for shares in numbers["lstm"].values()]
     assert left[0] < left[1] < 0.1 < left[2]
-    assert numbers["plain"][-1] < 0.1 < 0.5 < numbers["residual"][-1] < 2
-    for shares in (numbers["rnn"], numbers["plain"], numbers["residual"], *numbers["lstm"].values()):
+    assert numbers["plain"][-1] < 0.1 < 0.5 < numbers["divided"][-1] < 2 < numbers["residual"][-1]
+    assert all(shares[-1] > numbers["gates"][bias][-1] for bias, shares in numbers["lstm"].items()), "paths through h add to it"
+    for shares in (numbers["rnn"], *(numbers[kind] for kind in ("plain", "residual", "divided")), *numbers["lstm"].values()):
         assert len(shares) == 30
         assert shares[0] == 1
 

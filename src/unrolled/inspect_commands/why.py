@@ -13,7 +13,7 @@ from unrolled import flags
 @click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
 @click.option("--seed", default=0, show_default=True, type=flags.SEED, help="Random seed of weights and inputs.")
 def why(folder: Path, seed: int) -> None:
-    """Make the figures of the lesson on why recurrent networks are hard: PNG, SVG and numbers, into FOLDER, in a few seconds.
+    """Make the figures of the lesson on why recurrent networks are hard: PNG, SVG and numbers, into FOLDER, in half a minute.
 
     unrolled inspect why figures
     """

@@ -70,7 +70,8 @@ def unrolled_network(axes: Any, losses: bool = False) -> None:
         axes.text(3, -0.5, "from all later ones", color="#D55E00", fontsize=9, ha="center")
     else:
         _arrow(axes, (-0.7, 0.1), (-0.45, 0.1), "#D55E00")
-        _arrow(axes, (4.45, 0.1), (4.7, 0.1), "#D55E00")
+        axes.text(4, 1.45, "L", ha="center", va="center", fontsize=12)
+        _arrow(axes, (4, 0.36), (4, 1.25), "#999999")
         axes.set_title("The same matrix at every step")
 
 

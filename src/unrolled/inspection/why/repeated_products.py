@@ -20,15 +20,13 @@ def measure(steps: int = 60, hidden_size: int = 64, seed: int = 0) -> dict[str, 
     """||dL/dh_t|| of vanilla RNNs whose W_hh has this or that spectral radius, for a loss that reads the last step.
 
     Inputs are small (deviation 0.1), so that tanh is near 0 where its slope is near 1. Keys: the radius as text, and in each
-    `norms`, by distance from the last step; `factor`, the mean factor a step over the second half of the way.
+    `norms`, by distance from the last step, where it is 1; `factor`, the mean factor a step over all the way.
     """
     x = 0.1 * torch.randn(steps, 1, 8, generator=random(seed))
     found = {}
     for radius in RADII:
         norms = norms_from_the_end(of_radius(8, hidden_size, radius, seed=seed), x)[0, 0].flip(0)
-        half = (steps - 1) // 2
-        factor = (norms[-1] / norms[half]) ** (1 / (steps - 1 - half))
-        found[str(radius)] = {"norms": norms.tolist(), "factor": float(factor)}
+        found[str(radius)] = {"norms": norms.tolist(), "factor": float(norms[-1] ** (1 / (steps - 1)))}
     return found
 
 
@@ -43,7 +41,7 @@ def draw(numbers: dict[str, Any]) -> Figure:
         right.plot(distance, one["norms"], color=colour, label=f"{radius}  (a step: {one['factor']:.2f})")
         powers = [float(radius) ** k for k in distance if float(radius) ** k < _TOP]
         right.plot(powers, color=colour, ls=":", lw=1)
-    right.set(title="A gradient, through the same matrix", xlabel="steps back from the loss")
+    right.set(title="A gradient, through a matrix (dotted: a number)", xlabel="steps back from the loss")
     for axes, title in ((left, "factor"), (right, "spectral radius of W_hh")):
         axes.set(yscale="log", ylim=(1e-8, 1e6))
         axes.legend(frameon=False, title=title, fontsize=8, title_fontsize=8, loc="upper left", ncols=2)

@@ -42,7 +42,7 @@ class _Echo(nn.Module):
         return torch.cat([one.grad.flatten() for one in self.parameters() if one.grad is not None])
 
 
-def measure(delay: int = 6, steps: int = 32, iterations: int = 250, seed: int = 0) -> dict[str, Any]:
+def measure(delay: int = 6, steps: int = 32, iterations: int = 800, seed: int = 0) -> dict[str, Any]:
     """Truncated gradients beside the full one, and the loss after training with each.
 
     Keys: `delay`; `gradients`, a list of k2, `cosine` and `norm` relative to the full gradient, of a network that full BPTT has
@@ -54,12 +54,13 @@ def measure(delay: int = 6, steps: int = 32, iterations: int = 250, seed: int = 
     network.backward(x, targets, k2=steps)
     full = network.gradient()
     gradients = []
-    for k2 in _powers(1, steps):
+    for k2 in sorted({*_powers(1, steps), 2 * delay}):
         network.backward(x, targets, k2)
         own = network.gradient()
         cosine, norm = float(cosine_similarity(own, full, dim=0)), float(own.norm() / full.norm())
         gradients.append({"k2": k2, "cosine": cosine, "norm": norm})
-    training = [{"k2": k2, "loss": _trained(k2, iterations, delay, steps, seed)[1]} for k2 in _powers(4, steps)]
+    tried = sorted({*_powers(4, steps), 2 * delay})
+    training = [{"k2": k2, "loss": _trained(k2, iterations, delay, steps, seed)[1]} for k2 in tried]
     return {"delay": delay, "gradients": gradients, "training": training, "guess": math.log(SYMBOLS)}
 
 
@@ -86,7 +87,7 @@ def _powers(first: int, last: int) -> list[int]:
 
 
 def draw(numbers: dict[str, Any]) -> Figure:
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    figure = Figure(figsize=(9, 4.4), layout="constrained")
     left, right = figure.subplots(1, 2)
     k2 = [one["k2"] for one in numbers["gradients"]]
     for name, label, style, colour in (
@@ -107,6 +108,5 @@ def draw(numbers: dict[str, Any]) -> Figure:
         axes.set_xticks(k2, [str(one) for one in k2])
         axes.minorticks_off()
         axes.spines[["top", "right"]].set_visible(False)
-    left.legend(frameon=False, loc="lower right", fontsize=8)
-    right.legend(frameon=False, loc="lower left", fontsize=8)
+        axes.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.18))
     return figure

@@ -45,10 +45,10 @@ def draw(numbers: dict[str, Any]) -> Figure:
     for name, label, colour in (
         ("own", "from this step's loss", "#0072B2"),
         ("later", "from all later ones", "#D55E00"),
-        ("total", "their sum, dL/dh_t", "#333333"),
+        ("total", "their sum: dL/dh_t", "#333333"),
     ):
         right.plot(steps, numbers[name], "o-", ms=3, label=label, color=colour)
-    right.set(xlabel="step t", ylabel="norm", ylim=(0, None))
+    right.set(xlabel="step t", ylabel="norm", ylim=(0, None), title="What they bring")
     right.spines[["top", "right"]].set_visible(False)
     right.legend(frameon=False)
     return figure
