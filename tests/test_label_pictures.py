@@ -115,7 +115,8 @@ def test_html_is_made_for_dark_mode_phones_and_scripts_from_right_to_left(tmp_pa
     page = coloured_text.draw(tmp_path / "a.html", "abc", "xyz", "xyx").read_text()
     for what in ("prefers-color-scheme:dark", 'name="viewport"', "unicode-bidi:plaintext"):
         assert what in page
-    legend = page[page.index("<p>") : page.index("</p>")]
+    title, legend = page.split("<p>")[1:3]
+    assert title.startswith("<b>Labels</b>")
     assert legend.count('<span class="entry">') == 4  # each label, and what is wrong, stays on a line with its count
 
 

@@ -56,7 +56,11 @@ def units(
     if left_out := set(more or {}) - {one.name for one in found}:
         click.echo(f"left out, being the same throughout a half: {', '.join(sorted(left_out))}", err=True)
     folder = show or run / "inspect"
-    best = [one.tracked_by[0].unit for one in found if one.tracked_by]
+    best: dict[str, str] = {}
+    for one in found:
+        for tracking in one.tracked_by[:1]:
+            said = f"{one.name} (correlation {tracking.correlation:+.2f})"
+            best[tracking.unit] = ", ".join(filter(None, [best.get(tracking.unit), said]))
     answer(
         inspection.draw(found),
         inspection.numbers(found),
@@ -66,5 +70,6 @@ def units(
         as_json=as_json,
     )
     for unit in dict.fromkeys([*asked, *best]):
+        title = ": ".join(filter(None, [f"Unit {unit} after each token of {', '.join(text)}", best.get(unit)]))
         for form in ("html", "png"):
-            click.echo(inspection.draw_text(folder / f"{unit}.{form}", activations, unit), err=True)
+            click.echo(inspection.draw_text(folder / f"{unit}.{form}", activations, unit, title), err=True)

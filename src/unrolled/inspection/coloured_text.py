@@ -48,7 +48,7 @@ def draw(
         truth: what the labels should be.
         names: the labels in the order by which they get their colours; by how often they come when left out.
         looks: of every label, in the order of the legend; the usual ones when left out.
-        title: of the HTML page.
+        title: what stands above it.
 
     Raises:
         ValueError: another ending, or not one label for each piece.
@@ -70,7 +70,7 @@ def draw(
         (piece, label, true if true != label else None)
         for piece, label, true in zip(pieces, labels, truth if truth is not None else labels, strict=True)
     ]
-    content = _html(shown, looks, counts, title) if path.suffix == ".html" else _png(shown, looks, counts)
+    content = _html(shown, looks, counts, title) if path.suffix == ".html" else _png(shown, looks, counts, title)
     path.parent.mkdir(parents=True, exist_ok=True)
     files.write_atomically(path, content)
     return path
@@ -112,7 +112,7 @@ def _html(pieces: Sequence[Piece], looks: dict[str, Style], counts: Counter[str]
         "pre .wrong{outline-color:#000}\n"
         "@media (prefers-color-scheme:dark){body{background:#181818;color:#ddd}pre .wrong{outline-color:#fff}}\n"
         "</style></head><body>\n"
-        f"<p>{legend}{note}</p>\n<pre>\n{''.join(spans)}</pre>{more}\n</body></html>\n"
+        f"<p><b>{_escaped(title)}</b></p>\n<p>{legend}{note}</p>\n<pre>\n{''.join(spans)}</pre>{more}\n</body></html>\n"
     ).encode("utf-8", "replace")
 
 
@@ -122,20 +122,17 @@ def _escaped(text: str) -> str:
     return html.escape(kept).replace("\r", "&#13;")
 
 
-def _png(pieces: Sequence[Piece], looks: dict[str, Style], counts: Counter[str]) -> bytes:
+def _png(pieces: Sequence[Piece], looks: dict[str, Style], counts: Counter[str], title: str) -> bytes:
     from matplotlib import font_manager  # has a font of its own, the same on every machine
     from PIL import Image, ImageDraw, ImageFont
 
     font = ImageFont.truetype(font_manager.findfont("DejaVu Sans Mono"), _SIZE)
     wrong = sum(true is not None for *_, true in pieces)
-    entries: list[Piece] = []
-    for label in (label for label in looks if counts[label]):
-        entries += [(f" {label} ", label, None), (f" {counts[label]:,}   ", None, None)]
-    if wrong:
-        entries += [(" wrong ", None, "wrong"), (f" {wrong:,}", None, None)]
-    lines = [*_wrapped(entries, whole=True), []]
+    there = [label for label in looks if counts[label]]
+    entries = [[(f" {_printable(label)} ", label, None), (f" {counts[label]:,}   ", None, None)] for label in there]
+    entries += [[(" wrong ", None, "wrong"), (f" {wrong:,}", None, None)]] * bool(wrong)
     text = _wrapped(pieces)
-    lines += text[:_LINES]
+    lines = [*_wrapped([(title, None, None)]), *_legend(entries), [], *text[:_LINES]]
     if len(text) > _LINES:
         lines += [[], [(f"… and {len(text) - _LINES:,} more lines", None, None)]]
     columns = max(sum(_width(piece) for piece, *_ in line) for line in lines)
@@ -168,17 +165,27 @@ def _underline(canvas, look: Style, left: int, right: int, y: int) -> None:
         canvas.point([(x, y + more) for x in range(left, right + 1, 4) for more in (0, 1)], fill=look.ink)
 
 
-def _wrapped(pieces: Sequence[Piece], whole: bool = False) -> list[list[Piece]]:
-    """Lines of the PNG, tabs as spaces; runs that look alike are one piece. `whole` pieces are not broken."""
+def _legend(entries: list[list[Piece]]) -> list[list[Piece]]:
+    """Lines of entries, none of which is broken."""
+    lines: list[list[Piece]] = [[]]
+    for entry in entries:
+        if lines[-1] and sum(_width(text) for text, *_ in lines[-1] + entry) > _COLUMNS:
+            lines.append([])
+        lines[-1] = lines[-1] + entry
+    return lines
+
+
+def _wrapped(pieces: Sequence[Piece]) -> list[list[Piece]]:
+    """Lines of the PNG, tabs as spaces; runs that look alike are one piece."""
     lines: list[list[Piece]] = [[]]
     column = 0
     for text, label, true in pieces:
-        for part in [text] if whole else text:
+        for part in text:
             if part == "\n":
                 lines.append([])
                 column = 0
                 continue
-            part = " " * (4 - column % 4) if part == "\t" else "".join(c if c.isprintable() else "·" for c in part)
+            part = " " * (4 - column % 4) if part == "\t" else _printable(part)
             width = _width(part)
             if column + width > _COLUMNS and column:
                 lines.append([])
@@ -190,6 +197,10 @@ def _wrapped(pieces: Sequence[Piece], whole: bool = False) -> list[list[Piece]]:
                 line.append((part, label, true))
             column += width
     return lines
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else "·" for c in text)
 
 
 def _width(text: str) -> int:

@@ -117,7 +117,7 @@ def of_pieces(pieces: Sequence[str]) -> dict[str, np.ndarray]:
     return {name: values[np.maximum(ends - 1, 0)] for name, values in properties("".join(pieces)).items()}
 
 
-def draw_text(path: Path, activations: Activations, unit: str) -> Path:
+def draw_text(path: Path, activations: Activations, unit: str, title: str = "") -> Path:
     """Write the text as HTML or PNG, by the path's ending, coloured by what one unit is after each piece; return the path.
 
     Colours go from orange (negative) over white to violet, and are scaled to the unit's largest value in the text.
@@ -134,7 +134,7 @@ def draw_text(path: Path, activations: Activations, unit: str) -> Path:
         name: Style(colour, "#FFFFFF" if level in (0, 7, 8) else "#000000", 0)
         for level, (name, colour) in enumerate(zip(names, _LEVELS, strict=True))
     }
-    return coloured_text.draw(path, activations.pieces, labels, looks=looks, title=f"Unit {unit}")
+    return coloured_text.draw(path, activations.pieces, labels, looks=looks, title=title or f"Unit {unit}")
 
 
 def position(activations: Activations, unit: str) -> int:
