@@ -50,11 +50,13 @@ def gradients(
     if cell and layer:
         raise click.UsageError("--layer goes with a RUN, got --cell. Leave it out.")
     from unrolled.inspection import gradients as inspection
+    from unrolled.progress import Progress
     from unrolled.tasks import reopened
 
     facts: dict[str, Any] = {}
     if run:
-        found, facts = reopened.gradients(run, data, steps=steps, layer=layer)
+        with Progress().counting() as report:
+            found, facts = reopened.gradients(run, data, steps=steps, layer=layer, report=report)
         facts |= {"data": list(data)}
         title = ", on ".join([str(run), *filter(None, [", ".join(data)])])
     else:

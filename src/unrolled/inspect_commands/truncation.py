@@ -25,9 +25,11 @@ def truncation(run: Path, data: tuple[str, ...], steps: int | None, show: Path |
     unrolled inspect truncation runs/my-run held-out.txt
     """
     from unrolled.inspection import truncation as inspection
+    from unrolled.progress import Progress
     from unrolled.tasks import reopened
 
-    found = reopened.truncation(run, data, steps=steps)
+    with Progress().counting() as report:
+        found = reopened.truncation(run, data, steps=steps, report=report)
     shown = {f"k1 = {row.k1}, k2 = {row.k2}": f"cosine {row.cosine:.4f}  norm {row.norm:.4f}" for row in found.rows}
     figure = inspection.draw(found, ", on ".join([str(run), *filter(None, [", ".join(data)])]))
     numbers = {**found.numbers(), "data": list(data)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import textwrap
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from unrolled.errors import RunError, nearest
 from unrolled.inspection.gradient_flow import EXPLODED, GONE, Flow, Recorder, is_recurrent
-from unrolled.inspection.inside import saturation, spectral_radii, take_apart
+from unrolled.inspection.inside import Inside, saturation, spectral_radii, take_apart
 from unrolled.inspection.jacobian import spaced, through_time
 from unrolled.layers import LAYERS, Recurrent
 
@@ -47,13 +48,19 @@ class Gradients(NamedTuple):
         return {"sentence": self.sentence, "layers": layers}
 
 
-def look(model: nn.Module, loss: Callable[[], Tensor], layer: str | None = None) -> Gradients:
+def look(
+    model: nn.Module,
+    loss: Callable[[], Tensor],
+    layer: str | None = None,
+    report: Callable[[str, int, int], None] | None = None,
+) -> Gradients:
     """Take the gradient of a loss and see where it goes.
 
     Args:
         model: its `unrolled` layers and cells are looked at.
         loss: computes it from the model's outputs: of whole sequences, as training has them.
         layer: the name of the only module to look at; all when left out.
+        report: called with what is being measured, how much of it is done, and the total.
 
     Raises:
         RunError: there is no recurrent layer, or none of that name; weights or a loss that are not finite; or calls without a
@@ -96,15 +103,26 @@ def look(model: nn.Module, loss: Callable[[], Tensor], layer: str | None = None)
         raise RunError(
             "no gradient arrived at a recurrent layer: the loss does not depend on one, or calls it without a batch axis."
         )
-    weights: dict[str, dict[str, Any]] = {}
+    apart: dict[str, Inside] = {}
     for name, (x, hx, masks) in calls.items():
         one: Any = chosen[name]
-        if one.step_option.replace("learned_state", "") or x.shape[1 if one.batch_first else 0] < 2:
-            continue
-        for inside in take_apart(one, x, hx, **masks):
-            jacobian = through_time(inside, spaced(min(len(inside.x_gates), _LONGEST_JACOBIAN)))
-            facts = {"spectral_radius": spectral_radii(inside), "saturation": saturation(inside), "jacobian": jacobian}
-            weights[".".join(filter(None, (name, inside.place)))] = facts
+        if not one.step_option.replace("learned_state", "") and x.shape[1 if one.batch_first else 0] > 1:
+            apart |= {".".join(filter(None, (name, inside.place))): inside for inside in take_apart(one, x, hx, **masks)}
+    distances = {name: spaced(min(len(inside.x_gates), _LONGEST_JACOBIAN)) for name, inside in apart.items()}
+    done, total = itertools.count(1), sum(map(len, distances.values()))
+
+    def told() -> None:
+        if report:
+            report("Jacobians", next(done), total)
+
+    weights = {
+        name: {
+            "spectral_radius": spectral_radii(inside),
+            "saturation": saturation(inside),
+            "jacobian": through_time(inside, distances[name], told=told),
+        }
+        for name, inside in apart.items()
+    }
     return Gradients(in_words(flows), flows, weights)
 
 

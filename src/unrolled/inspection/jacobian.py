@@ -79,11 +79,14 @@ def spectrum(function: Callable[[Tensor, int], Tensor], at: Tensor, count: int =
     return Spectrum(values.sort(1, descending=True).values[:, :asked], frobenius)
 
 
-def through_time(one: Inside, distances: list[int], count: int = 3) -> dict[str, list[dict[str, Any]]]:
+def through_time(
+    one: Inside, distances: list[int], count: int = 3, told: Callable[[], None] | None = None
+) -> dict[str, list[dict[str, Any]]]:
     """dh_T/dh_t, and of the LSTM dc_T/dc_t, at t = T - d for growing distances d: medians over the sequences. A path ends where
     its norm is nothing.
 
-    h of the LSTM is taken with c_t held fast, and c with h_t held fast: these are the two paths.
+    h of the LSTM is taken with c_t held fast, and c with h_t held fast: these are the two paths. `told` is called after each
+    distance.
     """
     found: dict[str, list[dict[str, Any]]] = {path: [] for path in (("h", "c") if one.c is not None else ("h",))}
     last = len(one.x_gates)
@@ -113,6 +116,8 @@ def through_time(one: Inside, distances: list[int], count: int = 3) -> dict[str,
                     "frobenius": math.sqrt(float(frobenius.square().median())),
                 }
             )
+        if told:
+            told()
     return found
 
 

@@ -56,7 +56,13 @@ class Truncation(NamedTuple):
         return {**self._asdict(), "rows": [row._asdict() for row in self.rows]}
 
 
-def measure(model: nn.Module, loss: Callable[[], Tensor], trained_with: int | None = None, k1: int | None = None) -> Truncation:
+def measure(
+    model: nn.Module,
+    loss: Callable[[], Tensor],
+    trained_with: int | None = None,
+    k1: int | None = None,
+    report: Callable[[str, int, int], None] | None = None,
+) -> Truncation:
     """Differentiate a loss for k2 = 1, 2, 4, ... up to the longest sequence.
 
     Args:
@@ -64,6 +70,7 @@ def measure(model: nn.Module, loss: Callable[[], Tensor], trained_with: int | No
         loss: computes it anew at each call, the same each time.
         trained_with: the model's own k2, measured too.
         k1: the model's own, for every k2 that is longer; when left out k1 = k2.
+        report: called with what is being measured, how much of it is done, and the total.
 
     Raises:
         RunError: no layer that can be cut: none runs over sequences in batches, or one reads them backwards too; weights or a
@@ -96,11 +103,14 @@ def measure(model: nn.Module, loss: Callable[[], Tensor], trained_with: int | No
         raise RunError("expected layers that run over sequences, got a model that takes its steps one by one.")
     k2s = {2**k for k in range(steps.bit_length())} | {steps} | ({trained_with} if trained_with else set())
     rows: list[Row] = []
-    for k2 in sorted(k2 for k2 in k2s if k2 <= steps):
+    tried = sorted(k2 for k2 in k2s if k2 <= steps)
+    for number, k2 in enumerate(tried, 1):
         new = min(k1 or k2, k2)
         cut = _gradient(layers, weights, loss, k2, lengths, new)
         cosine = torch.nn.functional.cosine_similarity(cut, full, dim=0)
         rows.append(Row(k2, new, float(cosine), float(cut.norm() / full.norm())))
+        if report:
+            report("truncated gradients", number, len(tried))
     suggested = steps
     for row in reversed(rows):  # it stays enough from here on
         if row.cosine < ENOUGH or abs(row.norm - 1) > NEAR:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,6 +19,7 @@ from unrolled.inspection.truncation import Truncation, measure
 from unrolled.task import Carry, Rows
 from unrolled.tasks import config_class, task_module
 
+Report = Callable[[str, int, int], None]
 _BATCH = 16
 """Sequences at a time, at most: enough for means."""
 
@@ -85,7 +86,12 @@ class Reopened:
 
 
 def gradients(
-    run: str | Path, data: Sequence[str] = (), *, steps: int | None = None, layer: str | None = None
+    run: str | Path,
+    data: Sequence[str] = (),
+    *,
+    steps: int | None = None,
+    layer: str | None = None,
+    report: Report | None = None,
 ) -> tuple[Gradients, dict[str, Any]]:
     """Where the gradient of a trained run goes on its way back through time, and how often training clipped it (`clipped`, a
     share of the steps that metrics.jsonl has).
@@ -95,6 +101,7 @@ def gradients(
         data: other data than it was trained on, see `Reopened`.
         steps: how far to look back.
         layer: the only module to look at.
+        report: called with what is being measured, how much of it is done, and the total.
 
     Raises:
         RunError: as `Reopened`; no recurrence in that layer; weights that are not finite.
@@ -102,7 +109,7 @@ def gradients(
     """
     with _kept(data) as names:
         opened = Reopened(run, names, steps)
-        found = look(opened.model, opened.loss, layer)
+        found = look(opened.model, opened.loss, layer, report)
     longest = max(len(flow.left) for flow in found.flows)
     if steps and steps > longest:
         raise DataError(
@@ -113,7 +120,9 @@ def gradients(
     return found.within(steps) if steps else found, clipped
 
 
-def truncation(run: str | Path, data: Sequence[str] = (), *, steps: int | None = None) -> Truncation:
+def truncation(
+    run: str | Path, data: Sequence[str] = (), *, steps: int | None = None, report: Report | None = None
+) -> Truncation:
     """How far a truncated gradient of a trained run is from the full one, for each k2.
 
     Args:
@@ -121,16 +130,17 @@ def truncation(run: str | Path, data: Sequence[str] = (), *, steps: int | None =
         data: other data than it was trained on, see `Reopened`.
         steps: how far the full gradient goes back, of a run that reads a long sequence in windows; when left out 256, or four
             times its k2, or what the data have.
+        report: called with what is being measured, how much of it is done, and the total.
 
     Raises:
         RunError: as `Reopened`; no layer that could be truncated; weights that are not finite.
         DataError: as `Reopened`; or steps for a run whose sequences are as long as they are.
     """
     with _kept(data) as names:
-        return _truncation(run, names, steps)
+        return _truncation(run, names, steps, report)
 
 
-def _truncation(run: str | Path, data: Sequence[str], steps: int | None) -> Truncation:
+def _truncation(run: str | Path, data: Sequence[str], steps: int | None, report: Report | None) -> Truncation:
     opened = Reopened(run, data, steps)
     own, k1 = (opened.config.k2 or opened.config.k1, opened.config.k1) if opened.windowed else (None, None)
     if steps and not opened.windowed:
@@ -139,7 +149,7 @@ def _truncation(run: str | Path, data: Sequence[str], steps: int | None) -> Trun
         )
     if opened.windowed and steps is None:
         opened = _longest(run, data, max(256, 4 * (own or 1)))
-    return measure(opened.model, opened.loss, own, k1)
+    return measure(opened.model, opened.loss, own, k1, report)
 
 
 def _longest(run: str | Path, data: Sequence[str], steps: int) -> Reopened:
