@@ -62,6 +62,9 @@ def draw(path: str | os.PathLike[str], source: Sequence[str], target: Sequence[s
         axes.set_yticks([n + 0.5 for n in range(len(rows))], minor=True)
         axes.grid(which="minor", color="#dddddd", linewidth=0.5)
         axes.tick_params(which="both", length=0)
+        axes.xaxis.set_label_position("top")
+        axes.set_xlabel("source", fontsize=9, color="#777777")
+        axes.set_ylabel("translation", fontsize=9, color="#777777")
     picture = io.BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # of a script without a font here, drawn as a box
