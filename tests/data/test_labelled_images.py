@@ -124,7 +124,8 @@ def arrays(**several: np.ndarray):
 
 
 MISTAKES = {
-    "a.npz: cannot be read as npz": lambda folder: (folder / "a.npz").write_bytes(b"PK\3\4 cut"),
+    "a.npz: cannot be read as a NumPy file of numbers": lambda folder: (folder / "a.npz").write_bytes(b"PK\3\4 cut"),
+    "(it has Python objects, or is something else)": lambda folder: (folder / "a.npz").write_bytes(b"no arrays"),
     "a.npz: no such file or folder": lambda folder: None,
     "expected an array images (or x), got pictures": arrays(pictures=PIXELS),
     "(N, height, width, 1, 3 or 4 channels), got (6, 20)": arrays(images=PIXELS.reshape(6, 20)),

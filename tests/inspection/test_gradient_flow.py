@@ -271,7 +271,8 @@ class TestLooking:
         layer(x)[0].sum().backward()
         before = [weight.grad for weight in layer.parameters()]
         kept = [grad.clone() for grad in before if grad is not None]
-        gradients.look(layer, lambda: layer(input=x)[0].sum())
+        with torch.no_grad():
+            gradients.look(layer, lambda: layer(input=x)[0].sum())
         with pytest.raises(ZeroDivisionError):
             gradients.look(layer, lambda: 1 / 0)  # type: ignore[arg-type]  # it does not come to an answer
         assert all(weight.grad is grad for weight, grad in zip(layer.parameters(), before, strict=True))

@@ -195,6 +195,9 @@ class TestTheCommand:
         labels.write_text("[1]")
         code, _, err = command("inspect", "units", trained, text, "--labels", labels)
         assert (code, err) == (2, f"error: {labels}: expected an object of names and lists of numbers, got list.\n")
+        labels.write_text('{"is b": [NaN]}')
+        code, _, err = command("inspect", "units", trained, text, "--labels", labels)
+        assert (code, err) == (2, f"error: {labels}: cannot be read as JSON (a number that is not finite: NaN).\n")
 
     def test_mistakes_are_said_in_one_line(self, command: Callable, trained: Path, real_text: Path, tmp_path: Path) -> None:
         ask = lambda *more: command("inspect", "units", trained, real_text, *more)  # noqa: E731

@@ -6,7 +6,6 @@ import gzip
 import math
 import os
 import re
-import zipfile
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from unrolled.data import sources
+from unrolled.data import numpy_files, sources
 from unrolled.data.images import find_images, read_image
 from unrolled.errors import DataError
 
@@ -174,11 +173,7 @@ def _of_folder(path: str, form: _Form, say: Callable[[str], None]) -> _Part:
 
 
 def _of_npz(path: str, form: _Form) -> _Part:
-    try:
-        with np.load(os.path.expanduser(path), allow_pickle=False) as file:
-            found = {name.lower(): file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"{path}: cannot be read as npz ({error}).") from None
+    found = {name.lower(): array for name, array in numpy_files.read(path).items()}
     images = next((found[name] for name in _IMAGES if name in found), None)
     labels = next((found[name] for name in _LABELS if name in found), None)
     if images is None:

@@ -11,7 +11,6 @@ import csv
 import io
 import math
 import re
-import zipfile
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from unrolled.data import numpy_files
 from unrolled.data.sequences import Sequence, parse_label
 from unrolled.data.sources import Source
 from unrolled.errors import DataError
@@ -84,15 +84,7 @@ def as_inputs(name: str, array: np.ndarray) -> np.ndarray:
 
 
 def _of_arrays(path: str, label: str | None, multi: bool) -> Sequence:
-    try:
-        with np.load(path, allow_pickle=False) as opened:
-            arrays = dict(opened) if isinstance(opened, np.lib.npyio.NpzFile) else {"inputs": opened}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path}: cannot be read as a NumPy file of numbers ({' '.join(str(error).split())[:100]}).") from None
-    except MemoryError:  # or its header is damaged, and says so much
-        raise DataError(f"{path}: expected an array that fits into memory, got a larger one.") from None
-    except TypeError:  # an .npy has no `with`
-        arrays = {"inputs": np.load(path, allow_pickle=False)}
+    arrays = numpy_files.read(path)
     key = label or next((name for name in (LABEL, "labels") if name in arrays), LABEL)
     labels = arrays.pop(key, None)
     if label and labels is None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import rich_click as click
 
 from unrolled import flags
-from unrolled.errors import RunError, UnrolledError
+from unrolled.errors import DataError, RunError
 from unrolled.inspect_commands.answer import FOLDER, JSON, answer
 
 
@@ -36,7 +37,6 @@ def units(
 
     unrolled inspect units runs/my-run held-out.txt
     """
-    from unrolled import files
     from unrolled.inspection import units as inspection
     from unrolled.tasks import load
 
@@ -44,16 +44,14 @@ def units(
     read = getattr(model, "activations", None)
     if read is None:
         raise RunError(f"{run}: expected a run that reads text, such as language-model's, got another. Give one of these.")
-    more = files.read_json(labels) if labels else None
-    if more is not None and not isinstance(more, dict):
-        raise UnrolledError(f"{labels}: expected an object of names and lists of numbers, got {type(more).__name__}.")
+    more = _read(labels) if labels else {}
     activations = read(*text)
     for unit in asked:
         inspection.position(activations, unit)
     if activations.unknown:
         click.echo(f"{activations.unknown:,} of {len(activations.pieces):,} tokens are such as the run never saw", err=True)
     found = inspection.find(activations, more, seed=seed)
-    if left_out := set(more or {}) - {one.name for one in found}:
+    if left_out := set(more) - {one.name for one in found}:
         click.echo(f"left out, being the same throughout a half: {', '.join(sorted(left_out))}", err=True)
     folder = show or run / "inspect"
     best: dict[str, str] = {}
@@ -73,3 +71,20 @@ def units(
         title = ": ".join(filter(None, [f"Unit {unit} after each token of {', '.join(text)}", best.get(unit)]))
         for form in ("html", "png"):
             click.echo(inspection.draw_text(folder / f"{unit}.{form}", activations, unit, title), err=True)
+
+
+def _read(labels: Path) -> dict[str, Any]:
+    """The file of labels.
+
+    Raises:
+        DataError: missing, not JSON of finite numbers, or no object.
+    """
+    from unrolled import files
+
+    try:
+        found = files.parse_json(labels.read_bytes())
+    except (OSError, ValueError) as error:
+        raise DataError(f"{labels}: cannot be read as JSON ({files.reason(error)}).") from None
+    if not isinstance(found, dict):
+        raise DataError(f"{labels}: expected an object of names and lists of numbers, got {type(found).__name__}.")
+    return found

@@ -93,6 +93,7 @@ def look(
         for weight, grad in kept:
             weight.grad = None
             after.callback(setattr, weight, "grad", grad)
+        after.enter_context(torch.enable_grad())
         recorder = after.enter_context(Recorder(model, layer))
         value = loss()
         if not bool(torch.isfinite(value)):
