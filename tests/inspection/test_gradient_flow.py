@@ -304,17 +304,25 @@ def test_being_recorded_changes_no_gradient(kind: str) -> None:
     assert not layer._forward_hooks
 
 
-def test_recorded_passes_leave_nothing_alive() -> None:
-    layer, outputs = unrolled.LSTM(I, H), []
+@pytest.mark.parametrize("ends", ["flows", "another pass"])
+@pytest.mark.parametrize("kind", ["LSTM", "GRUCell"])
+def test_recorded_passes_leave_nothing_alive(kind: str, ends: str) -> None:
+    module, graphs = getattr(unrolled, kind)(I, H), []
+    recorder = Recorder(module)
     for _ in range(3):
-        with Recorder(layer) as recorder:
-            output, _ = layer(torch.randn(T, B, I))
+        with recorder:
+            if kind == "LSTM":
+                output, _ = module(torch.randn(T, B, I))
+            else:
+                output = module(torch.randn(B, I), module(torch.randn(B, I)))
         output.sum().backward()
-        recorder.flows()
-        outputs.append(weakref.ref(output.grad_fn))
+        if ends == "flows":
+            assert recorder.flows()
+        graphs.append(weakref.ref(output.grad_fn))
         del output
     gc.collect()
-    assert [graph() for graph in outputs[:-1]] == [None, None]
+    assert [graph() for graph in graphs[:-1]] == [None, None]
+    recorder.flows()
 
 
 @pytest.mark.parametrize("kind", ["RNN", "LSTM", "GRU"])

@@ -113,7 +113,7 @@ class _Call:
     results: list[GradientEdge] = field(default_factory=list)
     """Of the output and the last state's parts; held until their gradients have come."""
     hook: RemovableHandle | None = None
-    """On these: it holds their graph, and the graph holds it, which Python's collector does not see."""
+    """On these."""
     last_step: Tensor | None = None
     """Of the last step's loss, (L*D, 2, T, B)."""
     reached: bool = False
@@ -130,6 +130,15 @@ class _Watched:
     layer: Any
     calls: list[_Call] = field(default_factory=list)
     running: _Call | None = None
+
+    def let_go(self) -> None:
+        """Of all calls. Each knows nodes of a graph whose hooks know the call: a circle that Python does not see."""
+        for call in self.calls:
+            call.results.clear()
+            call.end = None
+            if call.hook is not None:
+                call.hook.remove()
+        self.calls.clear()
 
 
 class Recorder:
@@ -161,7 +170,7 @@ class Recorder:
 
     def __enter__(self) -> Recorder:
         for one in self._watched:
-            one.calls.clear()
+            one.let_go()
             if isinstance(one.layer, Recurrent):
                 self._handles.append(one.layer.register_forward_pre_hook(partial(self._before, one), with_kwargs=True))
                 self._handles.append(one.layer.register_forward_hook(partial(self._after, one)))
@@ -169,21 +178,20 @@ class Recorder:
                 self._handles.append(one.layer.register_forward_hook(partial(self._stepped, one), with_kwargs=True))
         return self
 
-    def __exit__(self, *_: Any) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+        if kind is not None:
+            for one in self._watched:
+                one.let_go()
 
     def flows(self) -> list[Flow]:
         """Of every layer and direction that a gradient arrived at; what was recorded is let go."""
         found = []
         for one in self._watched:
-            for call in one.calls:
-                call.results.clear()
-                if call.hook is not None:
-                    call.hook.remove()
             found += _flows(one)
-            one.calls.clear()
+            one.let_go()
         return found
 
     def _before(self, one: _Watched, layer: Recurrent, args: tuple, kwargs: dict[str, Any]) -> Any:

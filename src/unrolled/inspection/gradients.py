@@ -97,7 +97,9 @@ def look(
         recorder = after.enter_context(Recorder(model, layer))
         value = loss()
         if not bool(torch.isfinite(value)):
-            raise RunError(f"expected a finite loss, got {float(value)}. Is the data finite, and the model well trained?")
+            raise RunError(
+                f"expected a finite loss, got {float(value.detach())}. Is the data finite, and the model well trained?"
+            )
         value.backward()
     flows = recorder.flows()
     if not flows:
