@@ -4,6 +4,7 @@ import copy
 import gc
 import json
 import os
+import shutil
 import weakref
 from pathlib import Path
 from threading import Thread
@@ -23,6 +24,8 @@ from unrolled.inspection import figures, gradients, jacobian
 from unrolled.inspection.gradient_flow import Flow, Recorder
 from unrolled.inspection.inside import saturation, spectral_radii, take_apart
 from unrolled.layers import Recurrent
+from unrolled.tasks import reopened
+from unrolled.tasks.language_model import data as language_model_data
 
 T, B, I, H = 9, 3, 2, 4
 
@@ -254,6 +257,15 @@ def test_a_text_may_come_through_a_pipe_though_it_is_read_for_other_batches_agai
         read = command("inspect", verb, trained, tmp_path / "short.txt", "--json")
         assert (piped[0], piped[2]) == (0, ""), piped
         assert json.loads(piped[1]) | {"data": []} == json.loads(read[1]) | {"data": []}
+
+
+def test_a_run_is_looked_into_on_other_text_when_its_own_is_gone(trained: Path, real_text: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / language_model_data.FOLDER)
+    one, other = (reopened.gradients(run, [str(real_text)])[0] for run in (trained, tmp_path / "run"))
+    assert one.flows == other.flows
+    with pytest.raises(RunError, match="missing"):
+        reopened.gradients(tmp_path / "run")
 
 
 def test_a_figure_and_its_numbers_are_written_together_or_not_at_all(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -32,11 +33,14 @@ class Task:
     selection = Metric("loss", "nats per token")
     prepare = staticmethod(data.prepare)
 
-    def __init__(self, config: Config, folder: Path) -> None:
+    def __init__(self, config: Config, folder: Path, tokens: np.ndarray | None = None) -> None:
         self.config, self.folder = config, folder
         self.tokenizer = tokenizers.load(folder)
         self.unit = {"char": "chars", "byte": "bytes"}.get(config.unit, "tokens")
-        training, self.validation = data.split(config, open_tokens(folder / data.FOLDER, self.tokenizer.size))
+        if tokens is None:
+            training, self.validation = data.split(config, open_tokens(folder / data.FOLDER, self.tokenizer.size))
+        else:
+            training, self.validation = tokens, tokens[:0]
         self.streams = data.streams(config, training)
         self.summary = (
             f"{len(training):,} {self.unit} to learn from, {max(0, len(self.validation) - 1):,} to measure on, "
@@ -51,10 +55,8 @@ class Task:
         Raises:
             DataError: the text cannot be read, or is too little for a batch.
         """
-        task = cls(config.model_copy(update={"batch_size": 1, "k1": 1}), folder)  # whose own text may be shorter
-        tokens, _ = data.encode(paths, task.tokenizer, config.encoding)
-        task.config, task.streams = config, data.streams(config, tokens)
-        return task
+        tokens, _ = data.encode(paths, tokenizers.load(folder), config.encoding)
+        return cls(config, folder, tokens)
 
     def build(self) -> nn.Module:
         return LanguageModel(self.config, self.tokenizer.size)

@@ -41,11 +41,11 @@ class Task:
     loss_name = "nats per token"
     prepare = staticmethod(data.prepare)
 
-    def __init__(self, config: Config, folder: Path) -> None:
+    def __init__(self, config: Config, folder: Path, pairs: Encoded | None = None) -> None:
         self.config, self.folder = config, folder
         self.vocabularies = Vocabularies.load(folder)
-        self.pairs = Encoded.open(folder / data.TRAINING, self.vocabularies)
-        self.validation = data.read_validation(folder)
+        self.pairs = pairs or Encoded.open(folder / data.TRAINING, self.vocabularies)
+        self.validation = [] if pairs else data.read_validation(folder)
         self.batches = Batches(config, self.pairs)
         self.scored = translation_scores_installed()
         self.selection = Metric("chrf", "chrF", lower_is_better=False) if self.scored else Metric("loss", "nats per token")
@@ -63,10 +63,7 @@ class Task:
         Raises:
             DataError: they cannot be read, or none of them has the length of those that it learned from.
         """
-        task = cls(config, folder)
-        task.pairs = Encoded.read(paths, config, task.vocabularies)
-        task.batches = Batches(config, task.pairs)
-        return task
+        return cls(config, folder, Encoded.read(paths, config, Vocabularies.load(folder)))
 
     def build(self) -> nn.Module:
         return build(self.config, *(one.size for one in self.vocabularies))
