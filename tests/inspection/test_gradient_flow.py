@@ -188,6 +188,33 @@ class TestWhatTheLossReads:
         assert len(flows_of(layer, lambda: loss(0, 1))[1].h) == x.shape[time]
 
 
+def test_windows_may_end_unread_and_be_read_backwards() -> None:
+    layer, x = unrolled.GRU(I, H), torch.randn(T, B, I)
+
+    def windows(read) -> Tensor:
+        first, state = layer(x[:4])
+        return read(first, layer(x[4:], state)[0], state)
+
+    apart = flows_of(layer, lambda: layer(x[:4])[0][2].sum())
+    assert_alike(flows_of(layer, lambda: windows(lambda a, b, state: torch.cat([a, b])[2].sum())), apart)
+    both = flows_of(layer, lambda: windows(lambda a, b, state: a.sum() + 10 * state.sum()))
+    assert both[0].h[0] == pytest.approx(11 * H**0.5)
+    two = unrolled.GRU(I, H, bidirectional=True)
+    (reverse,) = flows_of(two, lambda: two(x[4:], two(x[:4])[1])[1][1].sum())
+    assert reverse.h == sorted(reverse.h, reverse=True)
+    assert len(reverse.h) == T
+
+
+@pytest.mark.parametrize("kind", ["RNN", "LSTM"])
+def test_a_frozen_learned_state_is_begun_with(kind: str) -> None:
+    layer, x = getattr(unrolled, kind)(I, H, learned_state=True), torch.randn(T, B, I)
+    with torch.no_grad():
+        layer.initial_h.fill_(0.5)
+    learning = flows_of(layer, lambda: layer(x)[0].square().sum())
+    layer.initial_h.requires_grad_(False)
+    assert_alike(flows_of(layer, lambda: layer(x)[0].square().sum()), learning)
+
+
 def test_a_loss_of_the_last_cell_state_alone_begins_there() -> None:
     layer, x = unrolled.LSTM(I, H), torch.randn(T, B, I)
     (flow,) = flows_of(layer, lambda: layer(x)[1][1].sum())

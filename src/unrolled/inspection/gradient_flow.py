@@ -234,9 +234,9 @@ class Recorder:
         layer, calls = one.layer, _chain_of(one.calls, call)
         after = calls[calls.index(call) + 1 :]
         of_output, *of_state = gradients
-        if after:  # the state's gradient is the next call's
+        if after and not after[0].results:  # a gradient has come to it: the state's is the next call's
             of_state = [None] * len(of_state)
-        call.reached = any(part is not None for part in (of_output, *of_state))
+        call.reached = any(part is not None and bool(part.any()) for part in (of_output, *of_state))
         if not call.reached or not self._last_step or any(other.reached for other in after) or call.norms.shape[2] == 1:
             return
         calls = calls[: calls.index(call) + 1]
@@ -279,7 +279,11 @@ def _observable(layer: Recurrent, hx: Any, batch: int, device: torch.device) -> 
     """The state as given, but with a gradient, and the part of it to ask for that."""
     if hx is None:
         if layer.learned_state:
-            return None, layer.learned()[0]
+            learned = layer.learned()
+            if learned[0].requires_grad and learned[0].is_leaf:
+                return None, learned[0]
+            several = [part.unsqueeze(1).expand(-1, batch, -1) for part in learned]  # frozen, or made anew at each call
+            return _observable(layer, tuple(several) if len(several) > 1 else several[0], batch, device)
         rows, w_hh = layer.num_layers * layer.num_directions, layer.layer_weights()[0].cell.w_hh
         hx = torch.zeros(rows, batch, w_hh.shape[1], device=device, dtype=w_hh.dtype)
         hx = (hx, torch.zeros(rows, batch, layer.hidden_size, device=device, dtype=w_hh.dtype)) if layer.mode == "LSTM" else hx
@@ -407,6 +411,7 @@ def _chains(calls: list[_Call]) -> list[list[_Call]]:
 
 def _by_distance(calls: list[_Call], row: int, reverse: bool, lstm: bool) -> _Part | None:
     """One layer and direction of a chain of calls; None where no gradient arrived."""
+    calls = calls[::-1] if reverse else calls  # a second direction's state goes on from a call's first step
     everything = _in_time([call.norms[row] for call in calls])  # (2, T, B)
     apart = [call.last_step[row] for call in calls if call.last_step is not None]
     norms = _in_time(apart) if apart else everything

@@ -141,7 +141,12 @@ def truncation(
 
 
 def _truncation(run: str | Path, data: Sequence[str], steps: int | None, report: Report | None) -> Truncation:
-    opened = Reopened(run, data, steps)
+    try:
+        opened = Reopened(run, data, steps)
+    except TooShortError:
+        if steps:
+            raise
+        opened = _longest(run, data, 256)
     own, k1 = (opened.config.k2 or opened.config.k1, opened.config.k1) if opened.windowed else (None, None)
     if steps and not opened.windowed:
         raise DataError(
