@@ -8,8 +8,6 @@ import torch
 
 from unrolled import cli
 
-os.environ.setdefault("NUMBA_DISABLE_JIT", "1")  # librosa's: it compiles for a quarter of a minute what runs once here
-
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     slow = [item for item in items if item.get_closest_marker("slow")]
