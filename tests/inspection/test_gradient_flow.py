@@ -286,6 +286,16 @@ def test_a_text_may_come_through_a_pipe_though_it_is_read_for_other_batches_agai
         assert json.loads(piped[1]) | {"data": []} == json.loads(read[1]) | {"data": []}
 
 
+def test_what_is_wrong_with_piped_text_is_said_of_the_pipe(command, trained: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    writer = Thread(target=(tmp_path / "pipe").write_bytes, args=(b"Hi",))
+    writer.start()
+    code, _, err = command("inspect", "gradients", trained, tmp_path / "pipe")
+    writer.join()
+    assert (code, err.count("\n")) == (2, 1)
+    assert err.startswith(f"error: {tmp_path / 'pipe'}: expected no more steps than the data have")
+
+
 def test_a_run_is_looked_into_on_other_text_when_its_own_is_gone(trained: Path, real_text: Path, tmp_path: Path) -> None:
     shutil.copytree(trained, tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / language_model_data.FOLDER)

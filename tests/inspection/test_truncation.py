@@ -11,6 +11,7 @@ import unrolled
 from unrolled import bptt
 from unrolled.errors import RunError
 from unrolled.inspection import truncation
+from unrolled.tasks import reopened
 
 T, B, I, H = 9, 3, 2, 4
 
@@ -75,10 +76,15 @@ def test_a_gradient_that_is_none_is_never_enough(times: float, got: str) -> None
         truncation.measure(gru, lambda: gru(x)[0].sum() * times)
 
 
+def test_of_a_text_shorter_than_a_window_there_is_a_shorter_report(trained: Path, real_text: Path, tmp_path: Path) -> None:
+    (tmp_path / "short.txt").write_bytes(real_text.read_bytes()[:24])
+    assert reopened.truncation(trained, [str(tmp_path / "short.txt")]).steps == 8
+
+
 def test_frozen_weights_are_left_out_and_a_model_s_own_forward_is_put_back() -> None:
     gru, x = unrolled.GRU(I, H), torch.randn(T, B, I)
     gru.weight_ih_l0.requires_grad_(False)
-    gru.forward = own = lambda *given, **named: unrolled.GRU.forward(gru, *given, **named)  # type: ignore[method-assign]
+    gru.forward = own = lambda *given, **named: unrolled.GRU.forward(gru, *given, **named)  # type: ignore[method-assign]  # as somebody who wraps it
     assert truncation.measure(gru, lambda: gru(x)[0].sum()).rows[-1].cosine == pytest.approx(1)
     assert gru.forward is own
     with pytest.raises(RunError, match="got frozen ones"):

@@ -172,11 +172,18 @@ def _longest(run: str | Path, data: Sequence[str], steps: int) -> Reopened:
 def _kept(data: Sequence[str]) -> Iterator[list[str]]:
     """The names, in place of a pipe's that of a file with its content: it is read more than once."""
     with TemporaryDirectory(prefix="unrolled-") as folder:
-        names = []
+        names, piped = [], {}
         for number, name in enumerate(data, 1):
             if sources.kind_of(name) == "pipe":
                 file = Path(folder) / f"{number}-{'standard-input' if name == '-' else Path(name).name}"
                 file.write_bytes(sources.read_whole(name))
+                piped[str(file)] = "standard input" if name == "-" else name
                 name = str(file)
             names.append(name)
-        yield names
+        try:
+            yield names
+        except DataError as error:  # which knows the file
+            text = str(error)
+            for file, name in piped.items():
+                text = text.replace(file, name)
+            raise type(error)(text) from None
