@@ -1,5 +1,6 @@
 """Several processes that train one run: they do what one does, stop together, and go on exactly."""
 
+import atexit
 import datetime
 import os
 import signal
@@ -216,6 +217,27 @@ def prepare_slowly(patiently: bool) -> str:
 def test_preparing_may_take_longer_than_a_step_and_a_step_is_not_waited_for_without_end() -> None:
     assert launch(prepare_slowly, True) == ["prepared by 0"] * 2
     assert "another process of this run" in str(launch(prepare_slowly, False)[1])
+
+
+def threads_when_python_ends(folder: Path) -> tuple[int, int, int]:
+    """How many there are before this process is connected, when it has trained, and after what runs at exit."""
+    before = threads()
+    engine = Engine("cpu")  # held to the end, as a program of somebody's own may
+    train(Weighted([1] * 4), folder, engine=engine)  # type: ignore[arg-type]  # as much of a task as training asks for
+    trained = threads()
+    atexit._run_exitfuncs()
+    assert engine.count == 2
+    return before, trained, threads()
+
+
+def threads() -> int:
+    return len(list(Path("/proc/self/task").iterdir()))
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads are counted in /proc")
+def test_no_thread_of_the_connection_outlives_python(tmp_path: Path) -> None:
+    for before, trained, after in launch(threads_when_python_ends, tmp_path):
+        assert before == after < trained
 
 
 @pytest.mark.parametrize(

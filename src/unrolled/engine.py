@@ -8,8 +8,11 @@ units its rows hold, so that the result is one process's with the same batch, to
 
 from __future__ import annotations
 
+import atexit
 import dataclasses
 import datetime
+import gc
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, TypeVar
@@ -68,6 +71,7 @@ class Engine(Processes):
             self._patient_group: Any = None
             if self.count > 1:
                 self._patient_group = torch.distributed.new_group(backend="gloo", timeout=_PREPARATION_TIMEOUT)
+                atexit.register(_disconnect, weakref.ref(self))
         self._bf16 = precision == "bf16"
 
     @property
@@ -229,6 +233,20 @@ class _Loss(nn.Module):
     def taken(self) -> Step:
         """What the last `forward` came to."""
         return self._steps.pop()
+
+
+def _disconnect(engine: weakref.ref[Engine]) -> None:
+    """At exit, join the threads that carry messages between processes, which takes letting go of all that uses them.
+
+    A thread that gives back a tensor when Python is already closing down aborts a process whose work is done
+    (https://github.com/pytorch/pytorch/issues/190489).
+    """
+    if (alive := engine()) is not None:
+        alive._patient_group = None
+        alive._accelerator.free_memory()
+    gc.collect()
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def _check_device(device: str) -> None:
