@@ -61,6 +61,7 @@ class Engine(Processes):
         # find_unused_parameters the buckets also stay as they are from the first step on, so that sums are taken in the
         # same order in a resumed run.
         wrapping = DistributedDataParallelKwargs(find_unused_parameters=True, gradient_as_bucket_view=True)
+        connected_before = torch.distributed.is_available() and torch.distributed.is_initialized()
         with _connected():
             self._accelerator = Accelerator(
                 cpu=device == "cpu" or not torch.accelerator.is_available(),  # else it starts no processes on a CPU
@@ -71,7 +72,7 @@ class Engine(Processes):
             self._patient_group: Any = None
             if self.count > 1:
                 self._patient_group = torch.distributed.new_group(backend="gloo", timeout=_PREPARATION_TIMEOUT)
-                atexit.register(_disconnect, weakref.ref(self))
+                atexit.register(_disconnect, weakref.ref(self), ours=not connected_before)
         self._bf16 = precision == "bf16"
 
     @property
@@ -235,8 +236,9 @@ class _Loss(nn.Module):
         return self._steps.pop()
 
 
-def _disconnect(engine: weakref.ref[Engine]) -> None:
-    """At exit, join the threads that carry messages between processes, which takes letting go of all that uses them.
+def _disconnect(engine: weakref.ref[Engine], *, ours: bool) -> None:
+    """At exit, join the threads that carry messages between processes, which takes letting go of all that uses them. A
+    connection that is not `ours`, as it was there before, is left to whoever made it.
 
     A thread that gives back a tensor when Python is already closing down aborts a process whose work is done
     (https://github.com/pytorch/pytorch/issues/190489).
@@ -245,7 +247,7 @@ def _disconnect(engine: weakref.ref[Engine]) -> None:
         alive._patient_group = None
         alive._accelerator.free_memory()
     gc.collect()
-    if torch.distributed.is_initialized():
+    if ours and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 
 

@@ -28,6 +28,7 @@ from unrolled.tasks import reopened
 from unrolled.tasks.language_model import data as language_model_data
 
 T, B, I, H = 9, 3, 2, 4
+WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
 
 def diagonal(*values: float) -> unrolled.RNN:
@@ -75,6 +76,38 @@ def test_a_second_direction_is_followed_from_the_first_step() -> None:
     layer(x, gradient_norms=norms)[0][0, :, H:].square().sum().backward()
     assert backwards.name == "l0_reverse"
     assert_same(torch.tensor(backwards.h), norms[1, 0].mean(1))
+
+
+@pytest.mark.parametrize("loss_at", [slice(None), slice(T - 1, T), slice(2, 6)], ids=["every step", "the last step", "between"])
+def test_layers_in_two_directions_take_each_others_gradient_on(loss_at: slice) -> None:
+    layer, x = unrolled.RNN(I, H, num_layers=2, bidirectional=True), torch.randn(T, B, I)
+    with Recorder(layer) as recorder:
+        layer(x)[0][loss_at].square().sum().backward()
+    first, last = range(T)[loss_at][0], range(T)[loss_at][-1]
+    for flow in recorder.flows():
+        reverse = flow.name.endswith("reverse")
+        output, states = stepped_in_two_directions(layer, x)
+        of_interest = states[flow.name]
+        grads = torch.autograd.grad(output[first if reverse else last].square().sum(), of_interest, allow_unused=True)
+        norms = [torch.zeros(()) if grad is None else grad.norm(dim=1).mean() for grad in grads]
+        expected = norms[first:] if reverse else norms[: last + 1][::-1]
+        assert flow.of_last_step
+        assert_same(torch.tensor(flow.h), torch.stack(expected))
+
+
+def stepped_in_two_directions(layer: unrolled.RNN, x: Tensor) -> tuple[Tensor, dict[str, list[Tensor]]]:
+    """The output, and every h_t by the names of `Flow`, from the equation."""
+    states: dict[str, list[Tensor]] = {}
+    for number in range(layer.num_layers):
+        for ending in ("", "_reverse"):
+            w_ih, w_hh, b_ih, b_hh = (getattr(layer, f"{kind}_l{number}{ending}") for kind in WEIGHTS)
+            h, found = torch.zeros(x.shape[1], layer.hidden_size), []
+            for x_t in x.flip(0) if ending else x:
+                h = torch.tanh(x_t @ w_ih.T + b_ih + h @ w_hh.T + b_hh)
+                found.append(h)
+            states[f"l{number}{ending}"] = found[::-1] if ending else found
+        x = torch.cat([torch.stack(states[f"l{number}{ending}"]) for ending in ("", "_reverse")], 2)
+    return x, states
 
 
 def test_each_sequence_is_followed_from_its_own_last_step() -> None:

@@ -5,7 +5,8 @@ recorded here besides them is therefore the gradient of the *last* step's loss a
 last state arrive in a backward pass, their part at each sequence's last step is taken back through the layer once more, and the
 kernels give the norms of all steps as a by-product (`gradient_norms`).
 
-    d            steps back from the last step whose output the loss depends on (a second direction: from the first)
+    d            steps back from the last step whose output the loss depends on. A second direction goes back towards the
+                 sequence's end: there d counts from the first such step, whose loss alone it is
     h(d), c(d)   ||dL/dh_t|| and ||dL/dc_t|| at t = last - d, means over the sequences that are longer than d
     left(d)      what of the gradient is left at distance d: c(d) / c(0) for the LSTM, else h(d) / h(0)
 
@@ -243,12 +244,13 @@ class Recorder:
         begin: Any = calls[0].start
         kept = [torch.zeros_like(each.norms) for each in calls]
         for direction in range(layer.num_directions):
-            seeds = _of_last_step(layer, direction, call, of_output, of_state)
+            seeds, beyond = _of_last_step(layer, direction, call, of_output, of_state)
             there = [(edge, seed) for edge, seed in zip(results, seeds, strict=True) if seed is not None]
             edges, given = [edge for edge, _ in there], [seed for _, seed in there]
             torch.autograd.grad(edges, begin, given, retain_graph=True, allow_unused=True)
             for own, each in zip(kept, calls, strict=True):
                 own[direction :: layer.num_directions] = each.norms[direction :: layer.num_directions]
+            kept[-1][direction :: layer.num_directions].masked_fill_(beyond, 0)
         for own, each in zip(kept, calls, strict=True):
             each.last_step = own
 
@@ -314,28 +316,31 @@ def _chain_of(calls: list[_Call], call: _Call) -> list[_Call]:
 
 def _of_last_step(
     layer: Recurrent, direction: int, call: _Call, of_output: Tensor | None, of_state: Sequence[Tensor | None]
-) -> list[Tensor | None]:
-    """What arrives at the last step of each sequence in one direction, of the gradients of output and state; else zero."""
+) -> tuple[list[Tensor | None], Tensor]:
+    """What arrives at the last step of each sequence, seen in one direction, of the gradients of output and state, else zero;
+    and which steps lie beyond that (T, B): of several layers in two directions, the other one takes the gradient there.
+    """
     steps, batch = call.norms.shape[2:]
     columns = torch.arange(batch, device=call.norms.device)
+    times = torch.arange(steps, device=columns.device)[:, None]
     end = torch.full_like(columns, steps) if call.lengths is None else call.lengths
     end = torch.zeros_like(columns) if direction else (end - 1).clamp(min=0)
     rows = [None if part is None else _rows_of(direction, layer.num_directions, part) for part in of_state]
     by_state = torch.zeros_like(columns, dtype=torch.bool)
     for part in rows:
         by_state |= by_state if part is None else part.abs().amax((0, 2)) > 0
-    if of_output is None:
-        return [None, *rows]
-    by_time = of_output.transpose(0, 1) if layer.batch_first else of_output
-    parts = by_time.unflatten(2, (layer.num_directions, -1))[:, :, direction]  # (T, B, H)
-    reached = parts.abs().amax(2) > 0
-    if call.lengths is not None:  # what arrives at padding goes nowhere
-        reached &= torch.arange(steps, device=columns.device)[:, None] < call.lengths
-    source = torch.where(by_state, end, _source(reached, direction == 1))
-    alone = by_time.new_zeros(steps, batch, layer.num_directions, parts.shape[2])
-    alone[source, columns, direction] = parts[source, columns]
-    alone = alone.flatten(2)
-    return [alone.transpose(0, 1) if layer.batch_first else alone, *rows]
+    source, alone = end, None
+    if of_output is not None:
+        by_time = of_output.transpose(0, 1) if layer.batch_first else of_output
+        by_half = by_time.unflatten(2, (layer.num_directions, -1)).abs().amax(3) > 0  # (T, B, D)
+        reached = torch.where(by_half[:, :, direction].any(0), by_half[:, :, direction], by_half.any(2))
+        if call.lengths is not None:  # what arrives at padding goes nowhere
+            reached &= times < call.lengths
+        source = torch.where(by_state, end, _source(reached, direction == 1))
+        alone = torch.zeros_like(by_time)
+        alone[source, columns] = by_time[source, columns]
+        alone = alone.transpose(0, 1) if layer.batch_first else alone
+    return [alone, *rows], (times < source if direction else times > source)
 
 
 def _rows_of(direction: int, directions: int, part: Tensor) -> Tensor:
