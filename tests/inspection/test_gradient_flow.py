@@ -367,6 +367,28 @@ class TestLooking:
         with pytest.raises(RunError, match=f"expected a finite loss, got {loss}"):
             gradients.look(layer, lambda: layer(x)[0].sum() * 0 + loss)
 
+    @pytest.mark.parametrize("wrong", ["a step's loss each", "detached", "a float"])
+    def test_refuses_a_loss_that_nothing_can_be_asked_of(self, wrong: str) -> None:
+        layer, x = unrolled.GRU(I, H), torch.randn(T, B, I)
+        losses = {
+            "a step's loss each": lambda: layer(x)[0].sum((1, 2)),
+            "detached": lambda: layer(x)[0].detach().sum(),
+            "a float": lambda: 1.0,
+        }
+        with pytest.raises(RunError, match="expected a loss of one number that depends on the model, with its graph, got "):
+            gradients.look(layer, losses[wrong])
+
+    def test_says_that_a_packed_sequence_is_not_seen(self) -> None:
+        layer, packed = unrolled.GRU(I, H), nn.utils.rnn.pack_sequence([torch.randn(T, I), torch.randn(4, I)])
+        with pytest.raises(RunError, match=r"or with packed sequences\. Give padded ones and lengths="):
+            gradients.look(layer, lambda: layer(packed)[0].data.sum())
+
+    def test_says_the_first_name_of_a_layer_that_has_two(self) -> None:
+        model = nn.ModuleDict({"a": unrolled.GRU(I, H)})
+        model["b"] = model["a"]
+        with pytest.raises(RunError, match="layer 'b' is another name of 'a'"):
+            gradients.look(model, lambda: torch.zeros(()), "b")
+
     def test_says_which_calls_it_cannot_see(self) -> None:
         layer, x = unrolled.GRU(I, H), torch.randn(T, I)
         with pytest.raises(RunError, match="does not depend on one, or calls it without a batch"):
@@ -498,6 +520,8 @@ def test_a_sentence_says_what_happens_and_by_which_number() -> None:
     assert (
         said(1, 0.5, 0.25) == "The gradient comes through: 2 steps back, 25% of it is left (l0: 25% at 2 steps, 0.5 per step)."
     )
+    assert said(1, 0.2, 0.04).startswith("The gradient fades: 2 steps back, 4% of it is left")
+    assert said(1) == "One step alone: there is nothing to see on the way back (l0)."
     assert said(1, 20, 400).startswith("The gradient explodes: 2 steps back it is 400 times what it was")
 
 

@@ -171,7 +171,7 @@ class TestTheCommand:
         found = json.loads(out)
         assert {"indentation", "position in line", "bracket depth", "inside quotes"} <= set(found["properties"])
         assert json.loads((tmp_path / "seen" / "units.json").read_text()).items() <= found.items()
-        for name in ("3.html", "3.png", "units.png", "units.svg"):
+        for name in ("l0.3.html", "l0.3.png", "units.png", "units.svg"):
             assert (tmp_path / "seen" / name).stat().st_size > 500
         code, out, _ = command("inspect", "units", trained, real_text, "--show", tmp_path / "seen")
         assert code == 0

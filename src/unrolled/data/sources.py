@@ -171,7 +171,7 @@ class Source:
                 return f"what looks like UTF-16 text without a byte order mark. {advice}"
         return (
             "a binary file (it has zero bytes)"
-            + ". To learn its bytes as they are, add --unit byte (in Python, unit='byte')" * self.byte_unit
+            + ". To learn its bytes as they are, train with --unit byte (in Python, unit='byte')" * self.byte_unit
         )
 
     def _undecodable(self, offset: int) -> DataError:

@@ -46,8 +46,8 @@ def units(
         raise RunError(f"{run}: expected a run that reads text, such as language-model's, got another. Give one of these.")
     more = _read(labels) if labels else {}
     activations = read(*text)
-    for unit in asked:
-        inspection.position(activations, unit)
+    named = activations.names()
+    asked = tuple(named[inspection.position(activations, unit)] for unit in asked)
     if activations.unknown:
         click.echo(f"{activations.unknown:,} of {len(activations.pieces):,} tokens are such as the run never saw", err=True)
     found = inspection.find(activations, more, seed=seed)

@@ -20,6 +20,8 @@ from unrolled.inspection.inside import Inside, saturation, spectral_radii, take_
 from unrolled.inspection.jacobian import spaced, through_time
 from unrolled.layers import LAYERS, Recurrent
 
+_THROUGH = 0.1
+"""The share that is left where a gradient is said to come through."""
 _LONGEST_JACOBIAN = 64
 """Steps: each costs a step of the definition, forwards and backwards, in every round."""
 
@@ -63,8 +65,8 @@ def look(
         report: called with what is being measured, how much of it is done, and the total.
 
     Raises:
-        RunError: there is no recurrent layer, or none of that name; weights or a loss that are not finite; or calls without a
-            batch axis alone.
+        RunError: there is no recurrent layer, or none of that name; weights or a loss that are not finite; a loss that is not
+            one number with a graph; or calls without a batch axis alone.
 
     >>> import torch, unrolled
     >>> rnn, x = unrolled.RNN(3, 4), torch.randn(20, 2, 3)
@@ -95,8 +97,12 @@ def look(
             after.callback(setattr, weight, "grad", grad)
         after.enter_context(torch.enable_grad())
         recorder = after.enter_context(Recorder(model, layer))
-        value = loss()
-        if not bool(torch.isfinite(value)):
+        value: Any = loss()
+        if not isinstance(value, Tensor) or value.numel() != 1 or not value.requires_grad:
+            got = f"a tensor of {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+            got += " without a gradient" * (isinstance(value, Tensor) and not value.requires_grad)
+            raise RunError(f"expected a loss of one number that depends on the model, with its graph, got {got}.")
+        if not bool(torch.isfinite(value.detach())):
             raise RunError(
                 f"expected a finite loss, got {float(value.detach())}. Is the data finite, and the model well trained?"
             )
@@ -104,7 +110,8 @@ def look(
     flows = recorder.flows()
     if not flows:
         raise RunError(
-            "no gradient arrived at a recurrent layer: the loss does not depend on one, or calls it without a batch axis."
+            "no gradient arrived at a recurrent layer: the loss does not depend on one, or calls it without a batch axis, or "
+            "with packed sequences. Give padded ones and lengths=."
         )
     apart: dict[str, Inside] = {}
     for name, (x, hx, masks) in calls.items():
@@ -150,12 +157,14 @@ def require_recurrent(model: nn.Module, layer: str | None) -> None:
     Raises:
         RunError: naming those that there are.
     """
-    there = dict(model.named_modules())
-    names = [name for name, one in there.items() if is_recurrent(one)]
+    there = dict(model.named_modules(remove_duplicate=False))
+    names = [name for name, one in model.named_modules() if is_recurrent(one)]
     if not names:
         raise RunError(f"expected a model with recurrent layers, got {type(model).__name__}, which has none.")
     if layer is not None and layer not in names:
-        what = "has no recurrence" if layer in there else "is no part of this model"
+        again = next((name for name in names if there.get(layer) is there[name]), None)
+        what = "is no part of this model" if layer not in there else "has no recurrence"
+        what = what if again is None else f"is another name of {again!r}"
         raise RunError(f"layer {layer!r} {what}; recurrent are: {', '.join(map(repr, names))}.{nearest(layer, names)}")
 
 
@@ -199,8 +208,10 @@ def in_words(flows: list[Flow]) -> str:
         )
     at = len(furthest.left) - 1
     more = more.replace("it is so", f"less than {GONE:.0%} is left")
-    left = _percent(furthest.left[at])
-    return f"The gradient comes through: {_steps(at)} back, {left} of it is left ({_rests_on(furthest, at)}).{more}"
+    if at == 0:
+        return f"One step alone: there is nothing to see on the way back ({furthest.name})."
+    left, what = _percent(furthest.left[at]), "comes through" if furthest.left[at] >= _THROUGH else "fades"
+    return f"The gradient {what}: {_steps(at)} back, {left} of it is left ({_rests_on(furthest, at)}).{more}"
 
 
 def _reach(flow: Flow) -> tuple[bool, int, float]:

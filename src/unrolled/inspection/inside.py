@@ -100,7 +100,10 @@ def spectral_radii(one: Inside) -> dict[str, float]:
     """
     blocks = one.w.w_hh.chunk(len(GATES[one.mode]))
     square = [block if one.w_hr is None else block @ one.w_hr for block in blocks]
-    return {gate: float(torch.linalg.eigvals(block).abs().max()) for gate, block in zip(GATES[one.mode], square, strict=True)}
+    return {
+        gate: float(torch.linalg.eigvals(block.detach()).abs().max())
+        for gate, block in zip(GATES[one.mode], square, strict=True)
+    }
 
 
 def saturation(one: Inside) -> dict[str, dict[str, float]]:

@@ -73,7 +73,7 @@ def spectrum(function: Callable[[Tensor, int], Tensor], at: Tensor, count: int =
             frobenius = (width * jv.square().sum(1).mean(1)).sqrt()  # E |J v|^2 = |J|_F^2 / H for a random unit vector
         u, _ = torch.linalg.qr(jv)
         v, triangle = torch.linalg.qr(columns(backward(rows(u))[0]))
-        last, values = values, triangle.diagonal(dim1=1, dim2=2).abs()
+        last, values = values, torch.linalg.svdvals(triangle)
         if bool(((values - last).abs() <= _SETTLED * values[:, :1])[:, :asked].all()):
             break
     return Spectrum(values.sort(1, descending=True).values[:, :asked], frobenius)

@@ -163,7 +163,8 @@ def draw(found: Sweep) -> Figure:
             if min(map(min, rows)) < math.log10(share) < max(map(max, rows)):
                 axes.contour(rows, levels=[math.log10(share)], colors=colour, linewidths=1)
         axes.set_yticks(range(len(points)), [f"{point.radius:g}" for point in points], fontsize=7)
-        axes.set(title=name, xlabel="steps back", ylabel="spectral radius")
+        clipped = "\n(shares of the gradient before it)" * name.startswith("clipping")
+        axes.set(title=name + clipped, xlabel="steps back", ylabel="spectral radius")
     if image is not None:
         figure.colorbar(image, ax=list(places[:8]), shrink=0.5, label="log10 of what is left; lines at 1% and at 100 times")
     last = places[len(found.points)]

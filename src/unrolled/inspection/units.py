@@ -64,7 +64,7 @@ class Property:
     control: float
     """What the best unit scores with labels shifted in time: the highest of a thousand shifts but for one."""
     tracked_by: tuple[Tracking, ...]
-    """The best three units whose score is above the control; empty when there is none."""
+    """The best three units whose correlations on both halves are above the control; empty when there is none."""
 
 
 def find(activations: Activations, labels: Mapping[str, Sequence[float]] | None = None, *, seed: int = 0) -> list[Property]:
@@ -186,9 +186,14 @@ def shown(several: Sequence[Property]) -> dict[str, str]:
     """The same for a person, a line for each property."""
     return {
         one.name: ", ".join(f"{each.unit} {each.correlation:+.2f}" for each in one.tracked_by or [one.best])
-        + f"; control {one.control:.2f}{'' if one.tracked_by else ': not believed'}"
+        + f"; control {one.control:.2f}{'' if one.tracked_by else _why_not(one)}"
         for one in several
     }
+
+
+def _why_not(one: Property) -> str:
+    only_here = f", {one.best.found:+.2f} on the half that found it" if one.best.score > one.control else ""
+    return f": not believed{only_here}"
 
 
 def _sentence(several: Sequence[Property]) -> str:
