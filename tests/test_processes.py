@@ -240,6 +240,18 @@ def test_no_thread_of_the_connection_outlives_python(tmp_path: Path) -> None:
         assert before == after < trained
 
 
+def connected_before(folder: Path) -> bool:
+    """Whether a connection that this process made itself is still there after what runs at exit."""
+    torch.distributed.init_process_group("gloo")
+    fit(folder, Weighted([1] * 4))
+    atexit._run_exitfuncs()
+    return torch.distributed.is_initialized()
+
+
+def test_a_connection_of_somebody_elses_is_left_to_them(tmp_path: Path) -> None:
+    assert launch(connected_before, tmp_path) == [True, True]
+
+
 @pytest.mark.parametrize(
     "launcher", ["torchrun --nproc_per_node 2 -m --", "accelerate launch --multi_gpu --num_processes 2 -m"]
 )
