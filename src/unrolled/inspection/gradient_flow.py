@@ -333,9 +333,9 @@ def _of_last_step(
     if of_output is not None:
         by_time = of_output.transpose(0, 1) if layer.batch_first else of_output
         by_half = by_time.unflatten(2, (layer.num_directions, -1)).abs().amax(3) > 0  # (T, B, D)
-        reached = torch.where(by_half[:, :, direction].any(0), by_half[:, :, direction], by_half.any(2))
         if call.lengths is not None:  # what arrives at padding goes nowhere
-            reached &= times < call.lengths
+            by_half &= (times < call.lengths)[:, :, None]
+        reached = torch.where(by_half[:, :, direction].any(0), by_half[:, :, direction], by_half.any(2))
         source = torch.where(by_state, end, _source(reached, direction == 1))
         alone = torch.zeros_like(by_time)
         alone[source, columns] = by_time[source, columns]
